@@ -1,0 +1,109 @@
+"""The house plan: who may import whom, and how large a room may grow."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "wanvideo"
+FLOORS = [
+    {"errors", "geometry", "request"},
+    {"ops"},
+    {"models", "memory", "parallel"},
+    {"sampling", "audio", "video", "run", "checkpoints"},
+    {"pipeline"},
+    {"cli", "__main__", "__init__"},
+]
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+DOORS = {("sampling", "video"), ("request", "errors"), ("request", "geometry"), ("geometry", "errors")}
+COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
+FILES = sorted(LIBRARY.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path):
+    """(absolute module parts, line) of every import in a file; relative ones are resolved inside the library."""
+    package = ("wanvideo", *path.relative_to(LIBRARY).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((tuple(alias.name.split(".")), node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = tuple(node.module.split(".")) if node.module else ()
+            if base + module == ("wanvideo",):
+                yield from (((*base, *module, alias.name), node.lineno) for alias in node.names)
+            else:
+                yield base + module, node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_imports_point_down(path):
+    room, wrong = room_of(path), []
+    assert room in FLOOR, f"{room} has no floor"
+    for parts, line in imports_of(path):
+        if parts[0] in COMFY:
+            wrong.append(f"line {line}: the library imports ComfyUI ({'.'.join(parts)})")
+        if parts[0] == "wanvideo" and len(parts) > 1 and parts[1] in FLOOR:
+            target = parts[1]
+            allowed = FLOOR[target] < FLOOR[room] or target == room or (room, target) in DOORS
+            if not allowed:
+                wrong.append(f"line {line}: {room} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_library_imports_itself_relatively():
+    """The pack is loaded under a name of ComfyUI's choosing, so an absolute `wanvideo` would be another copy."""
+    absolute = [
+        f"{path}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "wanvideo")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "wanvideo" for alias in node.names))
+    ]
+    assert not absolute
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_rooms_stay_small(path):
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 500, "split this file"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 70, f"{node.name} has {length} lines"
+
+
+def test_no_circles_between_files():
+    graph = {}
+    for path in FILES:
+        name = ("wanvideo", *path.relative_to(LIBRARY).with_suffix("").parts)
+        name = name[:-1] if name[-1] == "__init__" else name
+        graph[name] = {parts for parts, _ in imports_of(path) if parts[0] == "wanvideo"} - {("wanvideo",)}
+    known = set(graph)
+    graph = {name: {t if t in known else t[:-1] for t in targets} & known for name, targets in graph.items()}
+    done, trail = set(), []
+
+    def visit(name):
+        assert name not in trail, " -> ".join(".".join(n) for n in [*trail, name])
+        if name not in done:
+            trail.append(name)
+            for target in graph[name] - {name}:
+                visit(target)
+            done.add(trail.pop())
+
+    for name in graph:
+        visit(name)
+
+
+def test_the_ground_floor_needs_no_torch():
+    code = "import sys, wanvideo.geometry, wanvideo.request; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert time.perf_counter() - start < 1.0

@@ -1,0 +1,209 @@
+"""Sizes and window positions. Plain integers only: nothing here may ever hold a tensor.
+
+Legend: pixel frames F, latent frames T = (F - 1) / 4 + 1, latent rows and columns H/8, W/8, a token is 2 x 2 latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .errors import InputError
+
+VAE_STRIDE = (4, 8, 8)  # pixel frames, rows and columns for one latent
+PATCH = 2  # latent rows and columns for one token
+SIZE_MULTIPLE = VAE_STRIDE[1] * PATCH
+LATENT_CHANNELS = 16
+FPS = 25.0  # what the audio adapter was trained at
+DEFAULT_WINDOW = 81
+DEFAULT_OVERLAP = 9
+MAX_SIDE = 8192  # 1024 rotary positions of 8 pixels
+
+
+def snap_frames(num_frames: int) -> int:
+    """The largest 4n + 1 that is not above `num_frames` (at least 1): the frame counts the causal VAE can hold."""
+    return max(1, (num_frames - 1) // 4 * 4 + 1)
+
+
+def latent_frames(num_frames: int) -> int:
+    """Latent frames of `num_frames` pixel frames (4n + 1)."""
+    return (num_frames - 1) // VAE_STRIDE[0] + 1
+
+
+@dataclass(frozen=True)
+class VideoGeometry:
+    """Size of one window of video.
+
+    Args:
+        width, height: pixels, multiples of 16, at most 8192.
+        num_frames: pixel frames, 4n + 1.
+    Raises:
+        InputError: for any other value.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "num_frames"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name} must be a whole number, not {value!r}.")
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if value < SIZE_MULTIPLE or value > MAX_SIDE or value % SIZE_MULTIPLE:
+                below = min(max(value // SIZE_MULTIPLE, 1) * SIZE_MULTIPLE, MAX_SIDE)
+                above = min(below + SIZE_MULTIPLE, MAX_SIDE)
+                raise InputError(
+                    f"{name} {value} is not usable: it must be a multiple of {SIZE_MULTIPLE} "
+                    f"from {SIZE_MULTIPLE} to {MAX_SIDE}. Use {below} or {above}."
+                )
+        if self.num_frames < 1 or self.num_frames % 4 != 1:
+            below = snap_frames(self.num_frames)
+            raise InputError(
+                f"num_frames {self.num_frames} is not usable: a window holds 4n + 1 frames. Use {below} or {below + 4}."
+            )
+
+    @property
+    def latent_frames(self) -> int:
+        return latent_frames(self.num_frames)
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // VAE_STRIDE[1]
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // VAE_STRIDE[2]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        return LATENT_CHANNELS, self.latent_frames, self.latent_height, self.latent_width
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return (self.latent_height // PATCH) * (self.latent_width // PATCH)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.latent_frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class WindowSpan:
+    """Where one window lies in the whole video; all ranges are [start, stop) in pixel frames.
+
+    A window always samples `start .. stop`; it adds `new_start .. new_stop` to the video, which ends at the plan's
+    total. Audio features have one entry a frame, so the audio range is the same as the pixel range.
+    """
+
+    index: int
+    start: int
+    stop: int
+    new_start: int
+    new_stop: int
+
+    @property
+    def num_new(self) -> int:
+        return self.new_stop - self.new_start
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a video is cut into overlapping windows.
+
+    Args:
+        total_frames: frames of the finished video, at least 1.
+        window: frames a window samples, 4n + 1.
+        overlap: leading frames of a later window that repeat the previous one, 4n + 1 and below `window`.
+    Source: the loop of MultiTalk / InfiniteTalk: 1 + ceil((total - window) / (window - overlap)) windows.
+    """
+
+    total_frames: int
+    window: int = DEFAULT_WINDOW
+    overlap: int = DEFAULT_OVERLAP
+
+    def __post_init__(self) -> None:
+        if self.total_frames < 1:
+            raise InputError(f"The video would have {self.total_frames} frames. It needs at least 1.")
+        for name in ("window", "overlap"):
+            value = getattr(self, name)
+            if value < 1 or value % 4 != 1:
+                below = snap_frames(value)
+                raise InputError(f"{name} {value} is not usable: it must be 4n + 1. Use {below} or {below + 4}.")
+        if self.overlap >= self.window:
+            raise InputError(
+                f"motion_frame {self.overlap} must be smaller than the window of {self.window} frames, "
+                f"or the video would never advance. Use 9 (InfiniteTalk) or 25 (MultiTalk)."
+            )
+
+    @property
+    def stride(self) -> int:
+        return self.window - self.overlap
+
+    @property
+    def num_windows(self) -> int:
+        return 1 + math.ceil(max(0, self.total_frames - self.window) / self.stride)
+
+    @property
+    def sampled_frames(self) -> int:
+        """Frames that all windows produce together before the last one is trimmed."""
+        return self.window + (self.num_windows - 1) * self.stride
+
+    def __len__(self) -> int:
+        return self.num_windows
+
+    def __getitem__(self, index: int) -> WindowSpan:
+        if not 0 <= index < self.num_windows:
+            raise IndexError(f"window {index} of {self.num_windows}")
+        start = index * self.stride
+        stop = start + self.window
+        new_start = start + self.overlap if index else 0
+        return WindowSpan(index, start, stop, new_start, min(stop, self.total_frames))
+
+    def __iter__(self) -> Iterator[WindowSpan]:
+        return (self[index] for index in range(self.num_windows))
+
+
+def frames_of(duration_s: float, fps: float = FPS) -> int:
+    """Frames of a video that lasts as long as `duration_s` seconds of sound; at least one."""
+    return max(1, round(duration_s * fps))
+
+
+# Height x width; the bucket with the nearest ratio height / width is taken. These are the tables ASPECT_RATIO_627 and
+# ASPECT_RATIO_960 of the reference, and the two widescreen sizes that the first one lacks (it cut 16:9 down to 2:1).
+SIZE_BUCKETS: dict[str, tuple[tuple[int, int], ...]] = {
+    "infinitetalk-480": (
+        (320, 1216), (384, 1024), (448, 896), (448, 832), (480, 832), (512, 768), (576, 704), (640, 640), (704, 576),
+        (768, 512), (832, 448), (896, 448), (960, 384), (1088, 384), (1152, 320), (1216, 320), (1280, 320),
+    ),
+    "infinitetalk-720": (
+        (448, 2048), (512, 1792), (576, 1600), (640, 1408), (704, 1280), (768, 1216), (832, 1088), (896, 1024),
+        (960, 960), (1024, 896), (1088, 832), (1152, 768), (1216, 768), (1280, 704), (1344, 704), (1408, 640),
+        (1472, 640), (1536, 576), (1664, 576), (1856, 512), (1920, 512),
+    ),
+}  # fmt: skip
+
+
+def bucket_size(name: str, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the bucket of table `name` whose shape is nearest to a picture of `width` x `height`."""
+    if name not in SIZE_BUCKETS:
+        raise InputError(f"size {name!r} is not known. Use one of {', '.join(SIZE_BUCKETS)} or WIDTHxHEIGHT.")
+    ratio = height / width
+    best_height, best_width = min(SIZE_BUCKETS[name], key=lambda size: abs(size[0] / size[1] - ratio))
+    return best_width, best_height
+
+
+def parse_size(text: str) -> tuple[int, int] | str:
+    """`832x480` -> (832, 480); a table's name (`infinitetalk-480`) -> itself; multitalk-* mean the same."""
+    name = text.strip().lower().replace("multitalk-", "infinitetalk-")
+    if name in SIZE_BUCKETS:
+        return name
+    parts = name.replace("*", "x").split("x")
+    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+        width, height = (int(part) for part in parts)
+        VideoGeometry(width, height, 1)
+        return width, height
+    raise InputError(f"size {text!r} is not usable. Use infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT (832x480).")
