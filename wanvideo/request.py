@@ -97,7 +97,9 @@ class LoopSettings:
         start_step, end_step: part of the schedule to run (-1: to its end); floats are noise levels, not indices.
         denoise_strength: below 1 the source video's latents keep that much less noise.
         add_noise_to_samples: noise the source video's latents to the first step instead of taking them as they are.
+        sigmas: noise levels of one's own in place of the scheduler's.
         colour_match, colour_strength: method (see COLOUR_METHODS) and 0..1 strength of matching to the reference.
+        tiled_vae: encode and decode in overlapping tiles, for less memory.
         step_cache, skip_layers: less work in some steps; off by default.
     """
 
@@ -115,8 +117,10 @@ class LoopSettings:
     end_step: int | float = -1
     denoise_strength: float = 1.0
     add_noise_to_samples: bool = False
+    sigmas: tuple[float, ...] | None = None
     colour_match: str = "disabled"
     colour_strength: float = 1.0
+    tiled_vae: bool = False
     step_cache: StepCache | None = None
     skip_layers: SkipLayers | None = None
 

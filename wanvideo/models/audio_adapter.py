@@ -1,0 +1,182 @@
+"""The MultiTalk / InfiniteTalk audio adapter: audio features to tokens, and the attention that hears them.
+
+Legend: S speakers, F pixel frames, T latent frames, A audio tokens a frame and speaker, C their width,
+L video tokens, N heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..ops.attention import attend
+from ..ops.linear import Linear
+from ..ops.rope import label_rope, rotate
+
+LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weights
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Sizes of the adapter: features a frame, window of frames a frame hears, tokens a frame and their width."""
+
+    feature_dim: int
+    window: int
+    hidden_dim: int
+    num_tokens: int
+    token_dim: int
+    group: int = 4  # pixel frames of a latent frame
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> AudioConfig:
+        hidden, first = shapes["audio_proj.proj1.weight"]
+        grouped = shapes["audio_proj.proj1_vf.weight"][1]
+        feature = (grouped - first) // (cls.group - 1)
+        width = shapes["audio_proj.norm.weight"][0]
+        tokens = shapes["audio_proj.proj3.weight"][0] // width
+        return cls(feature, first // feature, hidden, tokens, width)
+
+
+class AudioProjection(nn.Module):
+    """Turns windows of audio features into the tokens of each latent frame.
+
+    Source: AudioProjModel of MultiTalk. Latent frame 0 hears the window of pixel frame 0; a later one hears the left
+    half of its first frame's window, the centres of the middle frames and the right half of its last frame's.
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.proj1 = Linear(config.window * config.feature_dim, config.hidden_dim)
+        self.proj1_vf = Linear((config.window + config.group - 1) * config.feature_dim, config.hidden_dim)
+        self.proj2 = Linear(config.hidden_dim, config.hidden_dim)
+        self.proj3 = Linear(config.hidden_dim, config.num_tokens * config.token_dim)
+        self.norm = nn.LayerNorm(config.token_dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio [S, F, window, layers, channels] with F = 4(T - 1) + 1 -> tokens [S, T, A, C]."""
+        config, middle = self.config, self.config.window // 2
+        audio = audio.to(self.proj1.weight.dtype).flatten(3)
+        speakers = audio.shape[0]
+        first = audio[:, :1].flatten(2)
+        groups = audio[:, 1:].unflatten(1, (-1, config.group))
+        later = torch.cat(
+            (
+                groups[:, :, 0, : middle + 1].flatten(2),
+                groups[:, :, 1:-1, middle].flatten(2),
+                groups[:, :, -1, middle:].flatten(2),
+            ),
+            -1,
+        )
+        hidden = torch.cat((F.relu(self.proj1(first)), F.relu(self.proj1_vf(later))), 1)
+        tokens = self.proj3(F.relu(self.proj2(hidden)))
+        return self.norm(tokens.view(speakers, -1, config.num_tokens, config.token_dim))
+
+
+@dataclass
+class AudioContext:
+    """What all steps of a window share about sound.
+
+    tokens [T, S * A, C]; regions [S, tokens of a frame] float, each row a speaker's share of the reference frame
+    (None for one speaker); scale multiplies the attention's output; keys_values is filled block by block.
+    """
+
+    tokens: Tensor
+    num_speakers: int
+    regions: Tensor | None = None
+    scale: float = 1.0
+    keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def positions(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """The speaker label of every video token, from this block's own self-attention: [L] float32, or None.
+
+        Args: query [1, L, N, D], key [1, L, N, D]; the first latent frame's keys are the reference picture.
+        Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
+        region of the reference frame, averaged over the region and the heads; the best region's score, stretched to
+        that speaker's label range, is its position. Tokens that look at the background get the middle label.
+        """
+        if self.regions is None:
+            return None
+        scores = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
+        best = scores.argmax(0)
+        lows = torch.tensor(_label_starts(self.num_speakers), device=scores.device)[:, None]
+        speakers = scores[: self.num_speakers]
+        least, most = speakers.amin(1, keepdim=True), speakers.amax(1, keepdim=True)
+        stretched = lows + LABEL_INTERVAL * (speakers - least) / (most - least).clamp_min(1e-20)
+        background = torch.full_like(stretched[:1], LABEL_RANGE / 2)
+        return torch.cat((stretched, background)).gather(0, best[None])[0]
+
+
+def region_attention(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
+    """Attention that each token pays to each region, averaged over heads: [regions, L] float32.
+
+    Args: query [L, N, D]; key [M, N, D]; regions [R, M], rows that sum to one.
+    """
+    scores = query.new_zeros(regions.shape[0], query.shape[0], dtype=torch.float32)
+    scale = query.shape[-1] ** -0.5
+    for head in range(query.shape[1]):
+        weights = torch.softmax((query[:, head] @ key[:, head].T).float() * scale, -1)
+        scores += regions @ weights.T
+    return scores / query.shape[1]
+
+
+def _label_starts(num_speakers: int) -> list[float]:
+    """Two speakers sit at the ends of the label range, as trained; more take neighbouring intervals."""
+    if num_speakers == 2:
+        return [0.0, LABEL_RANGE - LABEL_INTERVAL]
+    return [LABEL_INTERVAL * speaker for speaker in range(num_speakers)]
+
+
+def speaker_regions(masks: Tensor, num_speakers: int, height: int, width: int) -> Tensor:
+    """Speaker masks [S + 1, rows, columns] -> regions [S + 1, height * width] whose rows sum to one.
+
+    Raises: InputError when a mask is empty on the token grid, or their number does not fit the speakers.
+    """
+    if masks.shape[0] != num_speakers + 1:
+        raise InputError(
+            f"{masks.shape[0]} speaker masks are given for {num_speakers} speakers. "
+            f"Give {num_speakers + 1}: one for each speaker and the background last."
+        )
+    grid = F.interpolate(masks[None].float(), (height, width), mode="nearest")[0].flatten(1).gt(0).float()
+    sizes = grid.sum(1)
+    for number, size in enumerate(sizes[:num_speakers].tolist(), 1):
+        if size == 0:
+            raise InputError(
+                f"The mask of speaker {number} covers none of the {height} x {width} tokens. Paint a larger region."
+            )
+    return grid / sizes.clamp_min(1)[:, None]
+
+
+class AudioCrossAttention(nn.Module):
+    """Every latent frame's video tokens attend to the audio tokens of the same latent frame."""
+
+    def __init__(self, dim: int, num_heads: int, token_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = Linear(dim, dim)
+        self.kv_linear = Linear(token_dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+
+    def keys_values(self, context: AudioContext) -> tuple[Tensor, Tensor]:
+        """Keys and values [T, S * A, N, D] of a window's audio tokens, keys turned to their speaker's label."""
+        key, value = self.kv_linear(context.tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        if context.regions is not None:
+            starts = torch.tensor(_label_starts(context.num_speakers), device=key.device)
+            labels = (starts + LABEL_INTERVAL / 2).repeat_interleave(key.shape[1] // context.num_speakers)
+            table = label_rope(labels, key.shape[-1]).repeat(key.shape[0], 1, 1)
+            key = rotate(key.flatten(0, 1), table).view_as(key)
+        return key, value
+
+    def forward(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor], positions: Tensor | None) -> Tensor:
+        """hidden [L, dim] frame-major, keys and values of `keys_values`, positions [L] or None -> [L, dim]."""
+        key, value = keys_values
+        query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
+        if positions is not None:
+            query = rotate(query, label_rope(positions, query.shape[-1]))
+        out = attend(query.unflatten(0, (key.shape[0], -1)), key, value)
+        return self.proj(out.flatten(2).flatten(0, 1))
