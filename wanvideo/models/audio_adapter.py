@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.attention import attend
+from ..ops.attention import attend_few, region_attention
 from ..ops.linear import Linear
 from ..ops.rope import label_rope, rotate
 
@@ -82,8 +82,8 @@ class AudioProjection(nn.Module):
 class AudioContext:
     """What all steps of a window share about sound.
 
-    tokens [T, S * A, C]; regions [S, tokens of a frame] float, each row a speaker's share of the reference frame
-    (None for one speaker); scale multiplies the attention's output; keys_values is filled block by block.
+    tokens [T, S * A, C]; regions [S + 1, tokens of a frame] of zeros and ones, the background last (None for one
+    speaker); scale multiplies the attention's output; keys_values is filled block by block.
     """
 
     tokens: Tensor
@@ -102,7 +102,8 @@ class AudioContext:
         """
         if self.regions is None:
             return None
-        scores = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
+        shares = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
+        scores = shares / self.regions.sum(1, keepdim=True).clamp_min(1)
         best = scores.argmax(0)
         lows = torch.tensor(_label_starts(self.num_speakers), device=scores.device)[:, None]
         speakers = scores[: self.num_speakers]
@@ -110,19 +111,6 @@ class AudioContext:
         stretched = lows + LABEL_INTERVAL * (speakers - least) / (most - least).clamp_min(1e-20)
         background = torch.full_like(stretched[:1], LABEL_RANGE / 2)
         return torch.cat((stretched, background)).gather(0, best[None])[0]
-
-
-def region_attention(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
-    """Attention that each token pays to each region, averaged over heads: [regions, L] float32.
-
-    Args: query [L, N, D]; key [M, N, D]; regions [R, M], rows that sum to one.
-    """
-    scores = query.new_zeros(regions.shape[0], query.shape[0], dtype=torch.float32)
-    scale = query.shape[-1] ** -0.5
-    for head in range(query.shape[1]):
-        weights = torch.softmax((query[:, head] @ key[:, head].T).float() * scale, -1)
-        scores += regions @ weights.T
-    return scores / query.shape[1]
 
 
 def _label_starts(num_speakers: int) -> list[float]:
@@ -133,7 +121,7 @@ def _label_starts(num_speakers: int) -> list[float]:
 
 
 def speaker_regions(masks: Tensor, num_speakers: int, height: int, width: int) -> Tensor:
-    """Speaker masks [S + 1, rows, columns] -> regions [S + 1, height * width] whose rows sum to one.
+    """Speaker masks [S + 1, rows, columns] -> regions [S + 1, height * width] of zeros and ones.
 
     Raises: InputError when a mask is empty on the token grid, or their number does not fit the speakers.
     """
@@ -143,13 +131,12 @@ def speaker_regions(masks: Tensor, num_speakers: int, height: int, width: int) -
             f"Give {num_speakers + 1}: one for each speaker and the background last."
         )
     grid = F.interpolate(masks[None].float(), (height, width), mode="nearest")[0].flatten(1).gt(0).float()
-    sizes = grid.sum(1)
-    for number, size in enumerate(sizes[:num_speakers].tolist(), 1):
+    for number, size in enumerate(grid.sum(1)[:num_speakers].tolist(), 1):
         if size == 0:
             raise InputError(
                 f"The mask of speaker {number} covers none of the {height} x {width} tokens. Paint a larger region."
             )
-    return grid / sizes.clamp_min(1)[:, None]
+    return grid
 
 
 class AudioCrossAttention(nn.Module):
@@ -176,7 +163,5 @@ class AudioCrossAttention(nn.Module):
         """hidden [L, dim] frame-major, keys and values of `keys_values`, positions [L] or None -> [L, dim]."""
         key, value = keys_values
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
-        if positions is not None:
-            query = rotate(query, label_rope(positions, query.shape[-1]))
-        out = attend(query.unflatten(0, (key.shape[0], -1)), key, value)
+        out = attend_few(query.unflatten(0, (key.shape[0], -1)), key, value, positions)
         return self.proj(out.flatten(2).flatten(0, 1))

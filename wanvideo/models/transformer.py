@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..ops.attention import attend
 from ..ops.linear import Linear
-from ..ops.norm import add_gated, add_layer_norm, layer_norm, rms_norm_heads
+from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
+from ..ops.quantised import QuantisedRows
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
@@ -138,6 +139,10 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__(Linear(dim, ffn_dim), nn.GELU("tanh"), Linear(ffn_dim, dim))
 
+    def forward(self, hidden: Tensor | QuantisedRows) -> Tensor:
+        widen, _, narrow = self
+        return narrow(gelu(widen(hidden), narrow.input_format))
+
 
 class WanBlock(nn.Module):
     """Self-attention, attention to prompt and picture, attention to speech, feed-forward."""
@@ -165,18 +170,25 @@ class WanBlock(nn.Module):
     ) -> Tensor:
         """hidden [L, D], modulation [6, D] float32 -> hidden [L, D]."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation[0].float() + modulation
-        normed = layer_norm(hidden, 1 + scale, shift, EPS)
-        query, key, value = self.self_attn.project(normed, rope)
-        hidden, normed = add_layer_norm(
-            hidden, self.self_attn(query, key, value), gate, self.norm3.weight, self.norm3.bias, EPS
-        )
-        change, weight = self.cross_attn(normed, *text_kv), 1.0
+        attn, cross, ffn = self.self_attn, self.cross_attn, self.ffn
+
+        normed = layer_norm(hidden, 1 + scale, shift, EPS, attn.q.input_format)
+        query, key, value = attn.project(normed, rope)
+        change = attn(query, key, value)
+        hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_format)
+        change, strength = cross(normed, *text_kv), 1.0
         if audio is not None:
-            hidden, normed = add_layer_norm(hidden, change, weight, self.norm_x.weight, self.norm_x.bias, EPS)
-            positions = audio.positions(query, key)
-            change, weight = self.audio_cross_attn(normed, audio_kv, positions), audio.scale
-        hidden, normed = add_layer_norm(hidden, change, weight, 1 + ffn_scale, ffn_shift, EPS)
-        return add_gated(hidden, self.ffn(normed), ffn_gate)
+            heard = self.audio_cross_attn
+            hidden, normed = add_layer_norm(
+                hidden, change, strength, *_affine(self.norm_x), EPS, heard.q_linear.input_format
+            )
+            change, strength = heard(normed, audio_kv, audio.positions(query, key)), audio.scale
+        hidden, normed = add_layer_norm(hidden, change, strength, 1 + ffn_scale, ffn_shift, EPS, ffn[0].input_format)
+        return add_gated(hidden, ffn(normed), ffn_gate)
+
+
+def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return norm.weight, norm.bias
 
 
 class ImageEmbedding(nn.Module):

@@ -1,0 +1,91 @@
+"""The fused row kernels against their plain twins; on a machine without a GPU in Triton's interpreter."""
+
+import pytest
+import torch
+
+from wanvideo.ops import attention as plain
+from wanvideo.ops import norm, quantised
+from wanvideo.ops.rope import label_rope, rotate, video_rope
+
+pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
+from wanvideo.ops.kernels import attention, rows  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STORES = [None, torch.int8] + ([torch.float8_e4m3fn] if torch.cuda.is_available() else [])
+ROWS, WIDTH, HEADS = 7, 640, 5
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
+
+
+def agree(ours, twin, store):
+    if store is None:
+        assert (ours - twin).abs().max() <= 2e-5
+        return
+    expected = quantised.quantise_rows(twin, store)
+    assert torch.allclose(ours.scale, expected.scale, rtol=1e-5)
+    steps = (ours.data.float() - expected.data.float()).abs()
+    assert steps.max() <= (1 if store == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_layer_norm(store):
+    x, scale, shift = draw(ROWS, WIDTH), draw(WIDTH) + 1, draw(WIDTH)
+    agree(rows.layer_norm(x, scale, shift, 1e-6, store), norm.layer_norm(x, scale, shift, 1e-6), store)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("gate", ["vector", 0.5])
+def test_add_layer_norm(store, gate):
+    x, y, scale, shift = draw(ROWS, WIDTH), draw(ROWS, WIDTH), draw(WIDTH) + 1, draw(WIDTH)
+    gate = draw(WIDTH) if gate == "vector" else gate
+    hidden, out = rows.add_layer_norm(x, y, gate, scale, shift, 1e-6, store)
+    twin_hidden, twin = norm.add_layer_norm(x, y, gate, scale, shift, 1e-6)
+    assert (hidden - twin_hidden).abs().max() <= 1e-6
+    agree(out, twin, store)
+    assert torch.equal(rows.add_gated(x, y, gate), hidden)
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+def test_rms_norm_heads(rotated):
+    x, weight = draw(ROWS, WIDTH), draw(WIDTH) + 1
+    table = video_rope(1, 1, ROWS, WIDTH // HEADS, x.device) if rotated else None
+    ours = rows.rms_norm_heads(x, weight, 1e-6, HEADS, table, None)
+    assert (ours - norm.rms_norm_heads(x, weight, 1e-6, HEADS, table)).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_gelu_and_quantise(store):
+    x = draw(ROWS, WIDTH) * 3
+    agree(rows.gelu(x, store), torch.nn.functional.gelu(x, approximate="tanh"), store)
+    if store is not None:
+        agree(rows.quantise_rows(x, store), x, store)
+
+
+def test_a_row_of_zeros_stays_zero():
+    zeros = torch.zeros(2, WIDTH, device=DEVICE)
+    assert torch.equal(rows.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
+    assert torch.equal(quantised.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("keys", [6, 64])
+def test_few_keys(labelled, keys):
+    groups, length, heads, width = 2, 37, 2, 128
+    query, key, value = (
+        draw(groups, length, heads, width),
+        draw(groups, keys, heads, width),
+        draw(groups, keys, heads, width),
+    )
+    labels = draw(groups * length).abs() * 10 if labelled else None
+    turned = query if labels is None else rotate(query.flatten(0, 1), label_rope(labels, width)).view_as(query)
+    twin = plain.attend(turned.cpu(), key.cpu(), value.cpu()).to(DEVICE)
+    assert (attention.few_keys(query, key, value, labels) - twin).abs().max() <= 2e-5
+
+
+def test_region_scores():
+    query, key = draw(53, 2, 128), draw(70, 2, 128)
+    regions = (draw(3, 70) > 0).float()
+    twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
+    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5

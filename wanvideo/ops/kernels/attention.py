@@ -1,0 +1,123 @@
+"""Attention kernels for shapes that the general backends serve badly.
+
+`few_keys`: every group of tokens (a latent frame) has its own handful of keys, and queries may first be turned to a
+fractional label position. `region_scores`: how much attention tokens pay to a few regions of one frame.
+Legend: G groups, L tokens of a group, M keys, N heads, D head width (128), R regions.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MOST_KEYS = 128
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _few_keys(
+    query, key, value, positions, frequencies, out, L, M, N, scale,
+    ROTATE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    group, head = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
+    keys, columns, pairs = tl.arange(0, BLOCK_M), tl.arange(0, D), tl.arange(0, D // 2)
+    token = (group * L + rows)[:, None]
+    inside = rows[:, None] < L
+    q = tl.load(query + (token * N + head) * D + columns[None, :], mask=inside, other=0.0)
+    even, odd = tl.split(tl.reshape(q, (BLOCK_L, D // 2, 2)))
+    if ROTATE:
+        position = tl.load(positions + group * L + rows, mask=rows < L, other=0.0)
+        angle = position[:, None] * tl.load(frequencies + pairs)[None, :]
+        cos, sin = tl.cos(angle), tl.sin(angle)
+        turned = even.to(tl.float32) * cos - odd.to(tl.float32) * sin
+        odd = (even.to(tl.float32) * sin + odd.to(tl.float32) * cos).to(q.dtype)
+        even = turned.to(q.dtype)
+    base = ((group * M + keys) * N + head) * D
+    k_even = tl.load(key + base[None, :] + 2 * pairs[:, None], mask=keys[None, :] < M, other=0.0)
+    k_odd = tl.load(key + base[None, :] + 2 * pairs[:, None] + 1, mask=keys[None, :] < M, other=0.0)
+    scores = tl.dot(even, k_even, input_precision=PRECISION)
+    scores = tl.dot(odd, k_odd, scores, input_precision=PRECISION) * scale
+    scores = tl.where(keys[None, :] < M, scores, float("-inf"))
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    weights = weights / tl.sum(weights, 1)[:, None]
+    v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
+    result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+    tl.store(out + (token * N + head) * D + columns[None, :], result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _region_scores(
+    query, key, regions, out, L, R, N, scale, M: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
+    columns, region = tl.arange(0, D), tl.arange(0, BLOCK_R)
+    q = tl.load(
+        query + (rows[:, None].to(tl.int64) * N + head) * D + columns[None, :], mask=rows[:, None] < L, other=0.0
+    )
+    peak = tl.full((BLOCK_L,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_L,), tl.float32)
+    sums = tl.zeros((BLOCK_L, BLOCK_R), tl.float32)
+    for start in range(0, M, BLOCK_M):
+        keys = start + tl.arange(0, BLOCK_M)
+        k = tl.load(
+            key + (keys[None, :].to(tl.int64) * N + head) * D + columns[:, None], mask=keys[None, :] < M, other=0.0
+        )
+        scores = tl.dot(q, k, input_precision=PRECISION) * scale
+        scores = tl.where(keys[None, :] < M, scores, float("-inf"))
+        higher = tl.maximum(peak, tl.max(scores, 1))
+        fade = tl.exp2(peak - higher)
+        weights = tl.exp2(scores - higher[:, None])
+        inside = tl.load(
+            regions + region[None, :] * M + keys[:, None], mask=(region[None, :] < R) & (keys[:, None] < M), other=0.0
+        )
+        total = total * fade + tl.sum(weights, 1)
+        sums = sums * fade[:, None] + tl.dot(weights.to(inside.dtype), inside, input_precision=PRECISION)
+        peak = higher
+    sums = sums / total[:, None]
+    target = out + (head * R + region[None, :]).to(tl.int64) * L + rows[:, None]
+    tl.store(target, sums, mask=(region[None, :] < R) & (rows[:, None] < L))
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None) -> Tensor:
+    """query [G, L, N, D], key and value [G, M, N, D], all contiguous, positions [G * L] float32 or None."""
+    groups, length, heads, width = query.shape
+    num_keys = key.shape[1]
+    out = torch.empty_like(query)
+    frequencies = query
+    if positions is not None:
+        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=query.device) / width
+        frequencies = (10000.0**-exponents).float()
+    block = 128 if query.dtype != torch.float32 else 32
+    _few_keys[(triton.cdiv(length, block), groups, heads)](
+        query, key, value, query if positions is None else positions, frequencies, out, length, num_keys, heads,
+        LOG2_E * width**-0.5, ROTATE=positions is not None, PRECISION=_precision(query), BLOCK_L=block,
+        BLOCK_M=max(16, triton.next_power_of_2(num_keys)), D=width, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
+    """query [L, N, D], key [M, N, D] (contiguous), regions [R, M] of zeros and ones -> [R, L] float32.
+
+    The softmax weights that fall into each region, averaged over the heads.
+    """
+    length, heads, width = query.shape
+    num_regions, num_keys = regions.shape
+    out = query.new_empty(heads, num_regions, length, dtype=torch.float32)
+    exact = query.dtype == torch.float32
+    block = 32 if exact else 128
+    _region_scores[(triton.cdiv(length, block), heads)](
+        query, key, regions.to(torch.float32 if exact else torch.float16).contiguous(), out, length,
+        num_regions, heads, LOG2_E * width**-0.5, M=num_keys, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=64,
+        BLOCK_R=max(16, triton.next_power_of_2(num_regions)), D=width, num_warps=4 if exact else 8,
+    )  # fmt: skip
+    return out.mean(0)

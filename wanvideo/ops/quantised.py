@@ -1,0 +1,34 @@
+"""Activations in 8 bits: one scale a row, made next to the operation that produces the row.
+
+Legend: L rows, D columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+SMALLEST_PEAK = 1e-12  # a row of zeros still needs a scale that is not zero
+
+
+class QuantisedRows(NamedTuple):
+    """data [L, D] float8_e4m3fn or int8, scale [L, 1] float32: the tensor is data * scale."""
+
+    data: Tensor
+    scale: Tensor
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        return (self.data.float() * self.scale).to(dtype)
+
+
+def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+    """x [L, D] to `dtype` with the largest value of each row at the end of the range."""
+    x = x.float()
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / LARGEST[dtype]
+    scaled = x / scale
+    return QuantisedRows(
+        (scaled.round() if dtype == torch.int8 else scaled).clamp(-LARGEST[dtype], LARGEST[dtype]).to(dtype), scale
+    )
