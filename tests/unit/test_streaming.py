@@ -1,0 +1,77 @@
+"""Streamed blocks compute what resident blocks compute, whatever their number; on a GPU with real streams."""
+
+import pytest
+import torch
+from support import recipes
+
+from wanvideo.memory.streaming import BlockStreamer, block_bytes, block_tensors
+from wanvideo.models.transformer import TransformerConfig, WanTransformer
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYERS = 5
+
+
+def build():
+    state = recipes.transformer_state_dict(5, num_layers=LAYERS) | recipes.adapter_state_dict(5, num_layers=LAYERS)
+    with torch.device("meta"):
+        model = WanTransformer(TransformerConfig.from_shapes({key: tuple(value.shape) for key, value in state.items()}))
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    inputs = {k: v if v is None else v.to(DEVICE) for k, v in recipes.transformer_inputs(2, 4, 4, 1, 500, 9).items()}
+    return inputs, build().to(DEVICE)(**inputs)
+
+
+def stream(model, num_streamed, **options):
+    blocks, model.blocks = model.blocks, torch.nn.ModuleList()
+    model.to(DEVICE)
+    model.blocks = blocks
+    model.ready_blocks = BlockStreamer(blocks, DEVICE, num_streamed, **options)
+    return model
+
+
+@pytest.mark.parametrize("num_streamed", [0, 1, 3, LAYERS])
+@pytest.mark.parametrize("prefetch", [0, 1, 2, 9])
+def test_any_number_of_streamed_blocks_gives_the_same(expected, num_streamed, prefetch):
+    inputs, velocity = expected
+    model = stream(build(), num_streamed, prefetch=prefetch)
+    for _ in range(3):
+        assert torch.equal(model(**inputs), velocity)
+    assert model.ready_blocks.num_streamed == num_streamed
+
+
+def test_an_interrupted_forward_does_not_spoil_the_next(expected):
+    inputs, velocity = expected
+    model = stream(build(), LAYERS, prefetch=1)
+    for position, _ in enumerate(model.ready_blocks(model.blocks)):
+        if position == 2:
+            break
+    assert torch.equal(model(**inputs), velocity)
+
+
+def test_weights_rest_in_one_aligned_host_buffer_between_forwards(expected):
+    inputs, _ = expected
+    model = stream(build(), LAYERS)
+    model(**inputs)
+    for block in model.blocks:
+        tensors = block_tensors(block)
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+        assert all(t.device.type == "cpu" and t.is_contiguous() and t.data_ptr() % 16 == 0 for t in tensors)
+    assert model.ready_blocks.host_bytes == LAYERS * block_bytes(model.blocks[0])
+    model.ready_blocks.close()
+    assert torch.equal(model(**inputs), expected[1])
+
+
+def test_streamed_blocks_are_spread_evenly():
+    assert BlockStreamer([torch.nn.Linear(2, 2) for _ in range(10)], DEVICE, 5).order == [1, 3, 5, 7, 9]
+
+
+def test_inference_mode(expected):
+    inputs, velocity = expected
+    model = stream(build(), 3)
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs), velocity)
+    assert torch.equal(model(**inputs), velocity)

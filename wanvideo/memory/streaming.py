@@ -1,0 +1,188 @@
+"""Block streaming: a model whose blocks live in host memory and visit the device one after another.
+
+Each streamed block's tensors are packed into one host buffer, page-locked where the device is a GPU, so that a block is
+one copy. A copy stream runs ahead of the compute stream by `prefetch` blocks; events order the two, the host never
+waits, and nothing is copied back, since weights do not change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+ALIGNMENT = 256  # bytes; every tensor of a packed block starts at a multiple of it
+logger = logging.getLogger("wanvideo")
+
+
+def block_tensors(block: nn.Module) -> list[Tensor]:
+    """Every parameter and buffer of a block, in a fixed order."""
+    return [*block.parameters(), *block.buffers()]
+
+
+def block_bytes(block: nn.Module) -> int:
+    """Bytes of a block when packed."""
+    return sum(_padded(tensor.numel() * tensor.element_size()) for tensor in block_tensors(block))
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one tensor lies in a packed block."""
+
+    tensor: Tensor
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def view(self, packed: Tensor) -> Tensor:
+        size = self.shape.numel() * self.dtype.itemsize
+        return packed[self.offset : self.offset + size].view(self.dtype).view(self.shape)
+
+
+class _PackedBlock:
+    """A block whose tensors are views of one host buffer, and for as long as it runs views of a device slot."""
+
+    def __init__(self, block: nn.Module, pin: bool) -> None:
+        self.block, self.places, offset = block, [], 0
+        for tensor in block_tensors(block):
+            self.places.append(_Place(tensor, offset, tensor.shape, tensor.dtype))
+            offset += _padded(tensor.numel() * tensor.element_size())
+        self.host = torch.empty(offset, dtype=torch.uint8)
+        for place in self.places:
+            place.view(self.host).copy_(place.tensor.data)
+        self.settle(self.host)
+        if pin:
+            _page_lock(self.host)
+
+    def settle(self, packed: Tensor) -> None:
+        for place in self.places:
+            place.tensor.data = place.view(packed)
+
+
+def _page_lock(buffer: Tensor) -> None:
+    """Page-lock exactly this buffer (the caching host allocator would round it up to a power of two)."""
+    cudart, pointer = torch.cuda.cudart(), buffer.data_ptr()
+    status = int(cudart.cudaHostRegister(pointer, buffer.numel(), 0))
+    if status:
+        logger.warning("Host memory could not be page-locked (CUDA status %d); block streaming will be slower.", status)
+        return
+    weakref.finalize(buffer, cudart.cudaHostUnregister, pointer)
+
+
+class BlockStreamer:
+    """Yields a model's blocks in order, each with its weights on the device; assign it to `ready_blocks`.
+
+    Args:
+        blocks: all blocks of the model, on any device.
+        device: where they run.
+        num_streamed: how many of them visit; the others stay. The visitors are spread evenly, so that the copies have
+            the most compute to hide behind.
+        prefetch: blocks copied ahead of the one that runs.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, num_streamed: int, prefetch: int = 1) -> None:
+        count = len(blocks)
+        num_streamed = max(0, min(num_streamed, count))
+        self.device = torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
+        chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
+        with torch.inference_mode(False):
+            for index, block in enumerate(blocks):
+                if index not in chosen:
+                    block.to(self.device)
+            self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
+        self.order = chosen
+        self.num_slots = min(prefetch + 1, len(chosen))
+        self.slots: list[Tensor] = []
+        self.copied: list[torch.cuda.Event] = []
+        self.free: list[torch.cuda.Event] = []
+        self.copy_stream = torch.cuda.Stream(self.device) if self.on_gpu else None
+        self.visits = self.copies = 0  # blocks run, and blocks whose copy is under way or done
+
+    @property
+    def num_streamed(self) -> int:
+        return len(self.order)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(packed.host.numel() for packed in self.packed.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory of the slots that visiting blocks share."""
+        return self.num_slots * max((packed.host.numel() for packed in self.packed.values()), default=0)
+
+    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        self._open()
+        if self.order and self.visits % len(self.order):
+            self._restart()
+        for index, block in enumerate(blocks):
+            if index not in self.packed:
+                yield block
+                continue
+            slot = self._arrive()
+            packed = self.packed[index]
+            packed.settle(self.slots[slot])
+            try:
+                yield block
+            finally:
+                packed.settle(packed.host)
+                self._leave(slot)
+
+    def close(self) -> None:
+        """Give the slots' device memory back; the next forward takes it again."""
+        if self.on_gpu and self.slots:
+            self.copy_stream.synchronize()
+        self.slots, self.copied, self.free = [], [], []
+        self.visits = self.copies = 0
+
+    def _open(self) -> None:
+        if self.slots or not self.order:
+            return
+        size = max(packed.host.numel() for packed in self.packed.values())
+        with torch.inference_mode(False):
+            self.slots = [torch.empty(size, dtype=torch.uint8, device=self.device) for _ in range(self.num_slots)]
+        if self.on_gpu:
+            self.copied = [torch.cuda.Event() for _ in self.slots]
+            self.free = [torch.cuda.Event() for _ in self.slots]
+            for event in self.free:
+                event.record()
+
+    def _restart(self) -> None:
+        """A forward was left early: what was fetched ahead is not what comes first now."""
+        if self.on_gpu:
+            self.copy_stream.synchronize()
+        self.visits = self.copies = 0
+
+    def _arrive(self) -> int:
+        """Start the copies that may start, and make the compute stream wait for the one that is needed now."""
+        while self.copies < self.visits + self.num_slots:
+            self._copy(self.copies)
+            self.copies += 1
+        slot = self.visits % self.num_slots
+        if self.on_gpu:
+            torch.cuda.current_stream(self.device).wait_event(self.copied[slot])
+        return slot
+
+    def _copy(self, visit: int) -> None:
+        slot, host = visit % self.num_slots, self.packed[self.order[visit % len(self.order)]].host
+        with torch.cuda.stream(self.copy_stream) if self.on_gpu else contextlib.nullcontext():
+            if self.on_gpu:
+                self.copy_stream.wait_event(self.free[slot])
+            self.slots[slot][: host.numel()].copy_(host, non_blocking=True)
+            if self.on_gpu:
+                self.copied[slot].record(self.copy_stream)
+
+    def _leave(self, slot: int) -> None:
+        if self.on_gpu:
+            self.free[slot].record(torch.cuda.current_stream(self.device))
+        self.visits += 1
