@@ -20,6 +20,7 @@ from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, WindowPlan, parse_si
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
 COLOUR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
+DTYPES = ("bf16", "fp16", "fp32")
 MAX_SPEAKERS = 6
 NEGATIVE_PROMPT = (
     "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -147,16 +148,35 @@ class LoraFile:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Paths of the models of a run; what is None is not used, or looked for beside the transformer's folder."""
+    """Paths of the models of a run; what is None is looked for in `folder` (an official Wan2.1-I2V-14B folder)."""
 
     transformer: str
     adapter: str | None = None
+    folder: str | None = None
     vae: str | None = None
     text_encoder: str | None = None
     tokenizer: str | None = None
     clip_vision: str | None = None
     wav2vec: str | None = None
     loras: tuple[LoraFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the models are held and computed; none of it changes what a video shows beyond rounding.
+
+    Args:
+        device: torch device; None: the GPU if there is one.
+        dtype: bf16, fp16 or fp32, in which everything is computed that is not quantised.
+        text_encoder_device: where the prompt is encoded; None: as device.
+    """
+
+    device: str | None = None
+    dtype: str = "bf16"
+    text_encoder_device: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice("dtype", self.dtype, DTYPES)
 
 
 @dataclass(frozen=True)

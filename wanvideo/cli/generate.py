@@ -1,0 +1,217 @@
+"""`generate`: every flag of the reference's generate_infinitetalk.py, read into a request and engine options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, UnsupportedError
+from ..geometry import parse_size, snap_frames
+from ..request import (
+    COLOUR_METHODS,
+    DTYPES,
+    MODES,
+    Apg,
+    EngineOptions,
+    LoopSettings,
+    LoraFile,
+    ModelFiles,
+    StepCache,
+    TalkRequest,
+)
+
+logger = logging.getLogger("wanvideo")
+TASKS = ("infinitetalk-14B", "multitalk-14B")
+DEFAULT_STEPS = 40
+DEFAULT_SHIFT = {"infinitetalk-480": 7.0, "infinitetalk-720": 11.0}
+
+
+def yes_or_no(text: str) -> bool:
+    """`true`, `yes`, `1` ... as the reference's flags take them."""
+    value = text.strip().lower()
+    if value in ("yes", "true", "t", "y", "1", "on"):
+        return True
+    if value in ("no", "false", "f", "n", "0", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        program,
+        description="Make a talking video from a job file.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    switch = {"nargs": "?", "const": True, "default": False, "type": yes_or_no, "metavar": "BOOL"}
+
+    add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
+    add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
+    add("--overwrite", **switch, help="replace the result if it exists")
+    add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
+
+    add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or a transformer file with the other models beside it")
+    add("--infinitetalk_dir", help="audio adapter file (single or multi), or its folder")
+    add("--wav2vec_dir", help="chinese-wav2vec2-base folder or file")
+    add("--dit_path", help="file of a whole merged transformer, in place of the shards in --ckpt_dir")
+    add("--lora_dir", nargs="+", default=[], help="LoRA files")
+    add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
+    add("--quant", choices=("fp8", "int8"), help="quantise, or read the quantised file of --quant_dir")
+    add("--quant_dir", help="quantised transformer file")
+
+    add("--task", default="infinitetalk-14B", help=f"one of {', '.join(TASKS)}")
+    add("--size", default="infinitetalk-480", help="infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT")
+    add("--mode", choices=("clip", "streaming"), default="clip", help="one window, or as long as the sound")
+    add("--frame_num", type=int, default=81, help="frames of a window, 4n + 1")
+    add("--max_frame_num", type=int, default=1000, help="most frames of a video in streaming mode")
+    add("--motion_frame", type=int, default=9, help="frames that windows share, 4n + 1")
+    add("--base_seed", type=int, default=42, help="below 0: random")
+    add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
+    add("--scene_seg", **switch, help="cut a source video into its scenes")
+
+    add("--scheduler", default="multitalk", help="noise schedule; 4-step LoRAs want flowmatch_distill")
+    add("--sample_steps", type=int, help=f"steps; {DEFAULT_STEPS} if not given")
+    add("--sample_shift", type=float, help="time shift; 7 at 480, 11 at 720 if not given")
+    add("--sample_text_guide_scale", type=float, default=5.0, help="1: none")
+    add("--sample_audio_guide_scale", type=float, default=4.0, help="1: none")
+    add("--use_teacache", **switch, help="skip steps that change little")
+    add("--teacache_thresh", type=float, default=0.2, help="0.2 to 0.5; higher is faster and coarser")
+    add("--use_apg", **switch, help="adaptive projected guidance")
+    add("--apg_momentum", type=float, default=-0.75)
+    add("--apg_norm_threshold", type=float, default=55.0)
+    add("--color_match", choices=COLOUR_METHODS, default="lab", help="how colours are held to the reference")
+    add("--color_correction_strength", type=float, default=1.0, help="0 to 1")
+
+    add("--device", help="torch device; the GPU if there is one")
+    add("--dtype", choices=DTYPES, default="bf16")
+    add("--t5_cpu", **switch, help="encode the prompt on the CPU")
+    add(
+        "--offload_model",
+        type=yes_or_no,
+        metavar="BOOL",
+        help="accepted for compatibility; encoders always leave the GPU",
+    )
+    add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
+    add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")
+    add("--ring_size", type=int, default=1, help="ring-attention degree")
+    add("--dit_fsdp", **switch, help="shard the transformer over GPUs")
+    add("--t5_fsdp", **switch, help="shard the text encoder over GPUs")
+    return parser
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a command line asks for."""
+
+    request: TalkRequest
+    files: ModelFiles
+    options: EngineOptions
+    overwrite: bool
+
+
+def read_job(argv: list[str], program: str = "generate") -> Job:
+    """Parse flags and job file; no model is opened."""
+    flags = build_parser(program).parse_args(argv)
+    _refuse_what_is_missing(flags)
+    size = parse_size(flags.size)
+    settings = _settings(flags, size)
+    request = TalkRequest.from_job(
+        flags.input_json,
+        size=size,
+        settings=settings,
+        seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
+        max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
+    )
+    output = flags.save_file or _name(flags, request)
+    output = output if output.endswith(".mp4") else f"{output}.mp4"
+    request = TalkRequest(**{**vars(request), "output": output})
+    options = EngineOptions(
+        device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None
+    )  # fmt: skip
+    return Job(request, _files(flags), options, flags.overwrite)
+
+
+def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSettings:
+    motion = flags.motion_frame
+    if motion % 4 != 1:
+        motion = snap_frames(motion)
+        logger.info("motion_frame %d is not 4n + 1: %d is used.", flags.motion_frame, motion)
+    mode = "multitalk" if flags.task.startswith("multitalk") else "infinitetalk"
+    assert mode in MODES
+    return LoopSettings(
+        mode=mode,
+        window_frames=flags.frame_num,
+        motion_frames=motion,
+        scheduler=flags.scheduler,
+        steps=flags.sample_steps or DEFAULT_STEPS,
+        shift=flags.sample_shift if flags.sample_shift is not None else DEFAULT_SHIFT.get(size, 7.0),
+        guidance_scale=flags.sample_text_guide_scale,
+        audio_guidance_scale=flags.sample_audio_guide_scale,
+        apg=Apg(flags.apg_momentum, flags.apg_norm_threshold) if flags.use_apg else None,
+        colour_match=flags.color_match,
+        colour_strength=flags.color_correction_strength,
+        step_cache=StepCache(threshold=flags.teacache_thresh, coefficients=_table(size))
+        if flags.use_teacache
+        else None,
+    )
+
+
+def _table(size: str | tuple[int, int]) -> str:
+    large = size == "infinitetalk-720" or (isinstance(size, tuple) and size[0] * size[1] > 640 * 960)
+    return "720" if large else "480"
+
+
+def _files(flags: argparse.Namespace) -> ModelFiles:
+    transformer = flags.quant_dir or flags.dit_path or flags.ckpt_dir
+    if not transformer:
+        raise InputError("No model is named. Give --ckpt_dir with the Wan2.1-I2V-14B folder, or --dit_path.")
+    scales = flags.lora_scale * len(flags.lora_dir) if len(flags.lora_scale) == 1 else flags.lora_scale
+    if flags.lora_dir and len(scales) != len(flags.lora_dir):
+        raise InputError(
+            f"{len(flags.lora_dir)} LoRA files have {len(scales)} strengths. Give --lora_scale once, or one for each."
+        )
+    loras = tuple(LoraFile(path, scale) for path, scale in zip(flags.lora_dir, scales, strict=False))
+    return ModelFiles(
+        transformer=transformer, adapter=flags.infinitetalk_dir, folder=flags.ckpt_dir, wav2vec=flags.wav2vec_dir, loras=loras
+    )  # fmt: skip
+
+
+def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
+    if flags.task not in TASKS:
+        raise InputError(f"task {flags.task!r} is not offered. Use one of {', '.join(TASKS)}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or flags.ulysses_size > 1 or flags.ring_size > 1:
+        raise UnsupportedError(
+            "Several GPUs for one video are not there yet. Run on one: no torchrun, --ulysses_size 1."
+        )
+    if flags.dit_fsdp or flags.t5_fsdp:
+        raise UnsupportedError(
+            "--dit_fsdp and --t5_fsdp shard over several GPUs, which is not there yet. Leave them out."
+        )
+    if flags.audio_mode == "tts":
+        raise UnsupportedError("--audio_mode tts is not there yet. Make the speech first and name its file in the job.")
+    if flags.scene_seg:
+        raise UnsupportedError("--scene_seg is not there yet. Cut the video first and run a job for each scene.")
+
+
+def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
+    words = re.sub(r"[^\w\-]+", "_", request.prompts[0])[:50].strip("_")
+    size = flags.size if isinstance(request.size, str) else "x".join(map(str, request.size))
+    return f"{flags.task}_{size}_{flags.ulysses_size}_{flags.ring_size}_{words}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def main(argv: list[str]) -> int:
+    from ..pipeline import TalkingVideoPipeline
+    from .progress import Progress
+
+    job = read_job(argv)
+    pipeline = TalkingVideoPipeline(job.files, job.options)
+    with Progress() as progress:
+        path = pipeline.generate(job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step)
+    print(path)
+    return 0

@@ -1,0 +1,45 @@
+"""`python -m wanvideo COMMAND`: one module a command, each with `main(argv) -> exit code`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+
+from ..errors import TalkError
+
+COMMANDS = {
+    "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
+    "demo": "make tiny random models and a short video with them, to see that everything works",
+    "make-models": "write a complete set of synthetic models",
+    "bench": "measure a window on this machine with random weights",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a TalkError is printed as it is and exits with 2."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m wanvideo COMMAND [--help]\n")
+        print("\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"There is no command {name!r}. Use one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    return run(import_module(f".{name.replace('-', '_')}", __package__).main, rest)
+
+
+def run(command, arguments: list[str]) -> int:
+    """Run `command(arguments)` with logging set up, and its errors as messages instead of tracebacks."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("wanvideo").setLevel(logging.INFO)
+    try:
+        return command(arguments) or 0
+    except TalkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished windows are kept", file=sys.stderr)
+        return 130
