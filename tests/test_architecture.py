@@ -19,7 +19,14 @@ FLOORS = [
     {"cli", "__main__", "__init__"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-DOORS = {("sampling", "video"), ("sampling", "audio"), ("request", "errors"), ("request", "geometry"), ("geometry", "errors")}
+DOORS = {
+    ("__main__", "cli"),
+    ("sampling", "video"),
+    ("sampling", "audio"),
+    ("request", "errors"),
+    ("request", "geometry"),
+    ("geometry", "errors"),
+}
 COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))
 

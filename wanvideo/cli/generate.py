@@ -178,8 +178,12 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         )
     loras = tuple(LoraFile(path, scale) for path, scale in zip(flags.lora_dir, scales, strict=False))
     return ModelFiles(
-        transformer=transformer, adapter=flags.infinitetalk_dir, folder=flags.ckpt_dir, wav2vec=flags.wav2vec_dir, loras=loras
-    )  # fmt: skip
+        transformer=transformer,
+        adapter=flags.infinitetalk_dir,
+        folder=flags.ckpt_dir,
+        wav2vec=flags.wav2vec_dir,
+        loras=loras,
+    )
 
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
-from ..ops.attention import attend
+from ..ops.attention import SDPA, attend
+from ..ops.backends import choose
 from ..ops.linear import Linear
 from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
 from ..ops.quantised import QuantisedRows
@@ -89,18 +90,20 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.backend = SDPA
         self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
 
     def project(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [L, D] -> query, key, value [1, L, N, D/N]."""
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope)
-        key = rms_norm_heads(self.k(hidden), self.norm_k.weight, EPS, self.num_heads, rope)
+        dtype = self.backend.query_dtype
+        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype)
+        key = rms_norm_heads(self.k(hidden), self.norm_k.weight, EPS, self.num_heads, rope, dtype)
         value = self.v(hidden).unflatten(-1, (self.num_heads, -1))
         return query[None], key[None], value[None]
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return self.o(attend(query, key, value)[0].flatten(1))
+        return self.o(attend(query, key, value, self.backend)[0].flatten(1))
 
 
 class CrossAttention(nn.Module):
@@ -249,6 +252,13 @@ class WanTransformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.text_embedding[0].weight.dtype
+
+    def set_attention(self, name: str) -> str:
+        """Use a backend of ops.backends for self-attention; returns the name of the one that is used."""
+        backend = choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads)
+        for block in self.blocks:
+            block.self_attn.backend = backend
+        return backend.name
 
     def forward(
         self,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernels
+from .backends import BACKENDS, Backend
 from .rope import label_rope, rotate
 
+SDPA = BACKENDS["sdpa"]
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Plain exact attention: query [B, L, N, D], key and value [B, M, N, D] -> [B, L, N, D]."""
-    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return out.transpose(1, 2)
+
+def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
+    """Full attention: query [B, L, N, D], key and value [B, M, N, D] -> [B, L, N, D]."""
+    return backend.function(query, key, value)
 
 
 def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -113,6 +113,17 @@ def _quantise(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
     _store(out, out_scale, row, value, columns, mask, D, STORE)
 
 
+@triton.jit
+def _scale_heads(x, factor, out, D, HEAD: tl.constexpr, largest, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+    value *= tl.load(factor + columns // HEAD, mask=mask, other=0.0)
+    value = tl.minimum(tl.maximum(value, -largest), largest)
+    tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
+
+
 def _blocks(width: int) -> dict[str, int]:
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(16, max(4, block // 1024))}
@@ -185,3 +196,11 @@ def quantise_rows(x: Tensor, store: torch.dtype) -> QuantisedRows:
     out, scale = _output(x, store)
     _quantise[(x.shape[0],)](x, out, scale, x.shape[1], STORE=STORE[store], **_blocks(x.shape[1]))
     return QuantisedRows(out, scale)
+
+
+def scale_heads(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """x [1, L, N, D] (contiguous) times factor [1, N], clamped to the range of `dtype` and stored in it."""
+    out = torch.empty_like(x, dtype=dtype)
+    width = x.shape[2] * x.shape[3]
+    _scale_heads[(x.shape[1],)](x, factor, out, width, x.shape[3], LARGEST[dtype], **_blocks(width))
+    return out
