@@ -89,3 +89,13 @@ def test_region_scores():
     regions = (draw(3, 70) > 0).float()
     twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+
+
+def test_scale_products_and_heads():
+    products = (draw(ROWS, WIDTH) * 1000).int()
+    row, column, bias = draw(ROWS, 1).abs(), draw(WIDTH, 1).abs(), draw(WIDTH)
+    expected = products.float() * row * column.T + bias
+    assert torch.allclose(rows.scale_products(products, row, column, bias, torch.float32), expected, rtol=1e-5)
+    heads, factor = draw(1, ROWS, HEADS, WIDTH // HEADS), draw(1, HEADS)
+    scaled = rows.scale_heads(heads, factor, torch.int8).float()
+    assert (scaled - (heads * factor[..., None]).clamp(-127, 127).to(torch.int8).float()).abs().max() <= 1

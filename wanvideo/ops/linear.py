@@ -1,11 +1,19 @@
-"""Linear layers. How a weight is stored is the layer's own business; the models only see y = x W^T + b."""
+"""Linear layers. How a weight is stored is the layer's own business; the models only see y = x W^T + b.
+
+Legend: L rows of activations, K input features, N output features.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .quantised import QuantisedRows
+from . import kernels
+from .quantised import QuantisedRows, quantise_rows
+
+INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
+FP8_MATMUL = torch.float8_e4m3fn
 
 
 class Linear(nn.Linear):
@@ -20,6 +28,67 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
 
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight [N, K] as plain numbers."""
+        return self.weight.to(dtype)
+
     def forward(self, x: Tensor | QuantisedRows) -> Tensor:
-        """x [..., in_features] -> [..., out_features]."""
-        return super().forward(x.dense(self.weight.dtype) if isinstance(x, QuantisedRows) else x)
+        """x [..., K] -> [..., N]."""
+        if isinstance(x, QuantisedRows):
+            x = x.dense(self.bias.dtype)
+        return F.linear(x, self.dense_weight(x.dtype), self.bias)
+
+
+class RowScaledLinear(Linear):
+    """8-bit weights (fp8 e4m3 or e5m2, int8) with one float32 scale a row: weight [N, K], weight_scale [N, 1].
+
+    Where the device can, rows of activations are brought to 8 bits too and multiplied as such; elsewhere the weight is
+    widened for each call.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, storage: torch.dtype) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=storage), requires_grad=False)
+        self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
+
+    @property
+    def input_format(self) -> torch.dtype | None:
+        """What `forward` multiplies in: known once the weight is on its device."""
+        dtype, device = self.weight.dtype, self.weight.device
+        if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
+            return None
+        if dtype == torch.int8:
+            return dtype
+        return dtype if dtype == FP8_MATMUL and torch.cuda.get_device_capability(device) >= (8, 9) else None
+
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        return (self.weight.float() * self.weight_scale).to(dtype)
+
+    def forward(self, x: Tensor | QuantisedRows) -> Tensor:
+        storage = self.input_format
+        if storage is None:
+            return super().forward(x)
+        if isinstance(x, QuantisedRows):
+            return self._multiply(x, self.bias.dtype)
+        out = self._multiply(quantise_rows(x.flatten(0, -2), storage), x.dtype)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def _multiply(self, x: QuantisedRows, dtype: torch.dtype) -> Tensor:
+        if self.weight.dtype == torch.int8:
+            parts = zip(x.data.split(INT8_ROWS), x.scale.split(INT8_ROWS), strict=True)
+            return torch.cat([self._multiply_int8(data, scale, dtype) for data, scale in parts])
+        bias = None if self.bias is None else self.bias.bfloat16()
+        return torch._scaled_mm(
+            x.data, self.weight.t(), x.scale, self.weight_scale.t(), bias=bias,
+            out_dtype=torch.bfloat16, use_fast_accum=True,
+        ).to(dtype)  # fmt: skip
+
+    def _multiply_int8(self, data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        rows = data.shape[0]
+        if rows <= 16:  # the kernel's smallest size
+            data = F.pad(data, (0, 0, 0, 17 - rows))
+        products = torch._int_mm(data, self.weight.t())[:rows]
+        if kernels.usable(products):
+            return kernels.row_kernels().scale_products(products, scale, self.weight_scale, self.bias, dtype)
+        out = products.float() * scale * self.weight_scale.t()
+        return (out if self.bias is None else out + self.bias.float()).to(dtype)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import kernels
+
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 SMALLEST_PEAK = 1e-12  # a row of zeros still needs a scale that is not zero
 

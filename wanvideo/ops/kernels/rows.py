@@ -124,6 +124,17 @@ def _scale_heads(x, factor, out, D, HEAD: tl.constexpr, largest, BLOCK: tl.const
     tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _scale_products(products, row_scale, column_scale, bias, out, D, BIAS: tl.constexpr, BLOCK: tl.constexpr):
+    row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < D
+    value = tl.load(products + row * D + columns, mask=mask, other=0).to(tl.float32)
+    value = value * tl.load(row_scale + row) * tl.load(column_scale + columns, mask=mask, other=0.0)
+    if BIAS:
+        value += tl.load(bias + columns, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
+
+
 def _blocks(width: int) -> dict[str, int]:
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(16, max(4, block // 1024))}
@@ -203,4 +214,17 @@ def scale_heads(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
     width = x.shape[2] * x.shape[3]
     _scale_heads[(x.shape[1],)](x, factor, out, width, x.shape[3], LARGEST[dtype], **_blocks(width))
+    return out
+
+
+def scale_products(
+    products: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """int32 products [L, N] times row_scale [L, 1] and column_scale [N, 1], plus bias [N], in `dtype`."""
+    rows, width = products.shape
+    out = torch.empty_like(products, dtype=dtype)
+    _scale_products[(rows, triton.cdiv(width, 2048))](
+        products, row_scale, column_scale, products if bias is None else bias, out, width,
+        BIAS=bias is not None, BLOCK=2048, num_warps=4,
+    )  # fmt: skip
     return out
