@@ -28,9 +28,11 @@ class QuantisedRows(NamedTuple):
 
 def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
     """x [L, D] to `dtype` with the largest value of each row at the end of the range."""
-    x = x.float()
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / LARGEST[dtype]
+    if kernels.usable(x):
+        return kernels.row_kernels().quantise_rows(x.contiguous(), dtype)
+    x, largest = x.float(), LARGEST[dtype]
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
     scaled = x / scale
-    return QuantisedRows(
-        (scaled.round() if dtype == torch.int8 else scaled).clamp(-LARGEST[dtype], LARGEST[dtype]).to(dtype), scale
-    )
+    if dtype == torch.int8:
+        scaled = scaled.round()
+    return QuantisedRows(scaled.clamp(-largest, largest).to(dtype), scale)
