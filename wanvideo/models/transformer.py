@@ -18,7 +18,7 @@ from ..errors import CheckpointError, InputError
 from ..ops.attention import SDPA, attend
 from ..ops.backends import choose
 from ..ops.linear import Linear
-from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
+from ..ops.norm import add, add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
 from ..ops.quantised import QuantisedRows
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
@@ -132,10 +132,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: Tensor, text: KeysValues, image: KeysValues | None) -> Tensor:
         query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads)[None]
-        out = attend(query, *text)
+        out = attend(query, *text)[0].flatten(1)
         if image is not None:
-            out = out + attend(query, *image)
-        return self.o(out[0].flatten(1))
+            out = add(out, attend(query, *image)[0].flatten(1), self.o.input_format)
+        return self.o(out)
 
 
 class FeedForward(nn.Sequential):

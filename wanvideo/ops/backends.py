@@ -55,8 +55,8 @@ def _flash_3_fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Queries and keys come normalised, so they need no scale; values get one a head."""
     dtype = value.dtype
     query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    peak = torch.linalg.vector_norm(value, float("inf"), dim=(1, 3), dtype=torch.float32)
-    scale = peak.clamp_min(1e-12) / LARGEST[FP8]
+    value = value.contiguous()
+    scale = kernels.row_kernels().head_peaks(value).clamp_min(1e-12) / LARGEST[FP8]
     value = kernels.row_kernels().scale_heads(value, scale.reciprocal(), FP8)
     one = torch.ones_like(scale)
     out = _flash_3_function()(query, key, value, q_descale=one, k_descale=one, v_descale=scale)

@@ -1,7 +1,8 @@
-"""Row kernels: one program reads a row [D] once, does everything that is to be done to it, and writes it once.
+"""Row kernels: one program reads a row [D], does everything that is to be done to it, and writes it once.
 
-All arithmetic is float32. STORE chooses the format of the written row: 0 as the input, 1 fp8 e4m3, 2 int8, the last two
-with one scale a row.
+A row is walked in chunks, more than once where a sum over the row comes first; only the first walk reaches beyond the
+nearest cache. All arithmetic is float32. STORE chooses the format of the written row: 0 as the input, 1 fp8 e4m3,
+2 int8, the last two with one scale a row. Conversion to fp8 saturates.
 """
 
 from __future__ import annotations
@@ -11,51 +12,85 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import LARGEST, QuantisedRows
+from ..quantised import QuantisedRows
 
 STORE = {None: 0, torch.float8_e4m3fn: 1, torch.int8: 2}
+CHUNK = 1024
+
+
+@triton.jit
+def _scale_of(peak, out_scale, row, STORE: tl.constexpr):
+    """Write a row's scale; what its values are to be multiplied by."""
+    largest = 448.0 if STORE == 1 else 127.0
+    peak = tl.maximum(peak, 1e-12)
+    tl.store(out_scale + row, peak / largest)
+    return largest / peak
+
+
+@triton.jit
+def _rounded(y, factor, STORE: tl.constexpr):
+    if STORE != 0:
+        y = y * factor
+    if STORE == 2:
+        y = tl.where(y >= 0, tl.floor(y + 0.5), tl.ceil(y - 0.5))
+        y = tl.minimum(tl.maximum(y, -127.0), 127.0)
+    return y
 
 
 @triton.jit
 def _store(out, out_scale, row, y, columns, mask, D, STORE: tl.constexpr):
-    if STORE == 0:
-        tl.store(out + row * D + columns, y, mask=mask)
-    else:
-        largest = 448.0 if STORE == 1 else 127.0
-        peak = tl.max(tl.where(mask, tl.abs(y), 0.0))
-        scale = tl.maximum(peak, 1e-12) / largest
-        tl.store(out_scale + row, scale)
-        y = y / scale
-        if STORE == 2:
-            y = tl.where(y >= 0, tl.floor(y + 0.5), tl.ceil(y - 0.5))
-        y = tl.minimum(tl.maximum(y, -largest), largest)
-        tl.store(out + row * D + columns, y.to(out.dtype.element_ty), mask=mask)
+    """A whole row at once."""
+    factor = 1.0
+    if STORE != 0:
+        factor = _scale_of(tl.max(tl.where(mask, tl.abs(y), 0.0)), out_scale, row, STORE)
+    tl.store(out + row * D + columns, _rounded(y, factor, STORE).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _residual(x, y, gate, gate_value, place, columns, mask, ADD: tl.constexpr, GATED: tl.constexpr):
+    """x, or x + gate * y rounded to x's dtype, in float32."""
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        weight = tl.load(gate + columns, mask=mask, other=0.0) if GATED else gate_value
+        value += tl.load(y + place, mask=mask, other=0.0).to(tl.float32) * weight
+        value = value.to(x.dtype.element_ty).to(tl.float32)
+    return value
 
 
 @triton.jit
 def _layer_norm(
     x, y, gate, scale, shift, hidden, out, out_scale, D, eps, gate_value,
-    ADD: tl.constexpr, GATED: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, GATED: tl.constexpr, STORE: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    mask = columns < D
-    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    if ADD:
-        change = tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-        if GATED:
-            change *= tl.load(gate + columns, mask=mask, other=0.0)
-        else:
-            change *= gate_value
-        rounded = (value + change).to(hidden.dtype.element_ty)
-        tl.store(hidden + row * D + columns, rounded, mask=mask)
-        value = rounded.to(tl.float32)
-    mean = tl.sum(value) / D
-    centred = tl.where(mask, value - mean, 0.0)
-    normed = centred * tl.rsqrt(tl.sum(centred * centred) / D + eps)
-    factor = tl.load(scale + columns, mask=mask, other=0.0)
-    normed = normed * factor + tl.load(shift + columns, mask=mask, other=0.0)
-    _store(out, out_scale, row, normed, columns, mask, D, STORE)
+    total, squares = tl.zeros((CHUNK,), tl.float32), tl.zeros((CHUNK,), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        columns = chunk * CHUNK + tl.arange(0, CHUNK)
+        mask = columns < D
+        value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+        if ADD:
+            tl.store(hidden + row * D + columns, value.to(hidden.dtype.element_ty), mask=mask)
+        total += value
+        squares += value * value
+    mean = tl.sum(total) / D
+    inverse = tl.rsqrt(tl.maximum(tl.sum(squares) / D - mean * mean, 0.0) + eps)
+    factor = 1.0
+    if STORE != 0:
+        peak = tl.zeros((CHUNK,), tl.float32)
+        for chunk in tl.static_range(CHUNKS):
+            columns = chunk * CHUNK + tl.arange(0, CHUNK)
+            mask = columns < D
+            value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+            normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
+            peak = tl.maximum(peak, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
+        factor = _scale_of(tl.max(peak), out_scale, row, STORE)
+    for chunk in tl.static_range(CHUNKS):
+        columns = chunk * CHUNK + tl.arange(0, CHUNK)
+        mask = columns < D
+        value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+        normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
+        normed = normed + tl.load(shift + columns, mask=mask, other=0.0)
+        tl.store(out + row * D + columns, _rounded(normed, factor, STORE).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -63,65 +98,86 @@ def _add_gated(x, y, gate, out, D, gate_value, GATED: tl.constexpr, BLOCK: tl.co
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
-    change = tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    if GATED:
-        change *= tl.load(gate + columns, mask=mask, other=0.0)
-    else:
-        change *= gate_value
+    weight = tl.load(gate + columns, mask=mask, other=0.0) if GATED else gate_value
+    change = tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32) * weight
     value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32) + change
     tl.store(out + row * D + columns, value, mask=mask)
 
 
 @triton.jit
+def _add_quantise(x, y, out, out_scale, D, ADD: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < D
+    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32)
+    _store(out, out_scale, row, value, columns, mask, D, STORE)
+
+
+@triton.jit
 def _rms_norm_heads(
-    x, weight, table, out, D, PAIRS: tl.constexpr, eps, ROTATE: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, weight, table, out, N, eps,
+    ROTATE: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = 2 * PAIRS
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    mask = columns < D
-    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    value = value * tl.rsqrt(tl.sum(value * value) / D + eps)
-    value = value * tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    column, pairs = tl.arange(0, D)[None, :], tl.arange(0, PAIRS)
+    squares = tl.zeros((HEADS, D), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        head = chunk * HEADS + tl.arange(0, HEADS)[:, None]
+        value = tl.load(x + (row * N + head) * D + column, mask=head < N, other=0.0).to(tl.float32)
+        squares += value * value
+    inverse = tl.rsqrt(tl.sum(squares) / (N * D) + eps)
     if ROTATE:
-        even, odd = tl.split(tl.reshape(value, (BLOCK // 2, 2)))
-        pair = tl.arange(0, BLOCK // 2) % PAIRS
-        cos = tl.load(table + (row * PAIRS + pair) * 2)
-        sin = tl.load(table + (row * PAIRS + pair) * 2 + 1)
-        value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (BLOCK,))
-    if FP8:
-        value = tl.minimum(tl.maximum(value, -448.0), 448.0)
-    tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
+        cos = tl.load(table + (row * PAIRS + pairs) * 2)[None, :]
+        sin = tl.load(table + (row * PAIRS + pairs) * 2 + 1)[None, :]
+    for chunk in tl.static_range(CHUNKS):
+        head = chunk * HEADS + tl.arange(0, HEADS)[:, None]
+        value = tl.load(x + (row * N + head) * D + column, mask=head < N, other=0.0).to(tl.float32)
+        value *= inverse * tl.load(weight + head * D + column, mask=head < N, other=0.0).to(tl.float32)
+        if ROTATE:
+            even, odd = tl.split(tl.reshape(value, (HEADS, PAIRS, 2)))
+            value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
+        tl.store(out + (row * N + head) * D + column, value.to(out.dtype.element_ty), mask=head < N)
 
 
 @triton.jit
-def _gelu(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
+def _gelu(x, out, out_scale, D, FAST: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
-    value = value * tl.sigmoid(2.0 * inner)
+    inner = value * (0.7978845608028654 + 0.035677408136300125 * value * value)
+    if FAST:
+        curve = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [inner], tl.float32, True, 1)
+        value = 0.5 * value * (1.0 + curve)
+    else:
+        value = value * tl.sigmoid(2.0 * inner)
     _store(out, out_scale, row, value, columns, mask, D, STORE)
 
 
 @triton.jit
-def _quantise(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    mask = columns < D
-    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    _store(out, out_scale, row, value, columns, mask, D, STORE)
-
-
-@triton.jit
-def _scale_heads(x, factor, out, D, HEAD: tl.constexpr, largest, BLOCK: tl.constexpr):
+def _scale_heads(x, factor, out, D, HEAD: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
     value *= tl.load(factor + columns // HEAD, mask=mask, other=0.0)
-    value = tl.minimum(tl.maximum(value, -largest), largest)
     tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _head_peaks(x, out, L, N, D: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr):
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, D)[None, :]
+    mask = head < N
+    peak = tl.zeros((HEADS, D), tl.float32)
+    for step in range(ROWS):
+        row = tl.program_id(0).to(tl.int64) * ROWS + step
+        value = tl.load(x + (row * N + head) * D + column, mask=mask & (row < L), other=0.0)
+        peak = tl.maximum(peak, tl.abs(value.to(tl.float32)))
+    heads = tl.arange(0, HEADS)
+    tl.store(out + tl.program_id(0) * N + heads, tl.max(peak, 1), mask=heads < N)
 
 
 @triton.jit
@@ -136,8 +192,15 @@ def _scale_products(products, row_scale, column_scale, bias, out, D, BIAS: tl.co
 
 
 def _blocks(width: int) -> dict[str, int]:
+    """For kernels that hold a whole row."""
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(16, max(4, block // 1024))}
+
+
+def _chunks(width: int) -> dict[str, int]:
+    """For kernels that walk a row."""
+    chunk = min(CHUNK, triton.next_power_of_2(width))
+    return {"CHUNK": chunk, "CHUNKS": triton.cdiv(width, chunk), "num_warps": 4}
 
 
 def _output(x: Tensor, store: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
@@ -156,7 +219,7 @@ def layer_norm(
     rows, width = x.shape
     _layer_norm[(rows,)](
         x, x, scale, scale, shift, x, out, out_scale, width, eps, 1.0,
-        ADD=False, GATED=False, STORE=STORE[store], **_blocks(width),
+        ADD=False, GATED=False, STORE=STORE[store], **_chunks(width),
     )  # fmt: skip
     return _result(out, out_scale)
 
@@ -169,8 +232,8 @@ def add_layer_norm(
     rows, width = x.shape
     gated = isinstance(gate, Tensor)
     _layer_norm[(rows,)](
-        x, y, gate if gated else scale, scale, shift, hidden, out, out_scale, width, eps, 1.0 if gated else float(gate),
-        ADD=True, GATED=gated, STORE=STORE[store], **_blocks(width),
+        x, y, gate if gated else scale, scale, shift, hidden, out, out_scale, width, eps,
+        1.0 if gated else float(gate), ADD=True, GATED=gated, STORE=STORE[store], **_chunks(width),
     )  # fmt: skip
     return hidden, _result(out, out_scale)
 
@@ -190,30 +253,53 @@ def rms_norm_heads(
 ) -> Tensor:
     rows, width = x.shape
     out = torch.empty_like(x, dtype=dtype or x.dtype)
+    head_width = width // num_heads
+    heads = max(1, CHUNK // head_width)
     _rms_norm_heads[(rows,)](
-        x, weight, x if table is None else table, out, width, width // num_heads // 2, eps,
-        ROTATE=table is not None, FP8=dtype in LARGEST, **_blocks(width),
+        x, weight, x if table is None else table, out, num_heads, eps, ROTATE=table is not None,
+        PAIRS=head_width // 2, HEADS=heads, CHUNKS=triton.cdiv(num_heads, heads), num_warps=4,
     )  # fmt: skip
     return out.unflatten(-1, (num_heads, -1))
 
 
 def gelu(x: Tensor, store: torch.dtype | None) -> Tensor | QuantisedRows:
+    """Outside float32 the hyperbolic tangent is the hardware's, exact to 11 bits."""
     out, scale = _output(x, store)
-    _gelu[(x.shape[0],)](x, out, scale, x.shape[1], STORE=STORE[store], **_blocks(x.shape[1]))
+    rows, width = x.shape
+    _gelu[(rows,)](x, out, scale, width, FAST=x.dtype != torch.float32, STORE=STORE[store], **_blocks(width))
     return _result(out, scale)
 
 
 def quantise_rows(x: Tensor, store: torch.dtype) -> QuantisedRows:
+    return add_quantise(x, None, store)
+
+
+def add_quantise(x: Tensor, y: Tensor | None, store: torch.dtype) -> QuantisedRows:
+    """x + y as 8-bit rows."""
     out, scale = _output(x, store)
-    _quantise[(x.shape[0],)](x, out, scale, x.shape[1], STORE=STORE[store], **_blocks(x.shape[1]))
+    rows, width = x.shape
+    _add_quantise[(rows,)](
+        x, x if y is None else y, out, scale, width, ADD=y is not None, STORE=STORE[store], **_blocks(width)
+    )
     return QuantisedRows(out, scale)
 
 
+def head_peaks(x: Tensor) -> Tensor:
+    """The largest absolute value of each head of x [1, L, N, D] (contiguous): [1, N] float32."""
+    _, length, heads, width = x.shape
+    rows = 64
+    out = x.new_empty(triton.cdiv(length, rows), heads, dtype=torch.float32)
+    _head_peaks[(out.shape[0],)](
+        x, out, length, heads, D=width, HEADS=triton.next_power_of_2(heads), ROWS=rows, num_warps=8
+    )
+    return out.amax(0, keepdim=True)
+
+
 def scale_heads(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [1, L, N, D] (contiguous) times factor [1, N], clamped to the range of `dtype` and stored in it."""
+    """x [1, L, N, D] (contiguous) times factor [1, N], stored in `dtype`, which the products must fit."""
     out = torch.empty_like(x, dtype=dtype)
     width = x.shape[2] * x.shape[3]
-    _scale_heads[(x.shape[1],)](x, factor, out, width, x.shape[3], LARGEST[dtype], **_blocks(width))
+    _scale_heads[(x.shape[1],)](x, factor, out, width, x.shape[3], **_blocks(width))
     return out
 
 
