@@ -1,5 +1,7 @@
 """The fused row kernels against their plain twins; on a machine without a GPU in Triton's interpreter."""
 
+import math
+
 import pytest
 import torch
 
@@ -61,7 +63,6 @@ def test_gelu_and_quantise(store):
     agree(rows.gelu(x, store), torch.nn.functional.gelu(x, approximate="tanh"), store)
     if store is not None:
         agree(rows.quantise_rows(x, store), x, store)
-        agree(rows.add_quantise(x, x.flip(0), store), x + x.flip(0), store)
 
 
 def test_a_row_of_zeros_stays_zero():
@@ -83,6 +84,17 @@ def test_few_keys(labelled, keys):
     turned = query if labels is None else rotate(query.flatten(0, 1), label_rope(labels, width)).view_as(query)
     twin = plain.attend(turned.cpu(), key.cpu(), value.cpu()).to(DEVICE)
     assert (attention.few_keys(query, key, value, labels) - twin).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("has_second", [True, False])
+def test_two_sets(has_second):
+    query, first = draw(41, 2, 128), (draw(7, 2, 128), draw(7, 2, 128).flip(0))
+    second = (draw(70, 2, 128), draw(70, 2, 128).flip(0)) if has_second else None
+    cpu = [None if pair is None else tuple(x.cpu() for x in pair) for pair in (first, second)]
+    twin = plain.attend_two(query.cpu(), *cpu, copies=30).to(DEVICE)
+    repeated = tuple(torch.cat((x, x[-1:].expand(29, -1, -1))) for x in cpu[0])
+    assert (plain.attend_two(query.cpu(), repeated, cpu[1]).to(DEVICE) - twin).abs().max() <= 5e-6
+    assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 2e-5
 
 
 def test_region_scores():

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
-from ..ops.attention import SDPA, attend
+from ..ops.attention import SDPA, attend, attend_two
 from ..ops.backends import choose
 from ..ops.linear import Linear
-from ..ops.norm import add, add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
+from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
 from ..ops.quantised import QuantisedRows
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
@@ -76,10 +76,12 @@ class TransformerConfig:
 class TextContext:
     """What all steps share about a prompt and the reference picture.
 
-    text [512, D], image [257, D] or None; keys_values is filled block by block.
+    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `copies` times; image [257, D] or
+    None; keys_values is filled block by block.
     """
 
     text: Tensor
+    copies: int
     image: Tensor | None
     keys_values: dict[int, tuple[KeysValues, KeysValues | None]] = field(default_factory=dict)
 
@@ -120,7 +122,7 @@ class CrossAttention(nn.Module):
             self.norm_k_img = nn.RMSNorm(dim, eps=EPS)
 
     def keys_values(self, context: TextContext) -> tuple[KeysValues, KeysValues | None]:
-        """Keys and values [1, tokens, N, D/N] of the prompt, and of the picture if there is one."""
+        """Keys and values [tokens, N, D/N] of the prompt, and of the picture if there is one."""
         text = self._keys_values(context.text, self.k, self.v, self.norm_k)
         if context.image is None:
             return text, None
@@ -128,14 +130,11 @@ class CrossAttention(nn.Module):
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
         key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads)
-        return key[None], v(tokens).unflatten(-1, (self.num_heads, -1))[None]
+        return key, v(tokens).unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, hidden: Tensor, text: KeysValues, image: KeysValues | None) -> Tensor:
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads)[None]
-        out = attend(query, *text)[0].flatten(1)
-        if image is not None:
-            out = add(out, attend(query, *image)[0].flatten(1), self.o.input_format)
-        return self.o(out)
+    def forward(self, hidden: Tensor, text: KeysValues, image: KeysValues | None, copies: int) -> Tensor:
+        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads)
+        return self.o(attend_two(query, text, image, copies).flatten(1))
 
 
 class FeedForward(nn.Sequential):
@@ -167,6 +166,7 @@ class WanBlock(nn.Module):
         hidden: Tensor,
         modulation: Tensor,
         rope: Tensor,
+        text: TextContext,
         text_kv: tuple[KeysValues, KeysValues | None],
         audio: AudioContext | None,
         audio_kv: KeysValues | None,
@@ -179,7 +179,7 @@ class WanBlock(nn.Module):
         query, key, value = attn.project(normed, rope)
         change = attn(query, key, value)
         hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_format)
-        change, strength = cross(normed, *text_kv), 1.0
+        change, strength = cross(normed, *text_kv, text.copies), 1.0
         if audio is not None:
             heard = self.audio_cross_attn
             hidden, normed = add_layer_norm(
@@ -308,7 +308,9 @@ class WanTransformer(nn.Module):
                 f"The text embeddings are {text_embeds.shape[1]} wide, this model takes {self.config.text_dim}. "
                 "Encode the prompt with the UMT5-XXL encoder."
             )
-        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, TEXT_TOKENS - text_embeds.shape[0]))
+        # The model attends to 512 tokens, most of them padding and all of that alike: one stands for all.
+        copies = TEXT_TOKENS - text_embeds.shape[0]
+        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(copies, 1)))
         image = None
         if image_embeds is not None and self.img_emb is not None:
             if image_embeds.shape[-1] != self.config.image_dim:
@@ -317,7 +319,7 @@ class WanTransformer(nn.Module):
                     f"{self.config.image_dim}. Encode the picture with CLIP ViT-H/14 (clip_vision_h.safetensors)."
                 )
             image = self.img_emb(image_embeds[0].to(self.device, self.dtype))
-        return TextContext(self.text_embedding(padded), image)
+        return TextContext(self.text_embedding(padded), max(copies, 1), image)
 
     def audio_context(
         self, audio: Tensor, speaker_masks: Tensor | None, height: int, width: int, scale: float = 1.0
@@ -361,7 +363,7 @@ class WanTransformer(nn.Module):
             if audio is not None and index not in audio.keys_values:
                 audio.keys_values[index] = block.audio_cross_attn.keys_values(audio)
             audio_kv = audio.keys_values[index] if audio is not None else None
-            hidden = block(hidden, modulation, rope, text.keys_values[index], audio, audio_kv)
+            hidden = block(hidden, modulation, rope, text, text.keys_values[index], audio, audio_kv)
         return hidden
 
     def unpatch(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:

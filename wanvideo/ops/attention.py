@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernels
@@ -28,6 +31,26 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
         flat = query.flatten(0, 1)
         query = rotate(flat, label_rope(labels, flat.shape[-1])).view_as(query)
     return attend(query, key, value)
+
+
+def attend_two(
+    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1
+) -> Tensor:
+    """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
+
+    copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
+    """
+    bias = math.log(copies)
+    if kernels.usable(query):
+        pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
+        return kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias)
+    heads_first = query.transpose(0, 1)
+    biases = query.new_zeros(1, first[0].shape[0])
+    biases[:, -1] = bias
+    out = F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in first), attn_mask=biases)
+    if second is not None:
+        out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
+    return out.transpose(0, 1)
 
 
 def region_attention(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:

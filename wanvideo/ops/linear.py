@@ -13,6 +13,7 @@ from . import kernels
 from .quantised import QuantisedRows, quantise_rows
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
+FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
 FP8_MATMUL = torch.float8_e4m3fn
 
 
@@ -66,10 +67,10 @@ class RowScaledLinear(Linear):
 
     def forward(self, x: Tensor | QuantisedRows) -> Tensor:
         storage = self.input_format
-        if storage is None:
-            return super().forward(x)
-        if isinstance(x, QuantisedRows):
+        if isinstance(x, QuantisedRows) and storage is not None:
             return self._multiply(x, self.bias.dtype)
+        if storage is None or x.numel() < FEW_ROWS * self.in_features:
+            return super().forward(x)
         out = self._multiply(quantise_rows(x.flatten(0, -2), storage), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 

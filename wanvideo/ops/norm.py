@@ -37,13 +37,6 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor | float = 1.0) -> Tensor:
     return (x.float() + y.float() * gate).to(x.dtype)
 
 
-def add(x: Tensor, y: Tensor, store: torch.dtype | None = None) -> Tensor | QuantisedRows:
-    """x + y for x and y [L, D]."""
-    if store is not None and kernels.usable(x):
-        return kernels.row_kernels().add_quantise(x.contiguous(), y.contiguous(), store)
-    return _stored(x + y, x.dtype, store)
-
-
 def add_layer_norm(
     x: Tensor,
     y: Tensor,

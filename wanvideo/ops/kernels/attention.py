@@ -1,7 +1,8 @@
 """Attention kernels for shapes that the general backends serve badly.
 
 `few_keys`: every group of tokens (a latent frame) has its own handful of keys, and queries may first be turned to a
-fractional label position. `region_scores`: how much attention tokens pay to a few regions of one frame.
+fractional label position. `two_sets`: the sum of two attentions to short sets of keys, in one pass over the queries.
+`region_scores`: how much attention tokens pay to a few regions of one frame.
 Legend: G groups, L tokens of a group, M keys, N heads, D head width (128), R regions.
 """
 
@@ -46,6 +47,48 @@ def _few_keys(
         v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
         result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
         tl.store(out + (token * N + head) * D + columns[None, :], result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _softmax_sum(
+    q, key, value, last_bias, head, scale, N, M: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Attention of a tile of queries to M keys of one head; `last_bias` is added to the last key's score."""
+    columns = tl.arange(0, D)
+    peak = tl.full((BLOCK_L,), -1.0e30, tl.float32)
+    total = tl.zeros((BLOCK_L,), tl.float32)
+    result = tl.zeros((BLOCK_L, D), tl.float32)
+    for start in range(0, M, BLOCK_M):
+        keys = start + tl.arange(0, BLOCK_M)
+        base = (keys * N + head) * D
+        k = tl.load(key + base[None, :] + columns[:, None], mask=keys[None, :] < M, other=0.0)
+        v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
+        bias = tl.where(keys == M - 1, last_bias, tl.where(keys < M, 0.0, -1.0e30))
+        scores = tl.dot(q, k, input_precision=PRECISION) * scale + bias[None, :]
+        higher = tl.maximum(peak, tl.max(scores, 1))
+        fade = tl.exp2(peak - higher)
+        weights = tl.exp2(scores - higher[:, None])
+        total = total * fade + tl.sum(weights, 1)
+        result = tl.dot(weights.to(v.dtype), v, result * fade[:, None], input_precision=PRECISION)
+        peak = higher
+    return result / total[:, None]
+
+
+@triton.jit
+def _two_sets(
+    query, key, value, other_key, other_value, out, L, N, scale, last_bias,
+    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
+    place = (rows[:, None].to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
+    q = tl.load(query + place, mask=rows[:, None] < L, other=0.0)
+    result = _softmax_sum(q, key, value, last_bias, head, scale, N, M, PRECISION, BLOCK_L, BLOCK_M, D)
+    if OTHER_M > 0:
+        result += _softmax_sum(q, other_key, other_value, 0.0, head, scale, N, OTHER_M, PRECISION, BLOCK_L, BLOCK_M, D)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=rows[:, None] < L)
 
 
 @triton.jit
@@ -105,6 +148,26 @@ def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None
         query, key, value, positions if rotated else query, frequencies, out, length, num_keys, LOG2_E * width**-0.5,
         ROTATE=rotated, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=max(16, triton.next_power_of_2(num_keys)),
         N=heads, HEADS=per_program, D=width, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def two_sets(
+    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, last_bias: float
+) -> Tensor:
+    """query [L, N, D], keys and values [M, N, D] (all contiguous) -> [L, N, D].
+
+    last_bias: added to the score of the first set's last key.
+    """
+    length, heads, width = query.shape
+    other = second or first
+    out = torch.empty_like(query)
+    exact = query.dtype == torch.float32
+    block = 32 if exact else 128
+    _two_sets[(triton.cdiv(length, block), heads)](
+        query, *first, *other, out, length, heads, LOG2_E * width**-0.5, LOG2_E * last_bias, M=first[0].shape[0],
+        OTHER_M=other[0].shape[0] if second else 0, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=64,
+        D=width, num_warps=4 if exact else 8,
     )  # fmt: skip
     return out
 

@@ -105,13 +105,11 @@ def _add_gated(x, y, gate, out, D, gate_value, GATED: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def _add_quantise(x, y, out, out_scale, D, ADD: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr):
+def _quantise(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    if ADD:
-        value += tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32)
     _store(out, out_scale, row, value, columns, mask, D, STORE)
 
 
@@ -271,16 +269,9 @@ def gelu(x: Tensor, store: torch.dtype | None) -> Tensor | QuantisedRows:
 
 
 def quantise_rows(x: Tensor, store: torch.dtype) -> QuantisedRows:
-    return add_quantise(x, None, store)
-
-
-def add_quantise(x: Tensor, y: Tensor | None, store: torch.dtype) -> QuantisedRows:
-    """x + y as 8-bit rows."""
     out, scale = _output(x, store)
     rows, width = x.shape
-    _add_quantise[(rows,)](
-        x, x if y is None else y, out, scale, width, ADD=y is not None, STORE=STORE[store], **_blocks(width)
-    )
+    _quantise[(rows,)](x, out, scale, width, STORE=STORE[store], **_blocks(width))
     return QuantisedRows(out, scale)
 
 
