@@ -3,20 +3,16 @@
 import pytest
 import torch
 from support import recipes
+from support.tiny import tiny_transformer
 
 from wanvideo.memory.streaming import BlockStreamer, block_bytes, block_tensors
-from wanvideo.models.transformer import TransformerConfig, WanTransformer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAYERS = 5
 
 
 def build():
-    state = recipes.transformer_state_dict(5, num_layers=LAYERS) | recipes.adapter_state_dict(5, num_layers=LAYERS)
-    with torch.device("meta"):
-        model = WanTransformer(TransformerConfig.from_shapes({key: tuple(value.shape) for key, value in state.items()}))
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    return tiny_transformer(num_layers=LAYERS)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,17 @@
+"""Tiny real models with weights drawn by name."""
+
+import torch
+from support import recipes
+
+from wanvideo.models.transformer import TransformerConfig, WanTransformer
+
+
+def tiny_transformer(num_layers=2, adapter=True, dtype=torch.float32):
+    state = recipes.transformer_state_dict(5, num_layers=num_layers)
+    if adapter:
+        state |= recipes.adapter_state_dict(5, num_layers=num_layers)
+    with torch.device("meta"):
+        model = WanTransformer(TransformerConfig.from_shapes({key: tuple(value.shape) for key, value in state.items()}))
+    kept = {key: value if model.keep_float32(key) else value.to(dtype) for key, value in state.items()}
+    model.load_state_dict(kept, assign=True)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,61 @@
+"""Measured free memory, and estimates of what a window needs. All numbers are bytes.
+
+Legend: L video tokens, D width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+KV_TOKENS_IMAGE, KV_TOKENS_TEXT = 257, 128
+CONTEXT_SLACK = 512 * 2**20  # kernels' workspaces and what the allocator cannot use
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process could take: free, or held by its allocator and unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    limit = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.get_device_properties(device).total_memory
+    return int(min(free + unused, limit - torch.cuda.memory_allocated(device)))
+
+
+def free_host_bytes() -> int:
+    """Memory of the machine that a process could still take; a large number where that cannot be known."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 2**62
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+@dataclass(frozen=True)
+class WindowNeed:
+    """What one window of a transformer needs beside its weights.
+
+    activation_bytes: largest sum of live activations in a block. context_bytes: keys and values that steps share.
+    """
+
+    activation_bytes: int
+    context_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.activation_bytes + self.context_bytes + CONTEXT_SLACK
+
+
+def window_need(
+    num_tokens: int, latent_frames: int, dim: int, ffn_dim: int, num_layers: int, *,
+    audio_tokens: int = 32, num_speakers: int = 1, num_texts: int = 1, num_speeches: int = 1, element_size: int = 2,
+) -> WindowNeed:  # fmt: skip
+    """Estimate for a window of `num_tokens` video tokens.
+
+    num_texts, num_speeches: prompts (with the negative) and sounds (with null sound) whose contexts are held.
+    """
+    attention = num_tokens * dim * element_size * 9  # hidden, normed, query, key, value, outputs and 8-bit copies
+    feed_forward = num_tokens * (dim * element_size * 4 + ffn_dim * element_size * 2)
+    text = num_layers * 2 * (KV_TOKENS_IMAGE + KV_TOKENS_TEXT) * dim * element_size
+    speech = num_layers * 2 * latent_frames * audio_tokens * dim * element_size
+    return WindowNeed(max(attention, feed_forward), num_texts * text + (num_speeches + num_speakers - 1) * speech)

@@ -1,0 +1,69 @@
+"""Where a transformer's weights are: all on the device, some blocks visiting, or everything at rest in host memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .streaming import BlockStreamer, block_bytes
+
+
+class Residency:
+    """Moves one transformer between host and device; the model itself never knows.
+
+    Args:
+        model: has `blocks`, and `ready_blocks` through which it reads them.
+        device: where it runs.
+        prefetch: blocks that are copied ahead of the one that runs.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str, prefetch: int = 1) -> None:
+        self.model, self.device, self.prefetch = model, torch.device(device), prefetch
+        self.streamer: BlockStreamer | None = None
+
+    @property
+    def num_streamed(self) -> int | None:
+        """Blocks that visit the device; None while the model is at rest."""
+        return None if self.streamer is None else self.streamer.num_streamed
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the largest block."""
+        return max(block_bytes(block) for block in self.model.blocks)
+
+    @property
+    def other_bytes(self) -> int:
+        """Bytes of everything outside the blocks; it is on the device whenever the model runs."""
+        return sum(
+            t.numel() * t.element_size() for part in self._others() for t in (*part.parameters(), *part.buffers())
+        )
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that the weights take now."""
+        if self.streamer is None:
+            return 0
+        resident = len(self.model.blocks) - self.streamer.num_streamed
+        return self.other_bytes + resident * self.block_bytes + self.streamer.device_bytes
+
+    def place(self, num_streamed: int) -> None:
+        """Make the model ready to run with `num_streamed` of its blocks (0 to all) visiting the device."""
+        num_streamed = max(0, min(num_streamed, len(self.model.blocks)))
+        if self.num_streamed == num_streamed:
+            return
+        if self.streamer is not None:
+            self.streamer.close()
+        for part in self._others():
+            part.to(self.device)
+        self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)
+        self.model.ready_blocks = self.streamer
+
+    def rest(self) -> None:
+        """Give all device memory back; weights stay in host memory."""
+        if self.streamer is not None:
+            self.streamer.close()
+        self.streamer, self.model.ready_blocks = None, iter
+        self.model.to("cpu")
+
+    def _others(self) -> list[nn.Module]:
+        return [part for name, part in self.model.named_children() if name != "blocks"]
