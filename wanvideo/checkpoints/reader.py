@@ -1,0 +1,363 @@
+"""Weights as they lie in files: names, shapes and dtypes first, memory-mapped tensors when they are asked for.
+
+A `TensorSource` never changes a file and never holds a tensor. Renaming, selecting, merging and per-tensor operations
+give another source over the same bytes, so a checkpoint is rearranged before any of it is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import logging
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, UnsupportedError
+from .safetensors_file import SafetensorsFile, is_safetensors
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+STANDARD_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # what training scripts put a state dict into
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)")
+_DAMAGE = (  # what the unpickler stumbles over in a broken file
+    RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+)  # fmt: skip
+logger = logging.getLogger("wanvideo")
+
+PathLike = str | Path
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor that is not read yet. read: gives it on the CPU; release: lets go of the file pages it touched."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+    release: Callable[[], None] = _nothing
+
+    @classmethod
+    def derived(cls, parents: Sequence[StoredTensor], operation: Callable[..., Tensor]) -> StoredTensor:
+        """The result of `operation(*tensors)`, computed when it is read; its shape is found without reading."""
+        result = operation(*(torch.empty(parent.shape, dtype=parent.dtype, device="meta") for parent in parents))
+
+        def release() -> None:
+            for parent in parents:
+                parent.release()
+
+        return cls(tuple(result.shape), result.dtype, lambda: operation(*(p.read() for p in parents)), release)
+
+
+class TensorSource(Mapping[str, StoredTensor]):
+    """Named tensors of one or more files, as a mapping from key to `StoredTensor`.
+
+    name: what messages call it. metadata: text the files carry beside their tensors.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, StoredTensor], name: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.name, self.metadata = name, dict(metadata or {})
+
+    def __getitem__(self, key: str) -> StoredTensor:
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"TensorSource({self.name!r}, {len(self)} tensors)"
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._tensors[key].shape
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._tensors[key].dtype
+
+    def tensor(self, key: str) -> Tensor:
+        """The tensor on the CPU; for a file a read-only view of mapped pages, so copy it before writing to it."""
+        return self._tensors[key].read()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {key: tensor.shape for key, tensor in self._tensors.items()}
+
+    def replaced(self, tensors: Mapping[str, StoredTensor]) -> TensorSource:
+        """Other tensors under the same name and metadata."""
+        return TensorSource(tensors, self.name, self.metadata)
+
+    def renamed(self, names: Mapping[str, str] | Callable[[str], str]) -> TensorSource:
+        """Keys through a function, or through a mapping that leaves out what keeps its name."""
+        rename = names if callable(names) else lambda key: names.get(key, key)
+        tensors: dict[str, StoredTensor] = {}
+        for key, tensor in self._tensors.items():
+            new = rename(key)
+            if new in tensors:
+                raise CheckpointError(f"{self.name}: two tensors would both be called {new!r}. The file is damaged.")
+            tensors[new] = tensor
+        return self.replaced(tensors)
+
+    def only(self, wanted: Callable[[str], bool]) -> TensorSource:
+        return self.replaced({key: tensor for key, tensor in self._tensors.items() if wanted(key)})
+
+    def __or__(self, other: TensorSource) -> TensorSource:
+        return self.merged(other)
+
+    def merged(self, other: TensorSource, *, replace: bool = False) -> TensorSource:
+        """Both together; a key that both have is an error unless the other source is meant to replace it."""
+        shared = [key for key in other if key in self]
+        if shared and not replace:
+            raise CheckpointError(
+                f"{self.name} and {other.name} both hold {few(shared)}. Two files of one model share no tensor; "
+                "name only one of them."
+            )
+        name = f"{self.name} + {other.name}"
+        return TensorSource(self._tensors | other._tensors, name, self.metadata | other.metadata)
+
+
+def few(names: Iterable[str], count: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(str, names[:count])) + rest
+
+
+def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | TensorSource) -> TensorSource:
+    """Open weights without reading them.
+
+    Args:
+        source: a .safetensors file, a torch file (.pth, .pt, .bin, .ckpt), a folder that holds one checkpoint (whole or
+            in shards), one shard of several, a list of files, a state dict, or a source, which is returned.
+    Raises:
+        CheckpointError: nothing is there, it is damaged or incomplete, or it is no file of weights.
+    """
+    if isinstance(source, TensorSource):
+        return source
+    if isinstance(source, Mapping):
+        return _from_state_dict(source, "the state dict")
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        if not source:
+            raise CheckpointError("The list of model files is empty. Name at least one file.")
+        return _from_files([Path(path) for path in source])
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_files(_main_checkpoint(path), path.name)
+    if SHARD.fullmatch(path.name) and path.is_file():
+        return _from_files(_all_shards(path))
+    return _from_file(path)
+
+
+def checkpoints_in(folder: PathLike) -> list[list[Path]]:
+    """The checkpoints that lie directly in a folder, each as its files; the shards of one model belong together."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            shard = SHARD.fullmatch(path.name)
+            groups.setdefault(shard["stem"] + shard["suffix"] if shard else path.name, []).append(path)
+    return [_all_shards(paths[0]) if SHARD.fullmatch(paths[0].name) else paths for paths in groups.values()]
+
+
+def _main_checkpoint(folder: Path) -> list[Path]:
+    found = checkpoints_in(folder)
+    if not found:
+        raise CheckpointError(
+            f"The folder {folder} holds no weights. Expected are files ending in {', '.join(SUFFIXES)}."
+        )
+    standard = [
+        paths
+        for name in STANDARD_NAMES
+        for paths in found
+        if paths[0].name == name or _stem(paths[0]) == Path(name).stem
+    ]
+    safe = [paths for paths in found if paths[0].suffix == ".safetensors"]
+    for choice in (found, standard[:1], safe):
+        if len(choice) == 1:
+            return choice[0]
+    names = few((paths[0].name for paths in found), 6)
+    raise CheckpointError(f"The folder {folder} holds several models: {names}. Name the file that is meant.")
+
+
+def _stem(path: Path) -> str:
+    shard = SHARD.fullmatch(path.name)
+    return shard["stem"] if shard else path.stem
+
+
+def _all_shards(path: Path) -> list[Path]:
+    """All parts of the model that `path` is one part of."""
+    shard = SHARD.fullmatch(path.name)
+    digits, count = len(shard["number"]), int(shard["count"])
+    names = [f"{shard['stem']}-{n:0{digits}}-of-{shard['count']}{shard['suffix']}" for n in range(1, count + 1)]
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path.parent} has only {count - len(missing)} of the {count} parts of {shard['stem']}; missing: "
+            f"{few(missing)}. Download the missing ones."
+        )
+    return [path.parent / name for name in names]
+
+
+def _from_files(paths: Sequence[Path], name: str | None = None) -> TensorSource:
+    parts = [_from_file(path) for path in paths]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole | part
+    if len(parts) > 1:
+        name = f"{name or paths[0].parent.name or paths[0].name} ({len(parts)} files)"
+        return TensorSource(whole, name, whole.metadata)
+    return whole
+
+
+def _from_file(path: Path) -> TensorSource:
+    path = path.expanduser()
+    head = _head(path)
+    for matches, opener in _FORMATS:
+        if matches(head):
+            return opener(path)
+    raise CheckpointError(f"{path.name} is not a model file: it begins with {head[:16]!r}. Download it again.")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; what is no file of weights at all is refused here."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder where a file is wanted. Name the file in it.")
+    if not path.is_file():
+        raise CheckpointError(f"There is no model file {path}.{_similar(path)}")
+    with path.open("rb") as file:
+        head = file.read(1024)
+    size = path.stat().st_size
+    if not size:
+        raise CheckpointError(f"{path.name} is empty (0 bytes). Download it again: {path}")
+    if head.startswith(b"version https://git-lfs.github.com"):
+        real = re.search(rb"size (\d+)", head)
+        real_size = f" of {int(real[1]) / 1e9:.2f} GB" if real else ""
+        raise CheckpointError(
+            f"{path.name} is a Git LFS pointer ({size} bytes), download the real file{real_size}: "
+            f'run "git lfs pull" in its folder, or download it with a browser.'
+        )
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<") and (b"<html" in text or b"<!doctype" in text or text.startswith(b"<?xml")):
+        raise CheckpointError(
+            f"{path.name} is a web page ({size} bytes), not a model: the download gave an error page or asked for "
+            "a log-in. Download the file itself."
+        )
+    return head
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist either."
+    names = [other.name for other in itertools.islice(path.parent.iterdir(), 10_000)]
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f" Did you mean {close[0]}?" if close else " Check the name and the folder."
+
+
+def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
+    tensors = {
+        key: StoredTensor(tuple(value.shape), value.dtype, lambda value=value: value)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        kinds = few(sorted({type(value).__name__ for value in state.values()})) or "nothing"
+        raise CheckpointError(f"{name} holds no tensors (but {kinds}). It is not a file of weights.")
+    return TensorSource(tensors, name)
+
+
+def _open_safetensors(path: Path) -> TensorSource:
+    file = SafetensorsFile(path)
+    tensors = {
+        key: StoredTensor(place.shape, place.dtype, lambda p=place: file.tensor(p), lambda p=place: file.release(p))
+        for key, place in file.places.items()
+    }
+    if not tensors:
+        raise CheckpointError(f"{path.name} holds no tensors. Download it again: {path}")
+    return TensorSource(tensors, path.name, file.metadata)
+
+
+def _open_torch_zip(path: Path) -> TensorSource:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise CheckpointError(
+            f"{path.name} is cut short or damaged ({path.stat().st_size} bytes). Download it again."
+        ) from None
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(f"{path.name} is a zip archive of {few(names)}, not a model. Unpack it first.")
+    return _unpickle(path, mapped=True)
+
+
+def _open_torch_legacy(path: Path) -> TensorSource:
+    logger.info("%s has torch's old format, which cannot be memory-mapped: it is read as a whole.", path.name)
+    return _unpickle(path, mapped=False)
+
+
+def _unpickle(path: Path, mapped: bool) -> TensorSource:
+    """Tensors only: torch's restricted unpickler refuses everything that could run code."""
+    mapped = mapped and path.suffix != ".safetensors"  # torch would take the name at its word
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # torch's own advice on deprecated storage types
+            state = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|class '?([\w.]+)|got ([\w.]+)", str(error))
+        what = next(filter(None, found.groups()), "Python objects") if found else "Python objects"
+        raise CheckpointError(
+            f"{path.name} holds more than tensors ({what}), which could run code on this machine; it was not loaded. "
+            "Use a .safetensors version of the model."
+        ) from None
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path.name} cannot be read, it is cut short or damaged ({reason}).") from None
+    while isinstance(state, Mapping):
+        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
+        if inner is None:
+            return _from_state_dict(state, path.name)
+        state = inner
+    raise CheckpointError(
+        f"{path.name} holds a {type(state).__name__}, not named tensors. It is not a file of weights."
+    )
+
+
+def _open_gguf(path: Path) -> TensorSource:
+    raise UnsupportedError(f"{path.name} is a GGUF file, which cannot be read yet. Use a .safetensors version.")
+
+
+def _refuse_json(path: Path) -> TensorSource:
+    kind = "a JSON file"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        data = None
+    if isinstance(data, dict) and "weight_map" in data:
+        kind = "the index of a model in several files; name its folder instead"
+    elif isinstance(data, dict) and "added_tokens" in data:
+        kind = "a tokenizer"
+    raise CheckpointError(f"{path.name} is {kind}, not weights. Name a file ending in {', '.join(SUFFIXES)}.")
+
+
+_FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], TensorSource]], ...] = (
+    (lambda head: head.startswith(b"GGUF"), _open_gguf),
+    (lambda head: head.startswith(b"PK\x03\x04"), _open_torch_zip),
+    (is_safetensors, _open_safetensors),
+    (lambda head: head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05", _open_torch_legacy),
+    (lambda head: head.lstrip()[:1] in (b"{", b"["), _refuse_json),
+)
