@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wanvideo.ops import attention as plain
-from wanvideo.ops import norm, quantised
+from wanvideo.ops import norm, pixel_norm, quantised
 from wanvideo.ops.rope import label_rope, rotate, video_rope
 
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
@@ -112,3 +112,11 @@ def test_scale_products_and_heads():
     heads, factor = draw(1, ROWS, HEADS, WIDTH // HEADS), draw(1, HEADS)
     assert torch.equal(rows.head_peaks(heads), heads.abs().amax((1, 3)))
     assert torch.equal(rows.scale_heads(heads, factor, torch.float32), heads * factor[..., None])
+
+
+def test_pixel_norm_silu():
+    x = draw(1, 24, 2, 3, 5).contiguous(memory_format=torch.channels_last_3d)
+    out, gamma = torch.empty_like(x), draw(24, 1, 1, 1)
+    rows.pixel_norm_silu(out, x, gamma)
+    assert (out - torch.nn.functional.silu(pixel_norm.pixel_norm(x, gamma))).abs().max() <= 2e-5
+    assert pixel_norm._is_dense(x[:, :, 1:]) and not pixel_norm._is_dense(x.contiguous())

@@ -179,6 +179,18 @@ def _head_peaks(x, out, L, N, D: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.con
 
 
 @triton.jit
+def _pixel_norm_silu(x, gamma, out, pixels, C, root, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    pixel = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, BLOCK)[None, :]
+    mask = (pixel < pixels) & (channel < C)
+    value = tl.load(x + pixel * C + channel, mask=mask, other=0.0).to(tl.float32)
+    length = tl.maximum(tl.sqrt(tl.sum(value * value, 1)), 1e-12)
+    value = value * (root / length)[:, None]
+    value *= tl.load(gamma + channel, mask=channel < C, other=0.0).to(tl.float32)
+    tl.store(out + pixel * C + channel, (value * tl.sigmoid(value)).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _scale_products(products, row_scale, column_scale, bias, out, D, BIAS: tl.constexpr, BLOCK: tl.constexpr):
     row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < D
@@ -305,3 +317,13 @@ def scale_products(
         BIAS=bias is not None, BLOCK=2048, num_warps=4,
     )  # fmt: skip
     return out
+
+
+def pixel_norm_silu(out: Tensor, x: Tensor, gamma: Tensor) -> None:
+    """out = SiLU(x / |x| * sqrt(C) * gamma) for [1, C, T, H, W] whose pixels lie together in memory."""
+    _, channels, frames, height, width = x.shape
+    pixels, block = frames * height * width, triton.next_power_of_2(channels)
+    rows = max(1, 4096 // block)
+    _pixel_norm_silu[(triton.cdiv(pixels, rows),)](
+        x, gamma, out, pixels, channels, channels**0.5, ROWS=rows, BLOCK=block, num_warps=4
+    )

@@ -1,0 +1,351 @@
+"""The Wan2.1 video VAE: causal in time, so a clip of any length streams through it a few frames at a time.
+
+Legend: F pixel frames = 4(T - 1) + 1, T latent frames, H W rows and columns, C channels. Inside, tensors are
+[1, C, frames, H, W] with channels last in memory. Module names are those of the official checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, InputError
+from ..ops.pixel_norm import pixel_norm, pixel_norm_silu_
+from .vae_tiling import Tiling, over_tiles
+
+LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+LATENT_CHANNELS = 16
+WIDTHS = (1, 2, 4, 4)  # of the levels, in units of the base width
+GROUP = 4  # pixel frames of a latent frame, but for the first
+CHUNK = 2  # latent frames that go through together
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """dim: base width, 96 in the published VAE."""
+
+    dim: int
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> VAEConfig:
+        """Args: shapes of the tensors by their official names. Raises: CheckpointError when it cannot be this VAE."""
+        try:
+            latent, dim = shapes["conv2.weight"][0], shapes["encoder.conv1.weight"][0]
+        except KeyError as missing:
+            raise CheckpointError(f"This is no Wan2.1 VAE: the tensor {missing} is missing.") from None
+        if latent != LATENT_CHANNELS:
+            raise CheckpointError(
+                f"This VAE has {latent} latent channels (Wan2.2 has 48); a Wan2.1 VAE has {LATENT_CHANNELS}: "
+                "Wan2_1_VAE_bf16.safetensors or Wan2.1_VAE.pth."
+            )
+        return cls(dim)
+
+
+class Stream:
+    """What a clip's earlier frames left behind in each convolution, while its later ones pass."""
+
+    def __init__(self) -> None:
+        self._frames: dict[nn.Module, Tensor] = {}
+
+    def knows(self, layer: nn.Module) -> bool:
+        return layer in self._frames
+
+    def remember(self, layer: nn.Module, frames: Tensor) -> None:
+        self._frames[layer] = frames.clone(memory_format=torch.preserve_format)
+
+    def recall(self, layer: nn.Module) -> Tensor | None:
+        return self._frames.get(layer)
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution that looks back in time only; before the clip's first frame there is nothing but zeros."""
+
+    def __init__(self, into: int, out: int, kernel: int | tuple[int, int, int], stride: int | tuple = 1) -> None:
+        kernel = (kernel,) * 3 if isinstance(kernel, int) else kernel
+        super().__init__(into, out, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
+
+    def reset_parameters(self) -> None:
+        """Weights always come from a checkpoint."""
+
+    def forward(self, x: Tensor, stream: Stream, norm: PixelNorm | None = None) -> Tensor:
+        """Convolve x [1, C, t, H, W], or SiLU of its norm, behind the frames that the stream remembers."""
+        history = self.kernel_size[0] - 1
+        if not history:
+            return super().forward(x)
+        frames = self._behind_history(x, stream, history)
+        new = frames[:, :, history:]
+        if norm is None:
+            new.copy_(x)
+        else:
+            pixel_norm_silu_(new, x, norm.gamma)
+        stream.remember(self, frames[:, :, -history:])
+        return super().forward(frames)
+
+    def _behind_history(self, x: Tensor, stream: Stream, history: int) -> Tensor:
+        """A buffer for `history` earlier frames, which are filled in, and the frames of x."""
+        size = (*x.shape[:2], history + x.shape[2], *x.shape[3:])
+        frames = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+        earlier = stream.recall(self)
+        if earlier is None:
+            frames[:, :, :history].zero_()
+        else:
+            frames[:, :, :history].copy_(earlier)
+        return frames
+
+
+class PixelNorm(nn.Module):
+    """RMS norm over the channels of each pixel; gamma [C, 1, 1(, 1)]."""
+
+    def __init__(self, dim: int, axes: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim, *(1,) * axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pixel_norm(x, self.gamma)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            PixelNorm(into, 3), nn.SiLU(), CausalConv3d(into, out, 3),
+            PixelNorm(out, 3), nn.SiLU(), nn.Dropout(0), CausalConv3d(out, out, 3),
+        )  # fmt: skip
+        self.shortcut = CausalConv3d(into, out, 1) if into != out else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        norm_in, _, conv_in, norm_out, _, _, conv_out = self.residual
+        hidden = conv_out(conv_in(x, stream, norm_in), stream, norm_out)
+        return hidden.add_(x if self.shortcut is None else self.shortcut(x, stream))
+
+
+class AttentionBlock(nn.Module):
+    """One-head attention among the pixels of each frame."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = PixelNorm(dim, 2)
+        self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        frames = _as_pictures(x)
+        height, width = frames.shape[-2:]
+        tokens = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)[:, None]
+        out = F.scaled_dot_product_attention(*tokens.chunk(3, -1))[:, 0]
+        out = out.transpose(1, 2).unflatten(2, (height, width))
+        return _as_clip(frames + self.proj(out))
+
+
+class Resample(nn.Module):
+    """Halves or doubles rows and columns, and frames too at the levels that have a time_conv.
+
+    In time the first frame of a clip stands for itself; frames are paired from the second on.
+    """
+
+    def __init__(self, dim: int, direction: str, in_time: bool) -> None:
+        super().__init__()
+        self.down = direction == "down"
+        if self.down:
+            self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
+            self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), (2, 1, 1)) if in_time else None
+        else:
+            self.resample = nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(dim, dim // 2, 3, padding=1)
+            )
+            self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if in_time else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        if self.time_conv is not None and not self.down:
+            x = self._double_frames(x, stream)
+        x = _as_clip(self.resample(_as_pictures(x)))
+        return self._halve_frames(x, stream) if self.time_conv is not None and self.down else x
+
+    def _double_frames(self, x: Tensor, stream: Stream) -> Tensor:
+        if not stream.knows(self):
+            stream.remember(self, x[:, :, :1])
+            first, rest = x[:, :, :1], x[:, :, 1:]
+            return torch.cat((first, self._double_frames(rest, stream)), 2) if rest.shape[2] else first
+        pairs = self.time_conv(x, stream).unflatten(1, (2, -1))  # [1, 2, C, t, H, W]
+        doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+        return doubled.contiguous(memory_format=torch.channels_last_3d)
+
+    def _halve_frames(self, x: Tensor, stream: Stream) -> Tensor:
+        last = stream.recall(self)
+        stream.remember(self, x[:, :, -1:])
+        if last is None:
+            first, rest = x[:, :, :1], x[:, :, 1:]
+            return torch.cat((first, self._halved(x)), 2) if rest.shape[2] else first
+        return self._halved(torch.cat((last, x), 2))
+
+    def _halved(self, frames: Tensor) -> Tensor:
+        """Frames behind the one before them: [1, C, 1 + 2n, H, W] -> [1, C, n, H, W]."""
+        conv = self.time_conv
+        return F.conv3d(frames, conv.weight, conv.bias, conv.stride)
+
+
+def _as_pictures(x: Tensor) -> Tensor:
+    """[1, C, t, H, W] -> [t, C, H, W], the same memory."""
+    return x[0].transpose(0, 1)
+
+
+def _as_clip(pictures: Tensor) -> Tensor:
+    return pictures.transpose(0, 1)[None]
+
+
+def _middle(dim: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim))
+
+
+def _head(dim: int, out: int) -> nn.Sequential:
+    return nn.Sequential(PixelNorm(dim, 3), nn.SiLU(), CausalConv3d(dim, out, 3))
+
+
+class Encoder(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        widths = [dim * factor for factor in WIDTHS]
+        self.conv1 = CausalConv3d(3, dim, 3)
+        layers, width = [], dim
+        for level, out in enumerate(widths):
+            layers += [ResidualBlock(width, out), ResidualBlock(out, out)]
+            width = out
+            if level < len(widths) - 1:
+                layers.append(Resample(out, "down", in_time=level > 0))
+        self.downsamples = nn.Sequential(*layers)
+        self.middle = _middle(width)
+        self.head = _head(width, 2 * LATENT_CHANNELS)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.conv1(x, stream)
+        for layer in (*self.downsamples, *self.middle):
+            x = layer(x, stream)
+        norm, _, conv = self.head
+        return conv(x, stream, norm)
+
+
+class Decoder(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        widths = [dim * factor for factor in reversed(WIDTHS)]
+        self.conv1 = CausalConv3d(LATENT_CHANNELS, widths[0], 3)
+        self.middle = _middle(widths[0])
+        layers, width = [], widths[0]
+        for level, out in enumerate(widths):
+            layers += [ResidualBlock(width, out), ResidualBlock(out, out), ResidualBlock(out, out)]
+            width = out
+            if level < len(widths) - 1:
+                layers.append(Resample(out, "up", in_time=level < 2))
+                width = out // 2
+        self.upsamples = nn.Sequential(*layers)
+        self.head = _head(width, 3)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.conv1(x, stream)
+        for layer in (*self.middle, *self.upsamples):
+            x = layer(x, stream)
+        norm, _, conv = self.head
+        return conv(x, stream, norm)
+
+
+class WanVAE(nn.Module):
+    """Frames to latents and back.
+
+    Source: Wan2.1's WanVAE, which it equals for any `chunk`: latent frames that go through together, a matter of speed
+    and memory only.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config, self.chunk = config, CHUNK
+        self.encoder, self.decoder = Encoder(config.dim), Decoder(config.dim)
+        self.conv1 = CausalConv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
+        self.conv2 = CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv2.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv2.weight.dtype
+
+    def encode(self, pixels: Tensor, tiling: Tiling | None = None) -> Tensor:
+        """pixels [3, F, H, W] in -1..1, F = 4n + 1 -> normalised latents [16, T, H/8, W/8] float32.
+
+        Raises: InputError for other sizes.
+        """
+        channels, frames, height, width = pixels.shape
+        if channels != 3 or frames % GROUP != 1 or height % 8 or width % 8:
+            raise InputError(
+                f"A clip of shape {list(pixels.shape)} cannot be encoded. It must be [3, 4n + 1, rows, columns], "
+                "rows and columns multiples of 8."
+            )
+        pixels = pixels.to(self.device)
+        shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
+        if tiling is None:
+            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self.chunk)))
+        return over_tiles(pixels, shape, tiling.cells(8), self.encode)
+
+    def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
+        """latents [16, T, H/8, W/8] -> pixels [3, F, H, W] in about -1..1, in the VAE's dtype."""
+        if latents.shape[0] != LATENT_CHANNELS:
+            raise InputError(
+                f"Latents of shape {list(latents.shape)} cannot be decoded: {LATENT_CHANNELS} channels are needed."
+            )
+        latents = latents.to(self.device)
+        _, frames, rows, columns = latents.shape
+        shape = (3, GROUP * (frames - 1) + 1, 8 * rows, 8 * columns)
+        if tiling is None:
+            return _filled(shape, self.dtype, self.device, self.decode_stream(latents))
+        return over_tiles(latents, shape, tiling.cells(8), self.decode, from_latents=True)
+
+    def encode_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Clips [3, f, H, W] of one video, f a multiple of 4 but 1 more in the first -> [16, t, H/8, W/8] float32."""
+        stream, (mean, std) = Stream(), self._statistics()
+        for clip in clips:
+            moments = self.conv1(self.encoder(self._inside(clip), stream), stream)
+            yield (moments[0, :LATENT_CHANNELS].float() - mean) / std
+
+    def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
+        """latents [16, T, H/8, W/8] -> pieces [3, f, H, W] of the video, in order; memory is that of one piece."""
+        stream, (mean, std) = Stream(), self._statistics()
+        for piece in latents.split(self.chunk, 1):
+            hidden = self.conv2(self._inside(piece.float() * std + mean), stream)
+            yield self.decoder(hidden, stream)[0]
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return x[None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        values = torch.tensor((LATENT_MEAN, LATENT_STD), device=self.device)
+        return tuple(values[:, :, None, None, None])
+
+
+def _groups(pixels: Tensor, chunk: int) -> Iterator[Tensor]:
+    """The frames of `chunk` latent frames at a time."""
+    first = 1 + GROUP * (chunk - 1)
+    yield pixels[:, :first]
+    if pixels.shape[1] > first:
+        yield from pixels[:, first:].split(GROUP * chunk, 1)
+
+
+def _filled(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pieces: Iterator[Tensor]) -> Tensor:
+    """Pieces along the frames, put into one tensor as they come."""
+    out = torch.empty(shape, dtype=dtype, device=device)
+    start = 0
+    for piece in pieces:
+        out[:, start : start + piece.shape[1]] = piece
+        start += piece.shape[1]
+    return out
