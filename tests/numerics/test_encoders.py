@@ -1,0 +1,103 @@
+"""Text, image and audio encoder against reference vectors and against transformers' own output."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support import recipes
+from support.encoders import DATA, clip_state, tiny_audio_encoder, tiny_clip, tiny_text_encoder
+
+from wanvideo.audio.features import count_frames
+from wanvideo.errors import CheckpointError
+from wanvideo.models.clip_vision import ClipVisionConfig, preprocess
+from wanvideo.models.text_encoder import TextEncoderConfig, clean, encode_prompts
+from wanvideo.models.wav2vec2 import AudioEncoderConfig
+
+
+def cases(name):
+    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["cases"])
+
+
+@pytest.mark.parametrize("name", ["text_0", "text_1"])
+def test_text_encoder(name):
+    about, vectors = cases("text_encoder"), load_file(DATA / "text_encoder.safetensors")
+    assert recipes.fingerprint(recipes.t5_state_dict(about["weights_seed"])) == about["weights_fingerprint"]
+    ids, mask, expected = (vectors[f"{name}/{part}"] for part in ("ids", "mask", "output"))
+    outputs = tiny_text_encoder(about["weights_seed"]).encode(ids, mask)
+    for row, output in enumerate(outputs):
+        length = int(mask[row].sum())
+        assert output.shape == (length, 32)
+        assert (output - expected[row, :length]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["image_0", "image_1"])
+def test_clip_vision(name):
+    about, vectors = cases("clip_vision"), load_file(DATA / "clip_vision.safetensors")
+    assert recipes.fingerprint(recipes.clip_state_dict(about["weights_seed"])) == about["weights_fingerprint"]
+    pixels, image, expected = (vectors[f"{name}/{part}"] for part in ("pixels", "image", "output"))
+    assert (preprocess(pixels, 70) - image).abs().max() <= 1e-5
+    assert (tiny_clip(about["weights_seed"]).encode(pixels) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["speech_2.37s", "speech_1.00s", "quiet_1.00s", "silence_0.80s"])
+def test_audio_encoder(name):
+    about, vectors = cases("wav2vec"), load_file(DATA / "wav2vec.safetensors")
+    assert recipes.fingerprint(recipes.wav2vec_state_dict(about["weights_seed"])) == about["weights_fingerprint"]
+    encoder, wave, case = tiny_audio_encoder(), vectors[f"{name}/wave"].float(), about["cases"][name]
+    assert count_frames(len(wave), 25) == case["frames"]
+    if f"{name}/conv" in vectors:
+        assert (encoder.convolve(wave)[0].T - vectors[f"{name}/conv"]).abs().max() <= 1e-5
+    features = encoder.features(wave, case["frames"])
+    assert (features - vectors[f"{name}/features_raw"]).abs().max() <= 1e-5
+
+
+def test_audio_encoder_is_transformers_where_nothing_is_interpolated():
+    """With as many frames as steps the interpolation is the identity, and the layers' outputs are hidden states."""
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    oracle = Wav2Vec2Model(Wav2Vec2Config(**recipes.WAV2VEC)).eval()
+    encoder = tiny_audio_encoder()
+    oracle.load_state_dict(encoder.state_dict())
+    wave = recipes.waveform(1.3, 4)
+    steps = encoder.convolve(wave).shape[-1]
+    with torch.no_grad():
+        expected = oracle(wave[None], output_hidden_states=True).hidden_states[1:]
+    assert (encoder.features(wave, steps) - torch.cat(expected).transpose(0, 1)).abs().max() <= 1e-5
+
+
+def test_prompts_are_cleaned_and_cut(caplog):
+    assert clean("  a &amp;amp; b\n\tc ") == "a & b c"
+
+    class Words:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [2 + len(word) for word in text.split()] + [1]}
+
+    encoder = tiny_text_encoder(61)
+    short, long = encode_prompts(encoder, Words(), ["one two", "word " * 600])
+    assert short.shape == (3, 32) and long.shape == (512, 32) and "is cut to 512" in caplog.text
+
+
+def test_strangers_are_named():
+    state = {key: tuple(value.shape) for key, value in clip_state(62).items()}
+    siglip = {key: shape for key, shape in state.items() if not key.endswith("class_embedding")}
+    with pytest.raises(CheckpointError, match="SigLIP"):
+        ClipVisionConfig.from_shapes(siglip)
+    for config, message in (
+        (ClipVisionConfig, "CLIP"), (TextEncoderConfig, "UMT5"), (AudioEncoderConfig, "chinese-wav2vec2-base"),
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match=message):
+            config.from_shapes({})
+
+
+def test_published_sizes():
+    h14 = ClipVisionConfig.from_shapes(
+        {"vision_model.embeddings.patch_embedding.weight": (1280, 3, 14, 14),
+         "vision_model.embeddings.class_embedding": (1280,),
+         "vision_model.embeddings.position_embedding.weight": (257, 1280),
+         "vision_model.encoder.layers.31.mlp.fc1.weight": (5120, 1280),
+         "vision_model.encoder.layers.0.mlp.fc1.weight": (5120, 1280)}
+    )  # fmt: skip
+    assert (h14.num_heads, h14.num_layers, h14.image_size) == (16, 32, 224)
