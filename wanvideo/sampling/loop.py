@@ -205,9 +205,7 @@ class _Run:
         if guidance.needs_negative:
             negative = self._kept("negative", image, lambda: self._text(self._negative_embeds(), image))
         if self.given.audio:
-            tracks = torch.stack(
-                [audio_window(self._track(s, span), span.start, self.plan.window) for s in self._speakers]
-            )
+            tracks = torch.stack([self._hearing(speaker, span) for speaker in range(len(self.given.audio))])
             speech = self._speech(tracks, self.given.speaker_masks)
             if guidance.needs_null_audio:
                 null = self._kept("null", None, lambda: self._speech(torch.zeros_like(tracks[:1]), None))
