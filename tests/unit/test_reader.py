@@ -109,6 +109,20 @@ def test_missing_shard(state, tmp_path):
         open_tensors(tmp_path)
 
 
+def test_indexed_files_of_any_name(state, tmp_path):
+    keys = list(state)
+    names = {key: "first.safetensors" if n < 2 else "rest.safetensors" for n, key in enumerate(keys)}
+    for file in set(names.values()):
+        save_file({key: state[key] for key in keys if names[key] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert_same(open_tensors(tmp_path), state)
+    (tmp_path / "rest.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no model file .*rest.safetensors"):
+        open_tensors(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_bytes(LFS)
+    assert set(open_tensors(tmp_path)) == set(keys[:2])
+
+
 def test_folder_prefers_standard_and_safe_names(state, tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "fairseq.pt")
     torch.save(state, tmp_path / "pytorch_model.bin")

@@ -166,13 +166,28 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
 
 
 def checkpoints_in(folder: PathLike) -> list[list[Path]]:
-    """The checkpoints that lie directly in a folder, each as its files; the shards of one model belong together."""
+    """The checkpoints that lie directly in a folder, each as its files: those an index names, or numbered shards."""
+    folder = Path(folder)
     groups: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+    for index in sorted(folder.glob("*.index.json")):
+        names = _indexed(index)
+        if names:
+            groups[index.name] = [folder / name for name in names]
+    taken = {path for paths in groups.values() for path in paths}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and path not in taken:
             shard = SHARD.fullmatch(path.name)
             groups.setdefault(shard["stem"] + shard["suffix"] if shard else path.name, []).append(path)
-    return [_all_shards(paths[0]) if SHARD.fullmatch(paths[0].name) else paths for paths in groups.values()]
+    return list(groups.values())
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names; none if it is no index after all."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+    return sorted({str(name) for name in files})
 
 
 def _main_checkpoint(folder: Path) -> list[Path]:
@@ -215,6 +230,8 @@ def _all_shards(path: Path) -> list[Path]:
 
 
 def _from_files(paths: Sequence[Path], name: str | None = None) -> TensorSource:
+    if SHARD.fullmatch(paths[0].name):
+        _all_shards(paths[0])
     parts = [_from_file(path) for path in paths]
     whole = parts[0]
     for part in parts[1:]:

@@ -1,0 +1,252 @@
+"""Models from files: recognised, renamed, and filled one tensor at a time.
+
+A model is built without memory, then every tensor goes from its mapped file straight to the wanted dtype and device.
+So the peak of a load is the model itself and one tensor. Parameters always own their memory: none is a view of a file,
+which may be changed or deleted while the model is in use, nor of a caller's state dict.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..memory.placement import check_parameters
+from .detect import DTYPE_NAMES, Identity, require
+from .dialects import Kind, dequantised, to_canonical
+from .folders import file_for
+from .reader import StoredTensor, TensorSource, few, open_tensors
+
+if TYPE_CHECKING:
+    from ..models.clip_vision import ClipVisionEncoder
+    from ..models.text_encoder import TextEncoder
+    from ..models.transformer import WanTransformer
+    from ..models.vae import WanVAE
+    from ..models.wav2vec2 import AudioEncoder
+
+Weights = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
+Device = torch.device | str
+Model = TypeVar("Model", bound=nn.Module)
+logger = logging.getLogger("wanvideo")
+
+_OTHER_PARTS = "another model of an all-in-one file"
+# Tensors that no result depends on: (how their names begin, why). A file may hold them in vain, or lack them.
+HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
+    Kind.TRANSFORMER: (
+        ("first_stage_model.", _OTHER_PARTS),
+        ("cond_stage_model.", _OTHER_PARTS),
+        ("text_encoders.", _OTHER_PARTS),
+        ("clip_vision.", _OTHER_PARTS),
+        ("vae.", _OTHER_PARTS),
+    ),
+    Kind.VAE: (),
+    Kind.TEXT_ENCODER: (
+        ("encoder.embed_tokens.", "the same tensor as shared.weight"),
+        ("decoder.", "only the encoder is used"),
+        ("lm_head.", "only the encoder is used"),
+        ("spiece_model", "the tokenizer, which load_tokenizer reads"),
+    ),
+    Kind.CLIP_VISION: (
+        ("textual.", "only the image half is used"),
+        ("text_model.", "only the image half is used"),
+        ("text_projection.", "only the image half is used"),
+        ("visual_projection.", "projects to the space shared with text, which is not used"),
+        ("log", "the temperature of contrastive training (log_scale, logit_scale)"),
+        ("vision_model.post_layernorm.", "the last norm, which the layer that is read comes before"),
+        ("vision_model.embeddings.position_ids", "0, 1, 2, ..."),
+    ),
+    Kind.AUDIO_ENCODER: (
+        ("quantizer.", "only for pre-training"),
+        ("project_hid.", "only for pre-training"),
+        ("project_q.", "only for pre-training"),
+        ("lm_head.", "only for speech recognition"),
+        ("masked_spec_embed", "only for training"),
+    ),
+}
+
+
+def load_transformer(
+    base: Weights, adapter: Weights | None = None, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu"
+) -> WanTransformer:
+    """The transformer, with its audio adapter if there is one.
+
+    Args:
+        base: Wan2.1-I2V-14B: a file, its shards, an official folder or a state dict; the adapter may be merged into it.
+        adapter: MultiTalk or InfiniteTalk, single or multi, where it is a file of its own.
+        dtype: of all weights but the few small ones that stay in float32.
+    Raises: CheckpointError before anything is read if a file is of another kind or the two do not fit each other.
+    """
+    from ..models.transformer import TransformerConfig, WanTransformer
+
+    source, identity = _open(base, Kind.TRANSFORMER)
+    family = identity.family
+    if adapter is not None:
+        extra, extra_identity = _open(adapter, Kind.ADAPTER)
+        _check_fit(source.name, identity, extra.name, extra_identity)
+        if identity.has_audio:
+            logger.warning("%s has an audio adapter already; that of %s takes its place.", source.name, extra.name)
+            source = source.only(lambda key: not is_audio_key(key))
+        source = source | extra
+        family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
+    return _build(TransformerConfig, WanTransformer, source, Kind.TRANSFORMER, family, dtype, device)
+
+
+def load_vae(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu") -> WanVAE:
+    """The Wan2.1 VAE from a file, an official folder or a state dict."""
+    from ..models.vae import VAEConfig, WanVAE
+
+    return _load(VAEConfig, WanVAE, source, Kind.VAE, dtype, device)
+
+
+def load_text_encoder(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu") -> TextEncoder:
+    """The UMT5 text encoder from a file, an official folder or a state dict."""
+    from ..models.text_encoder import TextEncoder, TextEncoderConfig
+
+    return _load(TextEncoderConfig, TextEncoder, source, Kind.TEXT_ENCODER, dtype, device)
+
+
+def load_clip_vision(
+    source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu"
+) -> ClipVisionEncoder:
+    """The CLIP image encoder from a file, an official folder or a state dict."""
+    from ..models.clip_vision import ClipVisionConfig, ClipVisionEncoder
+
+    return _load(ClipVisionConfig, ClipVisionEncoder, source, Kind.CLIP_VISION, dtype, device)
+
+
+def load_audio_encoder(source: Weights, *, dtype: torch.dtype = torch.float32, device: Device = "cpu") -> AudioEncoder:
+    """The wav2vec2 encoder from a file, a Hugging Face folder or a state dict."""
+    from ..models.wav2vec2 import AudioEncoder, AudioEncoderConfig
+
+    return _load(AudioEncoderConfig, AudioEncoder, source, Kind.AUDIO_ENCODER, dtype, device)
+
+
+def is_audio_key(key: str) -> bool:
+    """Whether a canonical name of the transformer belongs to the audio adapter."""
+    return key.startswith("audio_proj.") or ".audio_cross_attn." in key or ".norm_x." in key
+
+
+def _load(config: type, model: type[Model], weights: Weights, kind: Kind, dtype: torch.dtype, device: Device) -> Model:
+    source, identity = _open(weights, kind)
+    return _build(config, model, source, kind, identity.family, dtype, device)
+
+
+def _open(weights: Weights, kind: Kind) -> tuple[TensorSource, Identity]:
+    """The right file of what the user named, under canonical names, and what it is."""
+    if isinstance(weights, str | Path) and Path(weights).expanduser().is_dir():
+        weights = file_for(weights, kind)
+    source = open_tensors(weights)
+    identity = require(source, kind)
+    return dequantised(to_canonical(source, identity.found)), identity
+
+
+def _check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
+    if (one.dim, one.num_layers) != (other.dim, other.num_layers):
+        raise CheckpointError(
+            f"{adapter} is an adapter for {other.num_layers} blocks of width {other.dim}; {base} has "
+            f"{one.num_layers} of width {one.dim}. It needs Wan2.1-I2V-14B (40 blocks of width 5120)."
+        )
+    if one.channels != 36:
+        raise CheckpointError(
+            f"{base} is {one.family}; an audio adapter needs a Wan2.1 image-to-video transformer (36 channels), "
+            "e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
+        )
+
+
+def _build(
+    config: Any, model: Callable[[Any], Model], source: TensorSource, kind: Kind, family: str,
+    dtype: torch.dtype, device: Device,
+) -> Model:  # fmt: skip
+    start = time.perf_counter()
+    try:
+        sizes = config.from_shapes(source.shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.name}: {error}") from None
+    with torch.device("meta"):
+        empty = model(sizes)
+    filled = fill(empty, source, kind, dtype=dtype, device=device)
+    tensors = [*filled.parameters(), *filled.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    logger.info(
+        "Loaded %s from %s: %d tensors, %.0f MB %s on %s, %.1f s.", family, source.name, len(tensors), size / 1e6,
+        DTYPE_NAMES.get(dtype, dtype), torch.device(device), time.perf_counter() - start,
+    )  # fmt: skip
+    return filled
+
+
+def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, device: Device) -> Model:
+    """Give a model that was built on the meta device its weights.
+
+    Args:
+        source: canonical names. kind: says which tensors do no harm when they are too many or missing.
+        dtype: what floating-point tensors become, but for those of which `model.keep_float32(name)` says otherwise.
+    Returns: the model in eval mode, without gradients, on `device`.
+    Raises: CheckpointError naming what is missing, left over or of another shape.
+    """
+    wanted = model.state_dict(keep_vars=True)
+    _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
+    keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
+    placed: dict[int, Tensor] = {}  # tensors that have two names stay one
+    for name, empty in wanted.items():
+        if id(empty) not in placed:
+            target = empty.dtype
+            if target.is_floating_point:
+                target = torch.float32 if keep_float32(name) else dtype
+            tensor = torch.empty_like(empty, dtype=target, device=device, requires_grad=False)
+            _copy(source.get(name), tensor)
+            placed[id(empty)] = nn.Parameter(tensor, False) if isinstance(empty, nn.Parameter) else tensor
+        _assign(model, name, placed[id(empty)])
+    for name, buffer in model.named_buffers():
+        if name not in wanted:
+            _assign(model, name, _unsaved(name, buffer).to(device))
+    model.eval().requires_grad_(False)
+    check_parameters(model, device)
+    return model
+
+
+def _copy(stored: StoredTensor | None, tensor: Tensor) -> None:
+    if stored is None:
+        tensor.zero_()
+    else:
+        tensor.copy_(stored.read())
+        stored.release()
+
+
+def _unsaved(name: str, buffer: Tensor) -> Tensor:
+    """A buffer that no file holds: transformers 4 leaves the positions 0, 1, 2, ... on the meta device."""
+    if buffer.is_meta and name.endswith("position_ids"):
+        return torch.arange(buffer.shape[-1])[None]
+    return buffer
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+
+
+def _check_keys(source: TensorSource, wanted: Mapping[str, tuple[int, ...]], kind: Kind) -> None:
+    harmless = tuple(start for start, _ in HARMLESS[kind])
+    missing = [name for name in wanted if name not in source and not name.startswith(harmless)]
+    surplus = [name for name in source if name not in wanted and not name.startswith(harmless)]
+    misshapen = [
+        f"{name} is {list(source.shape(name))}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in source and source.shape(name) != shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({few(names)})"
+        for names, what in ((missing, "missing"), (surplus, "too many"), (misshapen, "of another size"))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source.name} does not fit: of the {len(wanted)} tensors of its {kind.value}, {'; '.join(faults)}.\n"
+            "It is incomplete, or made for another model. Download it again, or use another version of it."
+        )

@@ -1,0 +1,162 @@
+"""The text encoder's tokenizer, from whatever lies next to the weights; never from the network."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError
+from .folders import find_tokenizer
+from .reader import open_tensors
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+WANTED = "a UMT5 tokenizer: the folder google/umt5-xxl, its tokenizer.json or its spiece.model"
+EMBEDDED = "spiece_model"  # the key under which ComfyUI's text encoder files carry the tokenizer
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the text encoder.
+
+    Args:
+        source: tokenizer.json, spiece.model, a folder with one of them (or a model folder with google/umt5-xxl in it),
+            or a text encoder's .safetensors file that carries its tokenizer.
+    Raises: CheckpointError when there is none, or it is another model's.
+    Source: the tokenizer's own file decides how text is cut; transformers' per-model classes are not used, since what
+        they add differs between its versions.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    path = _tokenizer_file(Path(source).expanduser())
+    if path.suffix == ".json":
+        try:
+            inner = Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001  the library raises bare Exceptions
+            raise CheckpointError(f"{path} is no tokenizer ({str(error)[:100]}). Needed is {WANTED}.") from None
+    elif path.suffix == ".model":
+        inner = from_sentencepiece(path.read_bytes(), path.name)
+    else:
+        inner = from_sentencepiece(_embedded(path), path.name)
+    if any(inner.token_to_id(token) is None for token in (PAD, END, UNKNOWN)):
+        raise _another_model(path.name)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, padding_side="right"
+    )
+
+
+def _another_model(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} is the tokenizer of another model: it lacks {PAD}, {END} or {UNKNOWN}. Needed is {WANTED}."
+    )
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"There is no tokenizer {path}. Needed is {WANTED}.")
+    found = find_tokenizer(path)
+    if found is None:
+        raise CheckpointError(f"The folder {path} has no tokenizer. Needed is {WANTED}.")
+    return found
+
+
+def _embedded(path: Path) -> bytes:
+    source = open_tensors(path)
+    if EMBEDDED not in source:
+        raise CheckpointError(f"{path.name} carries no tokenizer. Needed is {WANTED}.")
+    return source.tensor(EMBEDDED).numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    score: float
+    kind: int
+
+
+_NORMAL, _UNKNOWN_KIND, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+
+
+def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
+    """A fast tokenizer from a SentencePiece unigram model.
+
+    Source: sentencepiece_model.proto; T5 ends every text with </s>.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+
+    try:
+        pieces, charsmap, collapses = _parse(data)
+    except (ValueError, IndexError, struct.error, UnicodeDecodeError):
+        raise CheckpointError(f"{name} is no SentencePiece model. Needed is {WANTED}.") from None
+    names = [piece.text for piece in pieces]
+    unknown = next((n for n, piece in enumerate(pieces) if piece.kind == _UNKNOWN_KIND), None)
+    if unknown is None or END not in names:
+        raise _another_model(name)
+    has_bytes = any(piece.kind == _BYTE for piece in pieces)
+    tokenizer = Tokenizer(Unigram([(piece.text, piece.score) for piece in pieces], unknown, has_bytes))
+    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    if collapses:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback()] * has_bytes + [decoders.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, names.index(END))]
+    )
+    special = [piece.text for piece in pieces if piece.kind in (_CONTROL, _UNKNOWN_KIND)]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    return tokenizer
+
+
+def _parse(data: bytes) -> tuple[list[_Piece], bytes, bool]:
+    """The pieces, the normaliser's character map, and whether runs of spaces become one."""
+    pieces, charsmap, collapses = [], b"", True
+    for number, value in _fields(data):
+        if number == 1:
+            inner = dict(_fields(value))
+            pieces.append(_Piece(inner[1].decode(), inner.get(2, 0.0), inner.get(3, _NORMAL)))
+        elif number == 3:
+            inner = dict(_fields(value))
+            charsmap, collapses = inner.get(2, b""), bool(inner.get(4, 1))
+    return pieces, charsmap, collapses
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
+    """(number, value) of each field of a protobuf message; only the wire types that the format uses."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+        elif wire == 1:
+            value, at = struct.unpack_from("<d", data, at)[0], at + 8
+        elif wire == 2:
+            size, at = _varint(data, at)
+            if at + size > len(data):
+                raise ValueError("cut short")
+            value, at = data[at : at + size], at + size
+        elif wire == 5:
+            value, at = struct.unpack_from("<f", data, at)[0], at + 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        yield number, value
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
