@@ -98,6 +98,7 @@ def test_shards(state, tmp_path):
     assert_same(open_tensors(tmp_path), state)
     assert_same(open_tensors(names[1]), state)
     assert_same(open_tensors(names), state)
+    assert_same(open_tensors(names[:1]), state)
     (tmp_path / "other.pth").write_bytes(b"")
     assert_same(open_tensors(tmp_path), state)
 

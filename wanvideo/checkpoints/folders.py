@@ -72,7 +72,8 @@ def file_for(folder: str | Path, kind: Kind) -> list[Path]:
     held = ", ".join(f"{other.value} {paths[0].name}" for other, paths in files.models.items()) or "no model"
     refused = f"\n{files.refused[0]}" if files.refused else ""
     raise CheckpointError(
-        f"The folder {folder} has no {kind.value}; it has {held}. Needed is {slot.wanted}, e.g. {slot.example}.{refused}"
+        f"The folder {folder} has no {kind.value}; it has {held}. "
+        f"Needed is {slot.wanted}, e.g. {slot.example}.{refused}"
     )
 
 

@@ -156,7 +156,7 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
     if isinstance(source, Sequence) and not isinstance(source, str):
         if not source:
             raise CheckpointError("The list of model files is empty. Name at least one file.")
-        return _from_files([Path(path) for path in source])
+        return open_tensors(source[0]) if len(source) == 1 else _from_files([Path(path) for path in source])
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_files(_main_checkpoint(path), path.name)
