@@ -1,0 +1,296 @@
+"""Videos: what a file holds, its frames by time, and the reference picture of every window.
+
+Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times are seconds from the first frame.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import WindowPlan
+from .picture import fit, load_picture
+
+FORWARD_S = 8.0  # up to here decoding on is cheaper than a jump back to a key frame
+SEEK_MARGINS_S = (0.0, 2.0, 15.0)  # containers whose index is by decoding time, or rough, need a second try
+ANIMATED = ("GIF", "PNG", "WEBP")
+# swscale's bicubic + accurate rounding + full chroma: its default darkens every picture by more than one level.
+SAMPLING = 0x4 | 0x40000 | 0x2000
+UNSPECIFIED = 2
+FPS_TOLERANCE = 0.02
+SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
+
+log = logging.getLogger("wanvideo")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds; the audio's fields are None where it has none."""
+
+    frames: int
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    audio_duration_s: float | None
+    audio_channels: int | None
+    audio_rate: int | None
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read a video's size, length and sound; frames are counted where the file does not state them.
+
+    Raises: InputError when the file is missing or holds no video.
+    """
+    with closing(_open(Path(path))) as container:
+        video, audio = _video_stream(container), next(iter(container.streams.audio), None)
+        frames, duration_s = video.frames, _duration_s(video)
+        if not frames or not duration_s:
+            frames, duration_s = _scan(Path(path), "video")
+        if not frames or not duration_s:
+            raise InputError(f"{path} holds no frame of video. Its end may be missing.")
+        audio_s = (_duration_s(audio) or _scan(Path(path), "audio")[1]) if audio else None
+        stated, measured = float(video.average_rate or 0), frames / duration_s
+        return VideoInfo(
+            frames=frames, duration_s=duration_s,
+            fps=stated if abs(stated - measured) < FPS_TOLERANCE * measured else measured,
+            width=video.codec_context.width, height=video.codec_context.height, audio_duration_s=audio_s,
+            audio_channels=audio.codec_context.channels if audio else None,
+            audio_rate=audio.codec_context.sample_rate if audio else None,
+        )  # fmt: skip
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file is a video (or an animation) rather than a still picture; decided by its content.
+
+    Raises: InputError when it is missing or neither.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            return image.format in ANIMATED and getattr(image, "is_animated", False)
+    except Image.DecompressionBombError:
+        return False
+    except UnidentifiedImageError:
+        pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from None
+    with closing(_open(path)) as container:
+        _video_stream(container)
+    return True
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height, as seen, of a picture or of a video's frames.
+
+    Raises: InputError when the file is missing or neither a picture nor a video.
+    """
+    if is_video(path):
+        with VideoFrames(path) as video:
+            return video.size
+    height, width = load_picture(path).shape[:2]
+    return width, height
+
+
+class VideoFrames:
+    """Frames of a video by their time, however they are coded and spaced; one frame is held at a time.
+
+    Args:
+        path: any container and codec that FFmpeg reads; turned as its display matrix says, pixels made square.
+    Raises: InputError when the file is missing, holds no video, or not one frame of it can be decoded.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._is_damaged = False
+        self._start()
+        if self._next is None:
+            self._container.close()
+            raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
+        self._advance()
+        self._first_s = self._current[0]
+        height, width = self.frame_at(0.0).shape[:2]
+        self.size: tuple[int, int] = (width, height)
+
+    def __enter__(self) -> VideoFrames:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    @property
+    def duration_s(self) -> float:
+        return self._length[1]
+
+    @property
+    def num_frames(self) -> int:
+        return self._length[0]
+
+    @cached_property
+    def _length(self) -> tuple[int, float]:
+        with closing(_open(self.path)) as container:
+            stream = _video_stream(container)
+            stated = stream.frames, _duration_s(stream)
+        return stated if all(stated) else _scan(self.path, "video")
+
+    def frame_at(self, time_s: float) -> np.ndarray:
+        """The frame on screen at a time: before the start the first one, after the end the last one.
+
+        Returns: [H, W, 3] uint8.
+        """
+        # Containers round times to their tick, so a frame may be stamped up to half a tick late.
+        target = self._first_s + max(time_s, 0.0) + float(self._stream.time_base) / 2
+        if not self._current[0] <= target < self._current[0] + FORWARD_S:
+            self._seek(target)
+        while self._next is not None and self._next[0] <= target:
+            self._advance()
+        return self._to_rgb(self._current[1])
+
+    def _start(self) -> None:
+        self._container = _open(self.path)
+        self._stream = _video_stream(self._container)
+        self._stream.thread_type = "AUTO"
+        self._decoder = self._decode()
+        self._next = next(self._decoder, None)
+
+    def _seek(self, target: float) -> None:
+        """Continue at or before `target`: at a key frame, or from the start where the container cannot jump."""
+        for margin in SEEK_MARGINS_S:
+            position = target - margin
+            if position <= self._first_s:
+                break
+            try:
+                self._container.seek(int(position / self._stream.time_base), stream=self._stream)
+            except av.FFmpegError:
+                break
+            self._decoder = self._decode()
+            self._next = next(self._decoder, None)
+            if self._next is not None and self._next[0] <= target:
+                self._advance()
+                return
+        self._container.close()
+        self._start()
+        self._advance()
+
+    def _advance(self) -> None:
+        self._current, self._next = self._next, next(self._decoder, None)
+
+    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
+        time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if not self._is_damaged:
+                    log.warning("%s is damaged near %.1f s; what cannot be decoded is passed over.", self.path, time_s)
+                self._is_damaged = True
+                continue
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                time_s = time_s + step_s if stamp is None else float(stamp * self._stream.time_base)
+                yield time_s, frame
+
+    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        aspect = self._stream.sample_aspect_ratio
+        width = max(1, round(frame.width * aspect)) if aspect else frame.width
+        colorspace = None
+        if int(frame.colorspace) == UNSPECIFIED:
+            colorspace = Colorspace.ITU709 if frame.height > SD_LINES else Colorspace.ITU601
+        picture = frame.reformat(width, frame.height, "rgb24", src_colorspace=colorspace, interpolation=SAMPLING)
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4))
+
+
+class References(Sequence):
+    """The reference picture of every window: one still picture, or a video's frame at each window's start.
+
+    Args:
+        path: of a picture or a video; frames of a video are read when they are asked for, and only two are kept.
+        width, height: of the result, pixels; fps: its frames a second.
+        plan: its windows. A source of any rate is followed in time; past its end the last frame remains.
+    Raises: InputError when the file is missing or neither a picture nor a video.
+    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
+    """
+
+    def __init__(self, path: str | Path, width: int, height: int, plan: WindowPlan, fps: float) -> None:
+        self._width, self._height, self._plan, self._fps = width, height, plan, fps
+        self._video = VideoFrames(path) if is_video(path) else None
+        picture = self._video.frame_at(0.0) if self._video else load_picture(path)
+        self._kept = {0: fit(picture, width, height)}
+
+    def __len__(self) -> int:
+        return len(self._plan) if self._video else 1
+
+    def __getitem__(self, index: int) -> Tensor:
+        """[3, height, width] float32 in -1..1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"reference {index} of {len(self)}")
+        if index not in self._kept:
+            frame = self._video.frame_at(self._plan[index].start / self._fps)
+            self._kept = {0: self._kept[0], index: fit(frame, self._width, self._height)}
+        return self._kept[index]
+
+    def close(self) -> None:
+        if self._video:
+            self._video.close()
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    try:
+        container = av.open(str(Path(path).absolute()), metadata_errors="replace")
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} is neither a picture nor a video that can be read ({error.strerror}).") from None
+    if container.format.name == "tty":
+        container.close()
+        raise InputError(f"{path} is a text file, neither a picture nor a video.")
+    return container
+
+
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first moving picture; cover art of a sound file is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    name, kinds = container.name, sorted({stream.type for stream in container.streams})
+    container.close()
+    raise InputError(f"{name} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}.")
+
+
+def _duration_s(stream: av.stream.Stream) -> float:
+    return float(stream.duration * stream.time_base) if stream.duration else 0.0
+
+
+def _scan(path: Path, kind: str) -> tuple[int, float]:
+    """Packets and seconds of a stream, by reading it to its end without decoding."""
+    count, first, last = 0, None, 0
+    with closing(_open(path)) as container:
+        stream = _video_stream(container) if kind == "video" else container.streams.audio[0]
+        for packet in container.demux(stream):
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if packet.size:
+                count += 1
+            if stamp is not None:
+                first = stamp if first is None else min(first, stamp)
+                last = max(last, stamp + (packet.duration or 0))
+        seconds = float((last - first) * stream.time_base) if first is not None else 0.0
+        rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
+        return count, seconds or (count / float(rate) if rate else 0.0)

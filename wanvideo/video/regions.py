@@ -1,0 +1,127 @@
+"""Where each speaker is in the picture: masks from boxes, from mask pictures, or the two halves.
+
+Legend: S speakers, H W rows and columns; regions are bool [H, W] in pixels of the source picture.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import SIZE_MULTIPLE
+from ..request import Speaker
+from .picture import fit_mask, load_mask
+
+MARGIN = 0.05  # of each half that the default regions leave free on every side
+MAX_OVERLAP = 0.05  # of the smaller mask: what painted edges share without meaning it
+SHAPE_TOLERANCE = 0.01
+
+log = logging.getLogger("wanvideo")
+
+
+def speaker_masks(speakers: Sequence[Speaker], picture_size: tuple[int, int], width: int, height: int) -> Tensor | None:
+    """Masks of all speakers and of the background, in pixels of the video.
+
+    Args:
+        speakers: with a box or a mask each, or two with neither: then the left and the right half.
+        picture_size: width and height of the source picture, which boxes refer to.
+        width, height: of the video, which the picture is fitted to.
+    Returns: [S + 1, height, width] float32 of 0 and 1, background last; None for fewer than two speakers.
+    Raises: InputError, naming the speaker, for a region that is empty after fitting or covers another's.
+    Source: MultiTalk / InfiniteTalk; there overlapping and empty regions pass unnoticed.
+    """
+    if len(speakers) < 2:
+        if any(speaker.box or speaker.mask for speaker in speakers):
+            log.info("One speaker needs no box or mask; add a second, silent speaker to keep other faces still.")
+        return None
+    return stack_masks(speaker_regions(speakers, picture_size), width, height)
+
+
+def speaker_regions(speakers: Sequence[Speaker], picture_size: tuple[int, int]) -> list[np.ndarray]:
+    """[H, W] bool in source pixels for every speaker (see `speaker_masks`)."""
+    if not any(speaker.box or speaker.mask for speaker in speakers):
+        if len(speakers) != 2:
+            raise InputError(f"{len(speakers)} speakers need a box or mask each; only two can be placed by themselves.")
+        return _halves(*picture_size)
+    return [_region(number, speaker, *picture_size) for number, speaker in enumerate(speakers, 1)]
+
+
+def stack_masks(regions: Sequence[np.ndarray], width: int, height: int) -> Tensor:
+    """Fit the regions of all speakers to the video, check them, and add the background.
+
+    Args:
+        regions: [H, W] bool of every speaker, all of the same picture.
+        width, height: of the video, multiples of 16.
+    Returns: [S + 1, height, width] float32 of 0 and 1, background last.
+    Raises: InputError as `speaker_masks`.
+    """
+    masks = torch.stack([fit_mask(region, width, height) for region in regions])
+    # A token sees one pixel of its 16 x 16: the nearest one when the mask is brought to the token grid.
+    tokens = masks[:, ::SIZE_MULTIPLE, ::SIZE_MULTIPLE].flatten(1).any(1).tolist()
+    for number, is_seen in enumerate(tokens, 1):
+        if not is_seen:
+            raise InputError(
+                f"The region of speaker {number} is empty once the picture is fitted to {width}x{height}: "
+                f"it is cut off or smaller than {SIZE_MULTIPLE} pixels. Make it larger or move it into the picture."
+            )
+    for (first, one), (second, other) in itertools.combinations(enumerate(masks, 1), 2):
+        overlap = int((one & other).sum()) / int(min(one.sum(), other.sum()))
+        if overlap > MAX_OVERLAP:
+            raise InputError(
+                f"The regions of speakers {first} and {second} overlap by {overlap:.0%}: nobody could tell "
+                "whose voice moves the shared part. Draw them apart."
+            )
+    return torch.cat((masks, ~masks.any(0, keepdim=True))).float()
+
+
+def _halves(width: int, height: int) -> list[np.ndarray]:
+    half = width // 2
+    rows = slice(int(height * MARGIN), int(height * (1 - MARGIN)))
+    regions = []
+    for left in (0, half):
+        region = np.zeros((height, width), bool)
+        region[rows, left + int(half * MARGIN) : left + int(half * (1 - MARGIN))] = True
+        regions.append(region)
+    return regions
+
+
+def _region(number: int, speaker: Speaker, width: int, height: int) -> np.ndarray:
+    if speaker.mask:
+        return _painted(number, speaker.mask, width, height)
+    if not speaker.box:
+        raise InputError(f"Speaker {number} has neither a box nor a mask. Give one to each speaker, or to none.")
+    row_min, col_min, row_max, col_max = speaker.box
+    region = np.zeros((height, width), bool)
+    region[max(row_min, 0) : max(row_max, 0), max(col_min, 0) : max(col_max, 0)] = True
+    if not region.any():
+        raise InputError(
+            f"The box of speaker {number}, {list(speaker.box)}, is outside the picture of {height} rows and {width} "
+            "columns. It is [row_min, col_min, row_max, col_max] in pixels of the picture, origin top left."
+        )
+    if row_max > height or col_max > width:
+        log.info(
+            "The box of speaker %d, %s, ends at the picture's edge: row %d, column %d.",
+            number, list(speaker.box), min(row_max, height), min(col_max, width),
+        )  # fmt: skip
+    return region
+
+
+def _painted(number: int, path: str, width: int, height: int) -> np.ndarray:
+    mask = load_mask(path)
+    mask_height, mask_width = mask.shape
+    if abs(mask_width / mask_height / (width / height) - 1) > SHAPE_TOLERANCE:
+        raise InputError(
+            f"The mask of speaker {number}, {path}, is {mask_width}x{mask_height} but the picture is {width}x{height}. "
+            "Make it the picture's size, or at least its shape."
+        )
+    if (mask_width, mask_height) == (width, height):
+        return mask
+    rows = (np.arange(height) * mask_height) // height
+    columns = (np.arange(width) * mask_width) // width
+    return mask[rows[:, None], columns]
