@@ -150,6 +150,11 @@ class ComfyClient:
     def interrupt(self, prompt_id: str | None = None) -> None:
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
+    def cancel(self, prompt_id: str) -> None:
+        """Take a run from the queue, or interrupt it if it has begun."""
+        self.post("/queue", {"delete": [prompt_id]})
+        self.interrupt(prompt_id)
+
     def free(self) -> None:
         """Ask the server to unload models and forget cached results; it does so when no graph runs."""
         self.post("/free", {"unload_models": True, "free_memory": True})
@@ -217,7 +222,7 @@ class ComfyClient:
             try:
                 await asyncio.wait_for(self._listen(socket, run, on_event, start), timeout_s)
             except asyncio.TimeoutError:
-                self.interrupt(run.prompt_id)
+                self.cancel(run.prompt_id)
                 last = run.events[-1] if run.events else None
                 raise TimeoutError(f"the run did not end within {timeout_s} s; its last event was {last}") from None
         return run
@@ -232,8 +237,7 @@ class ComfyClient:
         # With one valid output the server answers 200 and drops the branches that are wrong.
         if response.status != 200 or answer.get("node_errors"):
             if "prompt_id" in answer:
-                self.post("/queue", {"delete": [answer["prompt_id"]]})
-                self.interrupt(answer["prompt_id"])
+                self.cancel(answer["prompt_id"])
             raise PromptRefused(_refusal(answer))
         return answer["prompt_id"]
 

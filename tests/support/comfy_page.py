@@ -23,12 +23,13 @@ CHROMIUM_FLAGS = (
 )  # fmt: skip
 INSTALLED_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-# What a clean ComfyUI itself reports: files that a new user has not saved, the templates package that is left out, a
-# slip in its own start-up, and look-ups outside that its security policy forbids. Failed requests are listed apart.
+# What a clean ComfyUI itself reports: files that a new user has not saved, the templates package that is left out,
+# slips in its own start-up (with settings in 0.3.75), and look-ups outside that its security policy forbids. Failed
+# requests are listed apart.
 OWN_HTTP_ERRORS = re.compile(r"404 (/user\.css|/api/userdata\b|/templates/)")
 OWN_CONSOLE_ERRORS = re.compile(
     r"the server responded with a status of|graph accessed before initialization|Content Security Policy"
-    r"|Error loading (fuse options|core workflow templates)"
+    r"|Error loading (fuse options|core workflow templates)|reading 'id'\)\s+at onChange \("
 )
 
 IS_READY = """() => window.app?.graph && window.app.extensionManager
@@ -82,16 +83,29 @@ DIALOGS = """() => [...document.querySelectorAll(
     '.p-dialog, [role=dialog], .p-toast-message, [data-testid*=missing], [data-testid*=error]')]
     .map((element) => element.innerText.trim()).filter(Boolean)"""
 
-# A run is over with its own end event, or when the page refuses to send it.
+# The server's own answer tells whether the run was accepted: what app.queuePrompt returns differs between versions.
 QUEUE = """(timeout) => new Promise((resolve) => {
-    const api = window.app.api, executed = {};
+    const api = window.app.api, send = api.queuePrompt, executed = {};
     const finish = (status, detail) => resolve({status, detail: detail ?? {}, executed});
-    const collect = (event) => { executed[event.detail.node] = event.detail.output; };
-    api.addEventListener('executed', collect);
+    let refusal = 'the page did not send the graph';
+    api.queuePrompt = async (...values) => {
+        try {
+            const answer = await send.apply(api, values);
+            refusal = Object.keys(answer.node_errors ?? {}).length ? answer.node_errors : null;
+            return answer;
+        } catch (error) {
+            refusal = error.response ?? String(error);
+            throw error;
+        }
+    };
+    api.addEventListener('executed', (event) => { executed[event.detail.node] = event.detail.output; });
     for (const status of ['success', 'error', 'interrupted'])
         api.addEventListener('execution_' + status, (event) => finish(status, event.detail), {once: true});
     setTimeout(() => finish('timeout'), timeout);
-    window.app.queuePrompt(0, 1).then((sent) => { if (sent === false) finish('refused'); });
+    window.app.queuePrompt(0, 1).catch((error) => { refusal ??= String(error); }).finally(() => {
+        api.queuePrompt = send;
+        if (refusal) finish('refused', {refusal});
+    });
 })"""
 
 
@@ -115,7 +129,13 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class PageRun:
-    """A run started from the page: success, error, interrupted, refused or timeout, and each node's output."""
+    """A run started from the page.
+
+    Args:
+        status: success, error, interrupted, refused or timeout.
+        detail: of the event that ended it; refusal where it was refused.
+        executed: node id -> output, of the nodes that show one.
+    """
 
     status: str
     detail: dict[str, Any]
@@ -184,7 +204,6 @@ class ComfyPage:
             "Comfy.Minimap.Visible": False,
             "Comfy.VueNodes.Enabled": nodes2,
             "Comfy.Locale": locale,
-            "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text is drawn at any zoom
         }
         self.context.request.post(f"{self.url}/api/settings", data=settings, fail_on_status_code=True)
         self.open()
@@ -193,6 +212,7 @@ class ComfyPage:
         """Load the page, or load it again as a user would after closing the tab."""
         self.page.goto(self.url, wait_until="domcontentloaded")
         self.page.wait_for_function(IS_READY, timeout=120_000)
+        self.page.evaluate("() => { window.app.canvas.min_font_size_for_lod = 0; }")  # text is drawn at any zoom
         self._settle()
 
     def close(self) -> None:

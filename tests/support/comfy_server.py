@@ -82,6 +82,7 @@ class ComfyUI:
     python: Path
     found: str
     needs_shim: bool = False
+    page: Path | None = None  # another build of the page than the one in its environment
 
 
 def in_ci() -> bool:
@@ -134,7 +135,21 @@ def _from_index(version: str) -> ComfyUI:
         _pip(python, "install", *requirements)
         _pip(python, "install", "--no-deps", *TORCH_COMPANIONS)
         record.write_text("\n".join(requirements), encoding="utf-8")
-    return ComfyUI(trees[version], python, f"package index (ComfyUI {version})", needs_shim=True)
+    page = None if version == NEWEST else _page_of(trees[version], cache)
+    return ComfyUI(trees[version], python, f"package index (ComfyUI {version})", needs_shim=True, page=page)
+
+
+def _page_of(comfyui: Path, cache: Path) -> Path:
+    """The build of the page that this ComfyUI was released with, apart from the environment's."""
+    requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
+    (pin,) = re.findall(r"^comfyui-frontend-package==\S+", requirements, re.MULTILINE)
+    target = cache / pin.replace("==", "-")
+    if not target.is_dir():
+        _may_download(pin)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            _pip(Path(sys.executable), "install", "--no-deps", "--target", f"{folder}/page", pin)
+            Path(folder, "page").rename(target)
+    return target / "comfyui_frontend_package" / "static"
 
 
 def _may_download(what: str) -> None:
@@ -254,6 +269,8 @@ class ComfyServer:
             "--base-directory", str(self.base), "--database-url", f"sqlite:///{self.base / 'user.db'}",
             "--disable-api-nodes", "--disable-auto-launch", *self.arguments,
         ]  # fmt: skip
+        if self.comfyui.page:
+            command += ["--front-end-root", str(self.comfyui.page)]
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
                 command, cwd=self.comfyui.path, env=environment, stdout=log, stderr=subprocess.STDOUT,
