@@ -1,5 +1,6 @@
 """Small real pictures, sounds and videos, made with the same libraries that users' files are made with."""
 
+import contextlib
 import struct
 from fractions import Fraction
 
@@ -88,9 +89,13 @@ def turned(path, matrix):
 
 
 def decoded_frames(path):
-    """uint8 [F, H, W, 3], every frame of a file, Rec. 709 or as tagged."""
+    """uint8 [F, H, W, 3], every frame of a file that can be decoded, as a player shows them."""
+    pictures = []
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.error.InvalidDataError):
+                pictures += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
+    return np.stack(pictures)
 
 
 def decoded_sound(path):

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from av.video.reformatter import Colorspace
+from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 from support import media_files as media
 
@@ -223,21 +223,38 @@ def test_anamorphic_pixels_are_made_square(tmp_path):
     assert picture_size(path) == (96, 48)
 
 
-@pytest.mark.parametrize("height", [48, 720])
-def test_colours_survive_reading(tmp_path, height):
-    """Untagged video is Rec. 601 in small sizes and Rec. 709 from HD on; tags are believed."""
-    for colour in ((220, 40, 60), (30, 160, 220), (128, 128, 128)):
+@pytest.mark.parametrize(
+    ("height", "tags", "matrix", "levels"),
+    [
+        (48, {}, Colorspace.ITU601, ColorRange.MPEG),
+        (720, {}, Colorspace.ITU709, ColorRange.MPEG),
+        (48, {"colorspace": 1, "color_range": 1}, Colorspace.ITU709, ColorRange.MPEG),
+        (720, {"colorspace": 5, "color_range": 2}, Colorspace.ITU601, ColorRange.JPEG),
+    ],
+    ids=["small untagged", "HD untagged", "tagged 709", "tagged 601, full range"],
+)
+def test_colours_survive_reading(tmp_path, height, tags, matrix, levels):
+    """Tags are believed; untagged video is Rec. 601 in small sizes and Rec. 709 from HD on."""
+    for colour in ((220, 40, 60), (30, 160, 220), (250, 250, 250), (128, 128, 128)):
         with av.open(str(tmp_path / "clip.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
             stream.options = {"crf": "1"}
-            picture = np.full((height, 64, 3), colour, np.uint8)
-            matrix = Colorspace.ITU709 if height == 720 else Colorspace.ITU601
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+            for name, value in tags.items():
+                setattr(stream.codec_context, name, value)
+            frame = av.VideoFrame.from_ndarray(np.full((height, 64, 3), colour, np.uint8), "rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=levels)
             for packet in [*stream.encode(frame), *stream.encode(None)]:
                 container.mux(packet)
         with VideoFrames(tmp_path / "clip.mp4") as video:
-            assert np.abs(video.frame_at(0).astype(int) - colour).max() <= 3
+            assert np.abs(video.frame_at(0).astype(int) - colour).max() <= 3, colour
+
+
+def test_colours_of_an_animation_are_exact(tmp_path):
+    moving = [Image.new("RGB", (16, 16), (k * 40, 255 - k, 7)) for k in range(4)]
+    moving[0].save(tmp_path / "moving.gif", save_all=True, append_images=moving[1:], duration=100)
+    with VideoFrames(tmp_path / "moving.gif") as video:
+        assert [tuple(video.frame_at(k / 10)[3, 3]) for k in range(4)] == [(k * 40, 255 - k, 7) for k in range(4)]
 
 
 def test_a_cut_off_recording_shows_its_last_frame(tmp_path):

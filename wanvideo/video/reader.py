@@ -15,7 +15,7 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
+from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -26,8 +26,8 @@ from .picture import fit, load_picture
 FORWARD_S = 8.0  # up to here decoding on is cheaper than a jump back to a key frame
 SEEK_MARGINS_S = (0.0, 2.0, 15.0)  # containers whose index is by decoding time, or rough, need a second try
 ANIMATED = ("GIF", "PNG", "WEBP")
-# swscale's bicubic + accurate rounding + full chroma: its default darkens every picture by more than one level.
-SAMPLING = 0x4 | 0x40000 | 0x2000
+# swscale: bicubic, accurate rounding, full chroma in and out; its default darkens pictures by more than one level.
+SAMPLING = 0x4 | 0x40000 | 0x2000 | 0x4000
 UNSPECIFIED = 2
 FPS_TOLERANCE = 0.02
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
@@ -214,7 +214,10 @@ class VideoFrames:
         colorspace = None
         if int(frame.colorspace) == UNSPECIFIED:
             colorspace = Colorspace.ITU709 if frame.height > SD_LINES else Colorspace.ITU601
-        picture = frame.reformat(width, frame.height, "rgb24", src_colorspace=colorspace, interpolation=SAMPLING)
+        picture = frame.reformat(
+            width, frame.height, "rgb24", src_colorspace=colorspace, src_color_range=frame.color_range or None,
+            dst_color_range=ColorRange.JPEG, interpolation=SAMPLING,
+        )  # fmt: skip
         return np.ascontiguousarray(np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4))
 
 
