@@ -98,6 +98,14 @@ def test_unusable_pictures_say_why(tmp_path):
         load_picture(tmp_path / "float.tiff")
 
 
+def test_a_picture_of_monstrous_size_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(gradient()).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for reader in (load_picture, picture_size):
+        with pytest.raises(InputError, match="huge.png is too large"):
+            reader(tmp_path / "huge.png")
+
+
 def test_masks_are_white_where_the_person_is(tmp_path):
     levels = np.zeros((20, 30), np.uint8)
     levels[5:9, 10:20], levels[0, 0], levels[0, 1] = 255, 127, 128

@@ -273,11 +273,16 @@ def test_a_name_taken_meanwhile_costs_nothing(tmp_path, caplog):
 def test_folders_are_made_and_bad_places_refused(tmp_path):
     assert write(tmp_path / "new" / "folder" / "clip.mp4", 5).frames == 5
     (tmp_path / "file").touch()
-    for path, says in ((tmp_path / "file" / "clip.mp4", "Nothing can be written to .*file"),
+    for path, says in ((tmp_path / "file" / "clip.mp4", "clip.mp4 cannot be written: "),
                        (tmp_path / "clip.avi", r"mp4. Use .*clip\.mp4"),
                        (tmp_path / "clip", r"mp4. Use .*clip\.mp4")):  # fmt: skip
         with pytest.raises(OutputError, match=says):
             check_output(path)
+    with pytest.raises(OutputError, match="File name too long"):
+        check_output(tmp_path / ("x" * 300 + ".mp4"))
+    with pytest.raises(InputError, match="crf 52 is not usable"):
+        VideoWriter(tmp_path / "clip.mp4", 64, 48, 25, crf=52)
+    assert names(tmp_path) == ["file", "new"]
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         check_output(tmp_path / "folder.mp4", overwrite=True)
@@ -291,7 +296,7 @@ def test_a_read_only_folder_is_refused(tmp_path):
         if is_root:  # root may write anywhere
             os.seteuid(65534)
         try:
-            with pytest.raises(OutputError, match="Nothing can be written to .*: Permission denied"):
+            with pytest.raises(OutputError, match="clip.mp4 cannot be written: Permission denied"):
                 check_output(Path(name) / "clip.mp4")
         finally:
             if is_root:

@@ -15,7 +15,6 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,7 @@ from .reader import SAMPLING
 from .soundtrack import Soundtrack, add_soundtrack
 
 PRESET = "medium"
+MAX_CRF = 51
 KEYFRAME_S = 4.0
 FLUSH_S = 2.0
 # Every frame is a fragment of its own and goes to the disk at once; the encoder and the buffer hold nothing back.
@@ -48,10 +48,12 @@ class VideoPart:
     Args:
         path: of the file; its folder exists. width, height: pixels, even. fps: frames a second.
         crf: x264's quality, 0 (lossless) to 51; 18 is visually clean.
-    Raises: OutputError when the file cannot be made or the disk is full.
+    Raises: InputError for another crf, OutputError when the file cannot be made or the disk is full.
     """
 
     def __init__(self, path: str | Path, width: int, height: int, fps: float, crf: int = 18) -> None:
+        if not isinstance(crf, int) or not 0 <= crf <= MAX_CRF:
+            raise InputError(f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}.")
         self.path, self.width, self.height, self.crf = Path(path), width, height, crf
         self.rate = frame_rate(fps)
         self.num_frames = 0
@@ -62,7 +64,6 @@ class VideoPart:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another folder.") from None
         self._encoder = self._configure(self._stream.codec_context)
         self._since_flush = 0
-        self._last_dts: int | None = None
         self._is_open = True
 
     def write(self, frames: Tensor | np.ndarray) -> None:
@@ -120,10 +121,6 @@ class VideoPart:
     def _mux(self, packets: Sequence[av.Packet]) -> None:
         for packet in packets:
             packet.stream = self._stream
-            # After a flush decoding times may start a little before the last ones ended.
-            if self._last_dts is not None and packet.dts <= self._last_dts:
-                packet.dts = self._last_dts + 1
-            self._last_dts = packet.dts
             self._container.mux(packet)
 
     @contextlib.contextmanager
@@ -225,10 +222,7 @@ def join_parts(
     path, rate = Path(path), frame_rate(fps)
     finishing = _hidden(path, "finishing")
     try:
-        with ExitStack() as stack:
-            output = stack.enter_context(
-                av.open(str(finishing.absolute()), "w", format="mp4", options={"movflags": "faststart"})
-            )
+        with av.open(str(finishing.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as output:
             _mux_parts([Path(part) for part in parts], output, rate, audio)
         return _publish(finishing, path, overwrite)
     except (av.FFmpegError, OSError, InputError) as error:
@@ -248,19 +242,18 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise OutputError(f"{path} cannot be written: the video is an mp4. Use {path.with_suffix('.mp4')}")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder. Use {free_name(path)}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists and is left as it is. Use {free_name(path)}, or allow overwriting.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent, prefix="."):
             pass
-        _hidden(path, "partial").exists()
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
     except OSError as error:
-        raise OutputError(
-            f"Nothing can be written to {path.parent}: {error.strerror}. Choose another folder."
-        ) from None
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another folder or name.") from None
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Use {free_name(path)}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists and is left as it is. Use {free_name(path)}, or allow overwriting.")
     return path
 
 
@@ -318,6 +311,7 @@ def _packets(
                     shift = round(start / rate / stream.time_base) - packet.pts
                 packet.pts += shift
                 packet.dts += shift
+                # A part of one or two frames has no decoding delay, the next one starts with it again.
                 if last_dts is not None and packet.dts <= last_dts:
                     packet.dts = last_dts + 1
                 last_dts = packet.dts
