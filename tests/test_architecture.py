@@ -15,7 +15,8 @@ FLOORS = [
     {"ops"},
     {"models", "memory", "parallel"},
     {"sampling", "audio", "video", "run", "checkpoints"},
-    {"pipeline", "media"},
+    {"media"},
+    {"pipeline"},
     {"cli", "__main__", "__init__"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

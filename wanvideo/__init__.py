@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_audio_encoder": ".checkpoints.load",
     "load_clip_vision": ".checkpoints.load",
     "load_text_encoder": ".checkpoints.load",
+    "load_tokenizer": ".checkpoints.tokenizer",
     "load_transformer": ".checkpoints.load",
     "load_vae": ".checkpoints.load",
     "run_windows": ".sampling.loop",

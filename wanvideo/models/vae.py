@@ -28,7 +28,7 @@ LATENT_STD = (
 LATENT_CHANNELS = 16
 WIDTHS = (1, 2, 4, 4)  # of the levels, in units of the base width
 GROUP = 4  # pixel frames of a latent frame, but for the first
-CHUNK = 2  # latent frames that go through together
+CHUNK, CPU_CHUNK = 2, 5  # latent frames that go through together; a CPU's convolutions need more to be efficient
 
 
 @dataclass(frozen=True)
@@ -262,13 +262,13 @@ class Decoder(nn.Module):
 class WanVAE(nn.Module):
     """Frames to latents and back.
 
-    Source: Wan2.1's WanVAE, which it equals for any `chunk`: latent frames that go through together, a matter of speed
-    and memory only.
+    Source: Wan2.1's WanVAE, which it equals for any `chunk`: latent frames that go through together (None: as suits the
+    device), a matter of speed and memory only.
     """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        self.config, self.chunk = config, CHUNK
+        self.config, self.chunk = config, None
         self.encoder, self.decoder = Encoder(config.dim), Decoder(config.dim)
         self.conv1 = CausalConv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
         self.conv2 = CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
@@ -295,7 +295,7 @@ class WanVAE(nn.Module):
         pixels = pixels.to(self.device)
         shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
         if tiling is None:
-            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self.chunk)))
+            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk)))
         return over_tiles(pixels, shape, tiling.cells(8), self.encode)
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -321,9 +321,13 @@ class WanVAE(nn.Module):
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
         """latents [16, T, H/8, W/8] -> pieces [3, f, H, W] of the video, in order; memory is that of one piece."""
         stream, (mean, std) = Stream(), self._statistics()
-        for piece in latents.split(self.chunk, 1):
+        for piece in latents.split(self._chunk, 1):
             hidden = self.conv2(self._inside(piece.float() * std + mean), stream)
             yield self.decoder(hidden, stream)[0]
+
+    @property
+    def _chunk(self) -> int:
+        return self.chunk or (CPU_CHUNK if self.device.type == "cpu" else CHUNK)
 
     def _inside(self, x: Tensor) -> Tensor:
         return x[None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)

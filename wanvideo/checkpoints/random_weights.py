@@ -1,0 +1,70 @@
+"""Models with random weights made on the device: what benchmarks run on when no checkpoint is at hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..models.audio_adapter import AudioConfig
+from ..models.transformer import TransformerConfig, WanTransformer
+from ..ops.linear import Linear, RowScaledLinear
+from ..ops.quantised import quantise_rows
+
+STORAGE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+
+
+def full_config() -> TransformerConfig:
+    """The published sizes of Wan2.1-I2V-14B with its audio adapter."""
+    audio = AudioConfig(feature_dim=12 * 768, window=5, hidden_dim=512, num_tokens=32, token_dim=768)
+    return TransformerConfig(
+        dim=5120, ffn_dim=13824, num_layers=40, in_dim=36, out_dim=16,
+        text_dim=4096, freq_dim=256, image_dim=1280, audio=audio,
+    )  # fmt: skip
+
+
+def fill_(module: nn.Module, generator: torch.Generator) -> None:
+    """Weights in place, scaled so that activations keep their size: norms near 1, matrices ~ N(0, 0.49 / fan_in)."""
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            is_bias = name.endswith("bias")
+            parameter.data.normal_(0.0 if is_bias else 1.0, 0.05 if is_bias else 0.1, generator=generator)
+        else:
+            fan_in = parameter[0].numel()
+            parameter.data.normal_(0.0, 0.7 / fan_in**0.5, generator=generator)
+
+
+def random_transformer(
+    config: TransformerConfig,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    quantise: str | None = None,
+    seed: int = 0,
+) -> WanTransformer:
+    """A transformer whose weights never were in host memory; quantise: fp8 or int8 for the blocks' matrices."""
+    with torch.device("meta"):
+        model = WanTransformer(config)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, part in model.named_children():
+        for unit in part if name == "blocks" else (part,):
+            unit.to(dtype).to_empty(device=device)
+            fill_(unit, generator)
+            if name == "blocks" and quantise:
+                quantise_linears(unit, STORAGE[quantise])
+    for name, parameter in model.named_parameters():
+        if model.keep_float32(name):
+            parameter.data = parameter.data.float()
+    return model.eval().requires_grad_(False)
+
+
+def quantise_linears(module: nn.Module, storage: torch.dtype) -> None:
+    """Replace the linear layers of a module by ones that hold their weights in 8 bits."""
+    for name, child in list(module.named_children()):
+        if type(child) is Linear:
+            rows = quantise_rows(child.weight.data, storage)
+            with torch.device("meta"):
+                layer = RowScaledLinear(child.in_features, child.out_features, child.bias is not None, storage)
+            layer.weight, layer.bias = nn.Parameter(rows.data, requires_grad=False), child.bias
+            layer.weight_scale = rows.scale
+            setattr(module, name, layer)
+        else:
+            quantise_linears(child, storage)

@@ -1,0 +1,81 @@
+"""A request's pictures and sounds, opened and checked before any model is.
+
+Legend: S speakers, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from .audio.features import speaker_tracks
+from .audio.load import SAMPLE_RATE, Sound, check_speech, load_audio
+from .audio.loudness import normalise
+from .geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
+from .request import TalkRequest
+from .video.reader import References, picture_size
+from .video.regions import speaker_masks
+from .video.soundtrack import Soundtrack
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a video is made of.
+
+    Args:
+        references: [3, H, W] in -1..1 for each window, read when asked for.
+        tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
+        soundtrack: what is heard in the result, or None.
+        speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
+        geometry: of one window. plan: all windows; its total is the video's length.
+    """
+
+    references: Sequence[Tensor]
+    tracks: list[np.ndarray] | None
+    soundtrack: Soundtrack | None
+    speaker_masks: Tensor | None
+    geometry: VideoGeometry
+    plan: WindowPlan
+
+
+def open_media(request: TalkRequest) -> Media:
+    """Open everything that a request names.
+
+    Raises: InputError for whatever cannot be used, before anything heavy happens.
+    """
+    settings = request.settings
+    source_size = picture_size(request.reference)
+    size = parse_size(request.size) if isinstance(request.size, str) else request.size
+    width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
+    geometry = VideoGeometry(width, height, settings.window_frames)
+    masks = speaker_masks(request.speakers, source_size, width, height)
+    tracks = _open_tracks(request)
+    length = settings.window_frames if tracks is None else frames_of(len(tracks[0]) / SAMPLE_RATE, request.fps)
+    if request.max_frames:
+        length = request.max_frames if tracks is None else min(length, request.max_frames)
+    plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
+    references = References(request.reference, width, height, plan, request.fps)
+    return Media(references, tracks, _soundtrack(request), masks, geometry, plan)
+
+
+def _open_tracks(request: TalkRequest) -> list[np.ndarray] | None:
+    """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
+    sounds: list[Sound | None] = []
+    for number, speaker in enumerate(request.speakers, 1):
+        sound = None
+        if speaker.audio is not None:
+            sound = load_audio(speaker.audio)
+            check_speech(sound, f"speaker {number}")
+            if request.normalise_loudness:
+                sound = replace(sound, samples=normalise(sound.samples, sound.sample_rate))
+        sounds.append(sound)
+    return speaker_tracks(sounds, request.audio_type) if any(sounds) else None
+
+
+def _soundtrack(request: TalkRequest) -> Soundtrack | None:
+    files = tuple(Path(speaker.audio) for speaker in request.speakers if speaker.audio is not None)
+    return Soundtrack(files, request.audio_type) if files else None

@@ -1,0 +1,219 @@
+"""The public API: a request in, finished windows out, as they finish.
+
+Legend: F frames, H W rows and columns, S speakers.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .audio.features import extract_features, pad_features, silence_features
+from .checkpoints.load import (
+    load_audio_encoder,
+    load_clip_vision,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+)
+from .checkpoints.resolve import resolve
+from .checkpoints.tokenizer import load_tokenizer
+from .errors import CheckpointError
+from .geometry import WindowPlan
+from .media import Media, open_media
+from .models.text_encoder import encode_prompts
+from .models.transformer import WanTransformer
+from .models.vae import WanVAE
+from .request import EngineOptions, ModelFiles, TalkRequest
+from .sampling.guidance import Guidance
+from .sampling.loop import Conditioning, Window, run_windows
+from .sampling.schedulers import make_scheduler
+from .sampling.window import StepReport
+from .video.writer import VideoWriter, check_output, free_name
+
+logger = logging.getLogger("wanvideo")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Loaded = TypeVar("Loaded", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class FinishedWindow:
+    """A window's share of the video.
+
+    frames: [F, H, W, 3] uint8 on the CPU, only what is new and inside the video; start: the first one's number;
+    seconds: that the window took.
+    """
+
+    index: int
+    num_windows: int
+    start: int
+    frames: Tensor
+    seconds: float
+
+
+def finish(windows: Iterable[Window], plan: WindowPlan) -> Iterator[FinishedWindow]:
+    """Cut each window to what it adds to the video, as bytes."""
+    start = time.perf_counter()
+    for window in windows:
+        span = plan[window.index]
+        new = window.pixels[-window.num_new :][: span.num_new]
+        frames = new.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+        now = time.perf_counter()
+        logger.info("Window %d of %d: %d frames, %.1f s.", span.index + 1, len(plan), len(frames), now - start)
+        yield FinishedWindow(span.index, len(plan), span.new_start, frames, now - start)
+        start = time.perf_counter()
+
+
+class TalkingVideoPipeline:
+    """Makes talking videos from requests.
+
+    Args:
+        files: where the models are. All are recognised here, none is loaded yet.
+        options: device and precision.
+    Raises: CheckpointError when a file is missing, damaged or of another kind.
+    """
+
+    def __init__(self, files: ModelFiles, options: EngineOptions | None = None) -> None:
+        self.options = options or EngineOptions()
+        self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = DTYPES[self.options.dtype]
+        self.files = resolve(files)
+
+    @cached_property
+    def transformer(self) -> WanTransformer:
+        model = load_transformer(self.files.transformer, self.files.adapter, dtype=self.dtype, device=self.device)
+        model.set_attention("auto")
+        return model
+
+    @cached_property
+    def vae(self) -> WanVAE:
+        return load_vae(self.files.vae, dtype=self.dtype, device=self.device)
+
+    def run(
+        self, request: TalkRequest, on_step: Callable[[StepReport], None] | None = None
+    ) -> Iterator[FinishedWindow]:
+        """Finished windows of a video, in order. The same request gives the same frames.
+
+        Args: on_step: called after every step; what it raises ends the run.
+        Raises: InputError for anything in the request that cannot be used, before a model is loaded.
+        """
+        media = self.check(request)
+        return self._run(request, media, on_step)
+
+    def generate(
+        self,
+        request: TalkRequest,
+        output: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        on_step: Callable[[StepReport], None] | None = None,
+    ) -> Path:
+        """Make the video and write it, window by window, with the speakers' original sound.
+
+        Args: output: path of the mp4; None: what the request names.
+        Returns: the path that was written.
+        Raises: as `run`; OutputError when it cannot be written there. What was finished stays playable.
+        """
+        path = check_output(output or request.output or free_name("talking_video.mp4"), overwrite)
+        media = self.check(request)
+        size = media.geometry.width, media.geometry.height
+        with VideoWriter(path, *size, request.fps, audio=media.soundtrack, overwrite=overwrite) as writer:
+            for window in self._run(request, media, on_step):
+                writer.write(window.frames)
+        return writer.path
+
+    def check(self, request: TalkRequest) -> Media:
+        """Open and check everything that a request names; no model is loaded."""
+        media = open_media(request)
+        settings = request.settings
+        make_scheduler(
+            settings.scheduler, settings.steps, settings.shift, start_step=settings.start_step,
+            end_step=settings.end_step, denoise_strength=settings.denoise_strength, sigmas=settings.sigmas,
+        )  # fmt: skip
+        if media.tracks is not None:
+            self._needs("wav2vec", "speech", "chinese-wav2vec2-base")
+            if not self.files.has_audio:
+                raise CheckpointError(
+                    f"{self.files.transformer[0].name} has no audio adapter, so nobody would speak. "
+                    "Name one: infinitetalk.safetensors."
+                )
+        self._needs("text_encoder", "the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
+        self._needs("vae", "the video", "Wan2.1_VAE.pth")
+        logger.info(
+            "%d frames of %dx%d in %d windows of %d steps.",
+            media.plan.total_frames, media.geometry.width, media.geometry.height, len(media.plan), settings.steps,
+        )  # fmt: skip
+        return media
+
+    def _needs(self, name: str, what: str, example: str) -> None:
+        if getattr(self.files, name) is None:
+            raise CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
+
+    def _run(
+        self, request: TalkRequest, media: Media, on_step: Callable[[StepReport], None] | None
+    ) -> Iterator[FinishedWindow]:
+        with torch.inference_mode():
+            conditioning = self._condition(request, media)
+            windows = run_windows(self.transformer, self.vae, conditioning, request.settings, request.seed, on_step)
+            yield from finish(windows, media.plan)
+
+    def _condition(self, request: TalkRequest, media: Media) -> Conditioning:
+        settings = request.settings
+        guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=media.tracks is not None)
+        prompts = [*request.prompts, *([request.negative_prompt] if guidance.needs_negative else [])]
+        embeds = self._encode_prompts(prompts)
+        audio = silence = None
+        if media.tracks is not None:
+            audio, silence = self._hear(media, request.fps)
+        return Conditioning(
+            references=media.references,
+            text_embeds=embeds[: len(request.prompts)],
+            negative_text_embeds=embeds[-1] if guidance.needs_negative else None,
+            image_embeds=self._look(media.references),
+            audio=audio,
+            silence=silence,
+            speaker_masks=media.speaker_masks,
+            num_frames=media.plan.total_frames,
+        )
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> list[Tensor]:
+        tokenizer = load_tokenizer(self.files.tokenizer)
+        device = torch.device(self.options.text_encoder_device or self.device)
+        with _briefly(load_text_encoder(self.files.text_encoder, dtype=self.dtype, device=device)) as encoder:
+            return [embeds.to(self.device) for embeds in encode_prompts(encoder, tokenizer, prompts)]
+
+    def _look(self, references: Sequence[Tensor]) -> Tensor | None:
+        if self.files.clip_vision is None:
+            return None
+        with _briefly(load_clip_vision(self.files.clip_vision, dtype=self.dtype, device=self.device)) as encoder:
+            return torch.cat([encoder.encode(references[k][None]).cpu() for k in range(len(references))])
+
+    def _hear(self, media: Media, fps: float) -> tuple[list[Tensor], Tensor]:
+        """Each speaker's features and those of silence."""
+        with _briefly(load_audio_encoder(self.files.wav2vec, dtype=torch.float32, device=self.device)) as encoder:
+            silence = silence_features(encoder, fps)
+            audio = [extract_features(encoder, track, fps) for track in media.tracks]
+        if len(media.plan) == 1:  # the loop appends silence where there are several windows
+            audio = [pad_features(track, media.plan.window + 2, silence) for track in audio]
+        return audio, silence
+
+
+@contextmanager
+def _briefly(model: Loaded) -> Iterator[Loaded]:
+    """A model for one use; its memory is given back afterwards."""
+    yield model
+    device = next(model.parameters()).device
+    model.to("meta")
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
