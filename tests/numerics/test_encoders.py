@@ -49,7 +49,9 @@ def test_audio_encoder(name):
     encoder, wave, case = tiny_audio_encoder(), vectors[f"{name}/wave"].float(), about["cases"][name]
     assert count_frames(len(wave), 25) == case["frames"]
     if f"{name}/conv" in vectors:
-        assert (encoder.convolve(wave)[0].T - vectors[f"{name}/conv"]).abs().max() <= 1e-5
+        steps, interpolated = vectors[f"{name}/conv"], vectors[f"{name}/conv_interpolated"]
+        assert (encoder.listen(wave, len(steps)) - steps).abs().max() <= 1e-5
+        assert (encoder.listen(wave, case["frames"]) - interpolated).abs().max() <= 1e-5
     features = encoder.features(wave, case["frames"])
     assert (features - vectors[f"{name}/features_raw"]).abs().max() <= 1e-5
 
@@ -62,10 +64,29 @@ def test_audio_encoder_is_transformers_where_nothing_is_interpolated():
     encoder = tiny_audio_encoder()
     oracle.load_state_dict(encoder.state_dict())
     wave = recipes.waveform(1.3, 4)
-    steps = encoder.convolve(wave).shape[-1]
     with torch.no_grad():
+        steps = oracle.feature_extractor(wave[None]).shape[-1]
         expected = oracle(wave[None], output_hidden_states=True).hidden_states[1:]
     assert (encoder.features(wave, steps) - torch.cat(expected).transpose(0, 1)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("seconds", "fps"), [(31.7, 25), (21.0, 60), (0.03, 25)])
+def test_convolutions_in_pieces_are_those_of_the_whole(seconds, fps):
+    encoder, wave = tiny_audio_encoder(), recipes.waveform(seconds, 5)
+    wave = wave * torch.linspace(0.1, 1, len(wave))
+    frames = count_frames(len(wave), fps)
+    whole = encoder.feature_extractor(wave[None])
+    expected = torch.nn.functional.interpolate(whole, frames, mode="linear", align_corners=True)[0].T
+    assert (encoder.listen(wave, frames) - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_half_precision_hears_the_same():
+    encoder, wave = tiny_audio_encoder(), recipes.waveform(2.0, 6)
+    exact = encoder.features(wave, 50)
+    for dtype in (torch.float16, torch.bfloat16):
+        halved = tiny_audio_encoder().to(dtype).features(wave, 50)
+        assert halved.dtype == dtype
+        assert torch.nn.functional.cosine_similarity(halved.float().flatten(1), exact.flatten(1)).min() > 0.99
 
 
 def test_prompts_are_cleaned_and_cut(caplog):
@@ -80,11 +101,22 @@ def test_prompts_are_cleaned_and_cut(caplog):
     assert short.shape == (3, 32) and long.shape == (512, 32) and "is cut to 512" in caplog.text
 
 
+def test_a_tokenizer_of_another_encoder_is_refused():
+    tokens = torch.tensor([[5, 128, 1]])
+    with pytest.raises(CheckpointError, match="gives token 128, and the encoder has 128"):
+        tiny_text_encoder(61).encode(tokens, torch.ones_like(tokens))
+
+
 def test_strangers_are_named():
     state = {key: tuple(value.shape) for key, value in clip_state(62).items()}
     siglip = {key: shape for key, shape in state.items() if not key.endswith("class_embedding")}
     with pytest.raises(CheckpointError, match="SigLIP"):
         ClipVisionConfig.from_shapes(siglip)
+    large = state | {"vision_model.embeddings.patch_embedding.weight": (1024, 3, 14, 14)}
+    with pytest.raises(CheckpointError, match="1024 wide"):
+        ClipVisionConfig.from_shapes(large)
+    with pytest.raises(CheckpointError, match="XLSR"):
+        AudioEncoderConfig.from_shapes({"feature_extractor.conv_layers.1.layer_norm.weight": (512,)})
     for config, message in (
         (ClipVisionConfig, "CLIP"), (TextEncoderConfig, "UMT5"), (AudioEncoderConfig, "chinese-wav2vec2-base"),
     ):  # fmt: skip

@@ -6,6 +6,7 @@ Legend: S speakers, N samples at 16 kHz, F video frames.
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
@@ -15,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
+from ..request import AUDIO_TYPES
 from .load import SAMPLE_RATE, Sound
 
 if TYPE_CHECKING:
     from ..models.wav2vec2 import AudioEncoder
 
 WINDOW = (-2, -1, 0, 1, 2)  # frames that a frame hears
-WHOLE_S = 120.0  # sound up to this long is encoded at once; attention is quadratic in it
-CHUNK_S, OVERLAP_S = 60.0, 5.0  # beyond: pieces, each with so much more on both sides
+WHOLE_S = 600.0  # the longest sound that is encoded in one piece; attention costs the square of its length
+PIECE_S, OVERLAP_S = 120.0, 15.0  # of longer sound, and how much more each piece hears on both sides
+IN_MEMORY = 2**24  # numbers (64 MB); more features than that live in a file
 SILENCE_S = 4.0
 
 
@@ -33,7 +36,10 @@ def speaker_tracks(sounds: Sequence[Sound | None], audio_type: str) -> list[np.n
     Args:
         sounds: at 16 kHz; None for a speaker who is silent throughout.
         audio_type: para, all start together, or add, one after another in their order.
+    Raises: InputError when nobody has sound, or for another audio_type.
     """
+    if audio_type not in AUDIO_TYPES:
+        raise InputError(f"audio_type {audio_type!r} is not known. Use one of {', '.join(AUDIO_TYPES)}.")
     given = [sound for sound in sounds if sound is not None]
     if not given:
         raise InputError("No speaker has sound. Give at least one file, or make a video without sound.")
@@ -60,37 +66,38 @@ def count_frames(num_samples: int, fps: float) -> int:
 def extract_features(encoder: AudioEncoder, samples: np.ndarray, fps: float, *, whole_s: float = WHOLE_S) -> Tensor:
     """Features [F, layers, hidden] float32 on the CPU of samples [N] at 16 kHz.
 
-    Sound longer than `whole_s` is encoded in overlapping pieces, of which the middles are kept, into a file that is
-    mapped into memory: what an hour of sound adds to the process does not grow.
+    Up to `whole_s` seconds every frame attends to all others, beyond that to the minutes around it. Many features lie
+    in a file that is mapped into memory (an hour of one speaker: 3 GB).
     """
     frames = count_frames(len(samples), fps)
-    if len(samples) <= whole_s * SAMPLE_RATE:
-        return encoder.features(torch.from_numpy(samples), frames).float().cpu()
-    out = None
-    for first, last in _pieces(frames, fps):
-        margin = math.ceil(OVERLAP_S * fps)
-        start, stop = max(0, first - margin), min(frames, last + margin)
-        piece = samples[_sample_at(start, fps) : _sample_at(stop, fps) if stop < frames else None]
-        features = encoder.features(torch.from_numpy(piece), stop - start).float().cpu()
-        if out is None:
-            out = mapped_tensor((frames, *features.shape[1:]))
-        out[first:last] = features[first - start : last - start]
-    return out
-
-
-def _pieces(frames: int, fps: float) -> list[tuple[int, int]]:
-    size = math.ceil(CHUNK_S * fps)
-    return [(first, min(first + size, frames)) for first in range(0, frames, size)]
-
-
-def _sample_at(frame: int, fps: float) -> int:
-    return round(frame * SAMPLE_RATE / fps)
+    heard = encoder.listen(torch.from_numpy(samples), frames)
+    is_whole = len(samples) <= whole_s * SAMPLE_RATE
+    size, margin = frames if is_whole else math.ceil(PIECE_S * fps), math.ceil(OVERLAP_S * fps)
+    features = None
+    for first in range(0, frames, size):
+        last, start = min(first + size, frames), max(0, first - margin)
+        piece = encoder.understand(heard[start : last + margin])[first - start : last - start]
+        if features is None:
+            shape = (frames, *piece.shape[1:])
+            features = torch.empty(shape) if math.prod(shape) <= IN_MEMORY else mapped_tensor(shape)
+        features[first:last] = piece
+    return features
 
 
 def mapped_tensor(shape: tuple[int, ...]) -> Tensor:
-    """A float32 tensor that lives in a temporary file, which goes away with it."""
-    with tempfile.NamedTemporaryFile(prefix="wanvideo-") as file:
-        return torch.from_numpy(np.memmap(file.name, np.float32, "w+", shape=shape))
+    """A float32 tensor that lives in a temporary file, which goes away with it.
+
+    Raises: OutputError when the disk has no room for it, since running out of it later would end the process.
+    """
+    needed, folder = 4 * math.prod(shape), tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The audio features need {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free. "
+            "Make room, or set TMPDIR to a folder that has it."
+        )
+    with tempfile.TemporaryFile(prefix="wanvideo-") as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
 
 def silence_features(encoder: AudioEncoder, fps: float, seconds: float = SILENCE_S) -> Tensor:

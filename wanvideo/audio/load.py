@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ..errors import InputError
 
 SAMPLE_RATE = 16000  # what the audio encoder hears
 SILENCE_DBFS = -60.0
+BLOCK = 2**20  # samples decoded at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +76,17 @@ def check_speech(sound: Sound, who: str) -> None:
 
 
 def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """float32 [channels, N] and its rate: by libsndfile, which is exact for wav and flac, else by FFmpeg."""
+    """float32 [1, N] and its rate: by libsndfile, which is exact for wav and flac, else by FFmpeg.
+
+    Channels are averaged block by block, so that a long stereo file is never in memory as such.
+    """
     import soundfile
 
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        return samples.T, rate
-    except soundfile.LibsndfileError:
+        with soundfile.SoundFile(path) as file:
+            blocks = [block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True)]
+            return _joined(blocks), file.samplerate
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless sound, as *.raw is taken for
         return _decode_with_ffmpeg(path)
 
 
@@ -92,14 +98,18 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise InputError(f"{path} holds no sound. Give a file with a sound track.")
             stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-            pieces = [piece.to_ndarray() for frame in container.decode(stream) for piece in resampler.resample(frame)]
-            pieces += [piece.to_ndarray() for piece in resampler.resample(None)]
             rate = stream.rate
+            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+            frames = itertools.chain(container.decode(stream), [None])  # None: what the resampler still holds
+            blocks = [piece.to_ndarray().mean(0) for frame in frames for piece in resampler.resample(frame)]
     except (av.FFmpegError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as sound ({error.strerror}). Give wav, flac, mp3, m4a or a video."
         ) from None
-    if not pieces:
+    if not blocks:
         raise InputError(f"{path} holds a sound track without any sound. It may be cut off.")
-    return np.concatenate(pieces, 1), rate
+    return _joined(blocks), rate
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(blocks or [np.zeros(0, np.float32)])[None]

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-HEAD_WIDTH = 80
+HEAD_WIDTH, SMALL_HEAD_WIDTH = 80, 12  # of ViT-H/14, and of towers too small for two heads of that width
 EMBEDDINGS = "vision_model.embeddings"
 
 
@@ -41,13 +41,15 @@ class ClipVisionConfig:
                 raise CheckpointError(
                     f"This is a SigLIP encoder, {dim} wide, without the class token of CLIP. {wanted}"
                 )
+            if dim >= 2 * HEAD_WIDTH and dim % HEAD_WIDTH:
+                raise CheckpointError(f"This is a CLIP vision tower of another size, {dim} wide, not 1280. {wanted}")
             tokens = shapes[f"{EMBEDDINGS}.position_embedding.weight"][0]
             layers = [int(n.split(".")[3]) for n in shapes if n.startswith("vision_model.encoder.layers.")]
             return cls(
                 dim=dim,
                 mlp_dim=shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
                 num_layers=1 + max(layers),
-                num_heads=dim // HEAD_WIDTH if dim % HEAD_WIDTH == 0 else max(1, dim // 12),
+                num_heads=max(1, dim // (HEAD_WIDTH if dim >= 2 * HEAD_WIDTH else SMALL_HEAD_WIDTH)),
                 patch_size=patch,
                 image_size=round((tokens - 1) ** 0.5) * patch,
             )

@@ -89,6 +89,12 @@ class TextEncoder(nn.Module):
 
     def encode(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """ids and mask [B, n] int64 -> for each text its real tokens [n_i, dim]."""
+        highest = int(ids.max())
+        if highest >= self.config.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer does not belong to the text encoder: it gives token {highest}, and the encoder has "
+                f"{self.config.vocab_size}. Use the tokenizer of google/umt5-xxl."
+            )
         ids, mask = ids.to(self.device), mask.to(self.device)
         hidden = self.encoder(inputs_embeds=self.shared(ids), attention_mask=mask)[0]
         return [row[:length] for row, length in zip(hidden, mask.sum(1).tolist(), strict=True)]

@@ -1,11 +1,12 @@
 """wav2vec 2.0 as MultiTalk / InfiniteTalk hear through it: its transformer runs at the video's frame rate.
 
-Legend: N samples at 16 kHz, F video frames.
+Legend: N samples at 16 kHz, F video frames, C channels of the convolutions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from ..errors import CheckpointError
 
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)  # 320 samples a step
 HEAD_WIDTH = 64
+PIECE_STEPS = 500  # steps convolved at once: 10 s, some 100 MB
 POSITION = "encoder.pos_conv_embed.conv"
 
 
@@ -35,6 +37,11 @@ class AudioEncoderConfig:
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> AudioEncoderConfig:
         """Args: shapes by the names of transformers' Wav2Vec2Model. Raises: CheckpointError for anything else."""
+        if "feature_extractor.conv_layers.1.layer_norm.weight" in shapes:
+            raise CheckpointError(
+                "This is a wav2vec2 of another layout (large-lv60, XLSR): it normalises after every convolution. "
+                "The adapter was trained with TencentGameMate/chinese-wav2vec2-base, whatever the language."
+            )
         try:
             convs = [shapes[f"feature_extractor.conv_layers.{i}.conv.weight"] for i in range(len(CONV_STRIDES))]
             hidden = shapes["feature_projection.projection.weight"][0]
@@ -98,9 +105,35 @@ class AudioEncoder(nn.Module):
 
     def features(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Layer outputs [num_frames, layers, hidden] of a waveform [N], which is heard as it is."""
-        steps = self.convolve(waveform)
-        steps = F.interpolate(steps.float(), num_frames, mode="linear", align_corners=True)
-        hidden, _ = self.feature_projection(steps.transpose(1, 2).to(self.dtype))
+        return self.understand(self.listen(waveform, num_frames))
+
+    def listen(self, waveform: Tensor, num_frames: int) -> Tensor:
+        """What the convolutions make of a whole waveform [N], interpolated to [num_frames, C].
+
+        The result does not depend on how the sound is cut into pieces, which bound the memory that is used. Sound
+        shorter than one step (25 ms) is filled with silence.
+        """
+        waveform = F.pad(waveform, (0, max(0, self._samples(1) - waveform.shape[0])))
+        num_steps = (waveform.shape[0] - self._samples(1)) // math.prod(CONV_STRIDES) + 1
+        scale, shift = self._normalisation(waveform)
+        frames = torch.empty(num_frames, self.config.conv_dims[-1], device=self.device, dtype=self.dtype)
+        # float32, as torch.nn.functional.interpolate(align_corners=True) does it
+        positions = torch.arange(num_frames, dtype=torch.float32) * ((num_steps - 1) / max(1, num_frames - 1))
+        size = max(1, PIECE_STEPS * num_frames // num_steps)
+        for first in range(0, num_frames, size):
+            here = positions[first : first + size]
+            before, after = int(here[0]), min(int(here[-1]) + 1, num_steps - 1)
+            steps = self._convolve(waveform, before, after + 1, scale, shift).float()
+            low = here.long().clamp(max=after)
+            weight = (here - low)[:, None].to(steps)
+            low = (low - before).to(steps.device)
+            high = (low + 1).clamp(max=after - before)
+            frames[first : first + size] = torch.lerp(steps[low], steps[high], weight)
+        return frames
+
+    def understand(self, frames: Tensor) -> Tensor:
+        """Layer outputs [F, layers, hidden] of frames [F, C], each of which attends to all the others."""
+        hidden, _ = self.feature_projection(frames[None])
         outputs: list[Tensor] = []
         hooks = [layer.register_forward_hook(_collector(outputs)) for layer in self.encoder.layers]
         try:
@@ -110,11 +143,46 @@ class AudioEncoder(nn.Module):
                 hook.remove()
         return torch.cat(outputs).transpose(0, 1)
 
-    def convolve(self, waveform: Tensor) -> Tensor:
-        """waveform [N] -> [1, channels, steps], 50 steps a second; sound shorter than a step is filled with silence."""
-        shortest = 400
-        waveform = F.pad(waveform, (0, max(0, shortest - waveform.shape[0])))
-        return self.feature_extractor(waveform[None].to(self.device, self.dtype))
+    def _samples(self, steps: int) -> int:
+        """Samples from the first that is heard in the first of so many steps to the last that is in the last."""
+        for kernel, stride in zip(reversed(self.config.conv_kernels), reversed(CONV_STRIDES), strict=True):
+            steps = (steps - 1) * stride + kernel
+        return steps
+
+    def _first_convolution(self, waveform: Tensor) -> Tensor:
+        return self.feature_extractor.conv_layers[0].conv(waveform[None, None].to(self.device, self.dtype))
+
+    def _normalisation(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and offset [C, 1] of the only norm among the convolutions; its moments are those of the whole clip."""
+        counts, means, variances = [], [], []
+        for piece in _pieces(waveform, PIECE_STEPS * math.prod(CONV_STRIDES), self.config.conv_kernels[0]):
+            variance, mean = torch.var_mean(self._first_convolution(piece)[0].float(), 1, correction=0)
+            counts.append((piece.shape[0] - self.config.conv_kernels[0]) // CONV_STRIDES[0] + 1)
+            means.append(mean.double().cpu())
+            variances.append(variance.double().cpu())
+        share = torch.tensor(counts, dtype=torch.float64)[:, None] / sum(counts)
+        mean = (share * torch.stack(means)).sum(0)
+        variance = (share * (torch.stack(variances) + (torch.stack(means) - mean).square())).sum(0)
+        norm = self.feature_extractor.conv_layers[0].layer_norm
+        scale = (variance + norm.eps).rsqrt().float().to(self.device) * norm.weight.float()
+        return scale[:, None], (norm.bias.float() - mean.float().to(self.device) * scale)[:, None]
+
+    def _convolve(self, waveform: Tensor, first: int, last: int, scale: Tensor, shift: Tensor) -> Tensor:
+        """Steps first .. last - 1 of a whole waveform, [last - first, C]."""
+        start = first * math.prod(CONV_STRIDES)
+        hidden = self._first_convolution(waveform[start : start + self._samples(last - first)])
+        hidden = F.gelu((hidden.float() * scale + shift).to(self.dtype))
+        for layer in self.feature_extractor.conv_layers[1:]:
+            hidden = layer(hidden)
+        return hidden[0].T
+
+
+def _pieces(waveform: Tensor, size: int, kernel: int) -> Iterator[Tensor]:
+    """Parts from which a first convolution makes each of its outputs once; `size` is a multiple of its stride."""
+    for start in range(0, waveform.shape[0], size):
+        piece = waveform[start : start + size + kernel - CONV_STRIDES[0]]
+        if piece.shape[0] >= kernel:
+            yield piece
 
 
 def _collector(outputs: list[Tensor]):
