@@ -37,7 +37,7 @@ from .models.vae import WanVAE
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning, Window, run_windows
-from .sampling.schedulers import make_scheduler
+from .sampling.schedulers import scheduler_of
 from .sampling.window import StepReport
 from .video.writer import VideoWriter, check_output, free_name
 
@@ -136,10 +136,7 @@ class TalkingVideoPipeline:
         """Open and check everything that a request names; no model is loaded."""
         media = open_media(request)
         settings = request.settings
-        make_scheduler(
-            settings.scheduler, settings.steps, settings.shift, start_step=settings.start_step,
-            end_step=settings.end_step, denoise_strength=settings.denoise_strength, sigmas=settings.sigmas,
-        )  # fmt: skip
+        scheduler_of(settings)
         if media.tracks is not None:
             self._needs("wav2vec", "speech", "chinese-wav2vec2-base")
             if not self.files.has_audio:

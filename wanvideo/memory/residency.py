@@ -1,4 +1,4 @@
-"""Where a transformer's weights are: all on the device, some blocks visiting, or everything at rest in host memory."""
+"""Where a model's weights are: all on the device, some blocks visiting, or everything at rest in host memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,29 @@ import torch
 from torch import nn
 
 from .streaming import BlockStreamer, block_bytes
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+class WholeResidency:
+    """A model that is on the device as a whole or not at all."""
+
+    def __init__(self, model: nn.Module, device: torch.device | str) -> None:
+        self.model, self.device = model, torch.device(device)
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that the weights take now."""
+        return module_bytes(self.model) if next(self.model.parameters()).device.type == self.device.type else 0
+
+    def place(self) -> None:
+        self.model.to(self.device)
+
+    def rest(self) -> None:
+        self.model.to("cpu")
 
 
 class Residency:
@@ -34,9 +57,7 @@ class Residency:
     @property
     def other_bytes(self) -> int:
         """Bytes of everything outside the blocks; it is on the device whenever the model runs."""
-        return sum(
-            t.numel() * t.element_size() for part in self._others() for t in (*part.parameters(), *part.buffers())
-        )
+        return sum(map(module_bytes, self._others()))
 
     @property
     def device_bytes(self) -> int:

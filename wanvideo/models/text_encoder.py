@@ -118,3 +118,9 @@ def encode_prompts(
         tokens = torch.tensor([ids])
         embeds += encoder.encode(tokens, torch.ones_like(tokens))
     return embeds
+
+
+def without_padding(embeds: Tensor) -> Tensor:
+    """embeds [n, dim] up to the last row that is not zero, at least one row; zero rows are what others pad with."""
+    filled = embeds.abs().amax(1).nonzero()
+    return embeds[: int(filled[-1]) + 1 if len(filled) else 1]

@@ -22,7 +22,7 @@ from ..request import LoopSettings
 from ..video.colour import match_colour
 from .denoiser import Contexts, Denoiser
 from .guidance import Guidance
-from .schedulers import make_scheduler
+from .schedulers import scheduler_of
 from .window import Draw, Motion, StepReport, blend_noise, denoise_window
 
 __all__ = ["Conditioning", "LoopSettings", "Window", "run_windows", "seeded_draw"]
@@ -125,7 +125,7 @@ class _Run:
             raise InputError("There is no prompt. Encode at least one text, even an empty one.")
 
     def window(self, span: WindowSpan, draw: Draw, on_step: Callable[[StepReport], None]) -> Window:
-        scheduler = self._scheduler()
+        scheduler = scheduler_of(self.settings)
         condition, motion = self._condition(span.index)
         latents = self._start(span.index, scheduler.timesteps[0], draw)
         guidance = self._guidance()
@@ -140,13 +140,6 @@ class _Run:
         self.tail = pixels[-self.plan.overlap :].permute(3, 0, 1, 2).clone()
         num_new = self.plan.window - (self.plan.overlap if span.index else 0)
         return Window(span.index, span.start, latents, pixels, num_new)
-
-    def _scheduler(self):
-        s = self.settings
-        return make_scheduler(
-            s.scheduler, s.steps, s.shift,
-            start_step=s.start_step, end_step=s.end_step, denoise_strength=s.denoise_strength, sigmas=s.sigmas,
-        )  # fmt: skip
 
     def _guidance(self) -> Guidance:
         s = self.settings

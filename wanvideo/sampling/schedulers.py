@@ -23,6 +23,8 @@ from . import sigmas as grids
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..request import LoopSettings
+
 logger = logging.getLogger("wanvideo")
 
 
@@ -269,6 +271,14 @@ def make_scheduler(
     if family.truncates:
         timesteps = [float(int(timestep)) for timestep in timesteps]
     return family.solver(levels, timesteps)
+
+
+def scheduler_of(settings: LoopSettings) -> Scheduler:
+    """The scheduler that `settings` describe, from its first step (see `make_scheduler`)."""
+    return make_scheduler(
+        settings.scheduler, settings.steps, settings.shift, start_step=settings.start_step, end_step=settings.end_step,
+        denoise_strength=settings.denoise_strength, sigmas=settings.sigmas,
+    )  # fmt: skip
 
 
 def _find(name: str) -> tuple[_Family, bool]:

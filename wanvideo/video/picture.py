@@ -62,6 +62,25 @@ def fit(picture: np.ndarray, width: int, height: int) -> Tensor:
     return (torch.from_numpy(cropped).permute(2, 0, 1).float() / 255 - 0.5) * 2
 
 
+def fit_images(images: Tensor, width: int, height: int) -> Tensor:
+    """Pictures from memory, fitted as `fit` does; those that have the video's size keep every value.
+
+    Args:
+        images: [R, H, W, 3 or 4] float 0..1; a fourth channel is left out.
+    Returns: [R, 3, height, width] float32 in -1..1.
+    Raises: InputError for another shape, no picture at all, or values that are no numbers.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (3, 4) or not len(images):
+        raise InputError(f"Pictures of shape {list(images.shape)} are not usable. Give [number, rows, columns, 3].")
+    images = images[..., :3].float()
+    if not torch.isfinite(images).all():
+        raise InputError("The picture has values that are no numbers (NaN or infinite).")
+    if tuple(images.shape[1:3]) == (height, width):
+        return images.permute(0, 3, 1, 2) * 2 - 1
+    levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return torch.stack([fit(picture, width, height) for picture in levels])
+
+
 def fit_mask(mask: np.ndarray, width: int, height: int) -> Tensor:
     """The part of a mask that `fit` keeps of its picture, with the nearest pixel's value.
 

@@ -1,0 +1,58 @@
+"""Speakers' original sound together, for whoever wants it as samples; the video's own soundtrack is made from files.
+
+Legend: C channels, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+PEAK = 0.95
+
+
+def mix(waves: Sequence[tuple[np.ndarray, int]], placement: str, duration_s: float) -> tuple[np.ndarray, int]:
+    """One waveform at the rate and with the channels of the first.
+
+    Args:
+        waves: (samples float32 [C, N], rate) of each speaker. placement: para, all at once, or add, one after another.
+        duration_s: of the result; cut, or filled with silence.
+    Returns: (samples [C, N], rate), made quieter only where the sum would clip.
+    """
+    first, rate = waves[0]
+    channels, length = first.shape[0], round(duration_s * rate)
+    out, start = np.zeros((channels, length), np.float32), 0
+    for samples, own_rate in waves:
+        samples = _at_rate(samples, own_rate, rate)
+        if samples.shape[0] != channels:
+            samples = np.broadcast_to(samples.mean(0), (channels, samples.shape[1]))
+        stop = min(length, start + samples.shape[1])
+        out[:, start:stop] += samples[:, : max(0, stop - start)]
+        start += samples.shape[1] if placement == "add" else 0
+    peak = float(np.abs(out).max(initial=0.0))
+    return (out * (PEAK / peak) if peak > 1 and len(waves) > 1 else out), rate
+
+
+def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    if rate == wanted:
+        return samples
+    import librosa
+
+    return librosa.resample(samples, orig_sr=rate, target_sr=wanted, res_type="soxr_hq")
+
+
+def with_noise_floor(samples: np.ndarray, level_dbfs: float = -45.0) -> np.ndarray:
+    """samples [N] over steady white noise, which keeps a mouth from twitching at faint sounds; always the same noise."""
+    noise = np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
+    return samples + noise * 10 ** (level_dbfs / 20)
+
+
+def without_transients(samples: np.ndarray, sample_rate: int, cutoff_hz: float = 3000.0) -> np.ndarray:
+    """samples [N] below `cutoff_hz`: hisses and clicks move the mouth less."""
+    from scipy.signal import butter, sosfiltfilt
+
+    sections = butter(3, cutoff_hz, fs=sample_rate, output="sos")
+    if len(samples) < 64:
+        return samples
+    return sosfiltfilt(sections, samples).astype(np.float32)
