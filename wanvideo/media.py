@@ -6,15 +6,14 @@ Legend: S speakers, H W pixel rows and columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from .audio.features import speaker_tracks
-from .audio.load import SAMPLE_RATE, Sound, check_speech, load_audio
-from .audio.loudness import normalise
+from .audio.load import SAMPLE_RATE, load_audio
+from .audio.speech import Preparation, prepare_tracks
 from .geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
 from .request import TalkRequest
 from .video.reader import References, picture_size
@@ -64,16 +63,10 @@ def open_media(request: TalkRequest) -> Media:
 
 def _open_tracks(request: TalkRequest) -> list[np.ndarray] | None:
     """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
-    sounds: list[Sound | None] = []
-    for number, speaker in enumerate(request.speakers, 1):
-        sound = None
-        if speaker.audio is not None:
-            sound = load_audio(speaker.audio)
-            check_speech(sound, f"speaker {number}")
-            if request.normalise_loudness:
-                sound = replace(sound, samples=normalise(sound.samples, sound.sample_rate))
-        sounds.append(sound)
-    return speaker_tracks(sounds, request.audio_type) if any(sounds) else None
+    sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
+    if not any(sounds):
+        return None
+    return prepare_tracks(sounds, request.audio_type, Preparation(request.normalise_loudness))
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:

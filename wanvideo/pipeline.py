@@ -18,7 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .audio.features import extract_features, pad_features, silence_features
+from .audio.features import pad_features
+from .audio.speech import encode_tracks
 from .checkpoints.load import (
     load_audio_encoder,
     load_clip_vision,
@@ -198,8 +199,7 @@ class TalkingVideoPipeline:
     def _hear(self, media: Media, fps: float) -> tuple[list[Tensor], Tensor]:
         """Each speaker's features and those of silence."""
         with _briefly(load_audio_encoder(self.files.wav2vec, dtype=torch.float32, device=self.device)) as encoder:
-            silence = silence_features(encoder, fps)
-            audio = [extract_features(encoder, track, fps) for track in media.tracks]
+            audio, silence = encode_tracks(encoder, media.tracks, fps)
         if len(media.plan) == 1:  # the loop appends silence where there are several windows
             audio = [pad_features(track, media.plan.window + 2, silence) for track in audio]
         return audio, silence

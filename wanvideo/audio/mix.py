@@ -43,7 +43,7 @@ def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def with_noise_floor(samples: np.ndarray, level_dbfs: float = -45.0) -> np.ndarray:
-    """samples [N] over steady white noise, which keeps a mouth from twitching at faint sounds; always the same noise."""
+    """samples [N] over steady white noise, always the same: faint sounds in it do not make a mouth twitch."""
     noise = np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
     return samples + noise * 10 ** (level_dbfs / 20)
 

@@ -45,26 +45,42 @@ class Identity:
 
 @dataclass(frozen=True)
 class Slot:
-    """What belongs into a slot: in words, and as the name and folder of a file that users have."""
+    """What belongs into a slot: in words, and as the name, the folder and the source of a file that users have."""
 
     wanted: str
     example: str
     folder: str
+    link: str
 
 
+HUB = "https://huggingface.co"
+REPACKED = f"{HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/tree/main/split_files"
 SLOTS = {
     Kind.TRANSFORMER: Slot(
-        "a Wan2.1 image-to-video transformer (36 channels)", "wan2.1_i2v_480p_14B_fp16.safetensors", "diffusion_models"
+        "a Wan2.1 image-to-video transformer (36 channels)", "wan2.1_i2v_480p_14B_fp16.safetensors", "diffusion_models",
+        f"{REPACKED}/diffusion_models",
     ),
     Kind.ADAPTER: Slot(
-        "a MultiTalk or InfiniteTalk audio adapter", "Wan2_1-InfiniTetalk-Single_fp16.safetensors", "diffusion_models"
+        "a MultiTalk or InfiniteTalk audio adapter", "Wan2_1-InfiniTetalk-Single_fp16.safetensors", "diffusion_models",
+        f"{HUB}/Kijai/WanVideo_comfy/tree/main/InfiniteTalk",
     ),
-    Kind.VAE: Slot("a Wan2.1 VAE (16 channels)", "Wan2_1_VAE_bf16.safetensors", "vae"),
-    Kind.TEXT_ENCODER: Slot("a UMT5-XXL text encoder", "umt5-xxl-enc-bf16.safetensors", "text_encoders"),
-    Kind.CLIP_VISION: Slot("a CLIP ViT-H/14 vision encoder", "clip_vision_h.safetensors", "clip_vision"),
-    Kind.AUDIO_ENCODER: Slot("a wav2vec2 audio encoder", "wav2vec2-chinese-base_fp16.safetensors", "wav2vec2"),
+    Kind.VAE: Slot(
+        "a Wan2.1 VAE (16 channels)", "Wan2_1_VAE_bf16.safetensors", "vae", f"{HUB}/Kijai/WanVideo_comfy/tree/main"
+    ),
+    Kind.TEXT_ENCODER: Slot(
+        "a UMT5-XXL text encoder", "umt5-xxl-enc-bf16.safetensors", "text_encoders",
+        f"{HUB}/Kijai/WanVideo_comfy/tree/main",
+    ),
+    Kind.CLIP_VISION: Slot(
+        "a CLIP ViT-H/14 vision encoder", "clip_vision_h.safetensors", "clip_vision", f"{REPACKED}/clip_vision"
+    ),
+    Kind.AUDIO_ENCODER: Slot(
+        "a wav2vec2 audio encoder", "wav2vec2-chinese-base_fp16.safetensors", "wav2vec2",
+        f"{HUB}/Kijai/wav2vec2_safetensors/tree/main",
+    ),
     Kind.LORA: Slot(
-        "a LoRA", "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", "loras"
+        "a LoRA", "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", "loras",
+        f"{HUB}/Kijai/WanVideo_comfy/tree/main/Lightx2v",
     ),
 }  # fmt: skip
 

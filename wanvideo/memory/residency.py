@@ -24,9 +24,15 @@ class WholeResidency:
         """Device memory that the weights take now."""
         return module_bytes(self.model) if next(self.model.parameters()).device.type == self.device.type else 0
 
+    @torch.inference_mode(False)
     def place(self) -> None:
         self.model.to(self.device)
 
+    def shrink(self, num_bytes: int) -> None:
+        """Give at least so much device memory back."""
+        self.rest()
+
+    @torch.inference_mode(False)
     def rest(self) -> None:
         self.model.to("cpu")
 
@@ -67,6 +73,7 @@ class Residency:
         resident = len(self.model.blocks) - self.streamer.num_streamed
         return self.other_bytes + resident * self.block_bytes + self.streamer.device_bytes
 
+    @torch.inference_mode(False)
     def place(self, num_streamed: int) -> None:
         """Make the model ready to run with `num_streamed` of its blocks (0 to all) visiting the device."""
         num_streamed = max(0, min(num_streamed, len(self.model.blocks)))
@@ -79,6 +86,16 @@ class Residency:
         self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)
         self.model.ready_blocks = self.streamer
 
+    def shrink(self, num_bytes: int) -> None:
+        """Give at least so much device memory back: by more visiting blocks, else by leaving."""
+        if self.streamer is None:
+            return
+        before, count = self.device_bytes, len(self.model.blocks)
+        self.place(self.streamer.num_streamed + -(-num_bytes // self.block_bytes) + self.prefetch + 1)
+        if before - self.device_bytes < num_bytes and self.num_streamed == count:
+            self.rest()
+
+    @torch.inference_mode(False)
     def rest(self) -> None:
         """Give all device memory back; weights stay in host memory."""
         if self.streamer is not None:
