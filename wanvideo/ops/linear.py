@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
+from .low_rank import LowRankSide
 from .quantised import QuantisedRows, quantise_rows
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
@@ -21,10 +22,15 @@ class Linear(nn.Linear):
     """The dense storage format, and the base of the others: float32, bf16 or fp16, as the checkpoint or caller has it.
 
     input_format: the 8-bit dtype in which the layer takes its rows fastest, or None for plain tensors. Every format
-    accepts both plain tensors and `QuantisedRows`.
+    accepts both plain tensors and `QuantisedRows`. side: LoRAs that are not merged into the weight, added to what any
+    format computes; so formats override `product` and leave `forward` alone.
     """
 
     input_format: torch.dtype | None = None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.side: LowRankSide | None = None
 
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
@@ -35,6 +41,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor | QuantisedRows) -> Tensor:
         """x [..., K] -> [..., N]."""
+        out = self.product(x)
+        return out if self.side is None else self.side(x, out)
+
+    def product(self, x: Tensor | QuantisedRows) -> Tensor:
+        """x W^T + b of the stored weight alone, in new memory."""
         if isinstance(x, QuantisedRows):
             x = x.dense(self.bias.dtype)
         return F.linear(x, self.dense_weight(x.dtype), self.bias)
@@ -65,12 +76,12 @@ class RowScaledLinear(Linear):
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         return (self.weight.float() * self.weight_scale).to(dtype)
 
-    def forward(self, x: Tensor | QuantisedRows) -> Tensor:
+    def product(self, x: Tensor | QuantisedRows) -> Tensor:
         storage = self.input_format
         if isinstance(x, QuantisedRows) and storage is not None:
             return self._multiply(x, self.bias.dtype)
         if storage is None or x.numel() < FEW_ROWS * self.in_features:
-            return super().forward(x)
+            return super().product(x)
         out = self._multiply(quantise_rows(x.flatten(0, -2), storage), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 

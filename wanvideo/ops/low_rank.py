@@ -1,0 +1,125 @@
+"""What LoRAs add to a linear layer whose weight they are not merged into.
+
+Legend: L rows of activations, K input features, N output features, R the ranks of all LoRAs of a layer together,
+S sampling steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .quantised import QuantisedRows
+
+Schedule = tuple[float, ...]  # a strength for each step; the last one stands for all later steps
+
+
+def strength_at(schedule: Schedule, step: int) -> float:
+    """The strength in a step."""
+    return schedule[min(step, len(schedule) - 1)]
+
+
+class StepClock:
+    """The step that sampling is at, for everything whose strength changes from step to step.
+
+    The number is kept on every device that asks for it, outside the weights: a new step moves no weight, allocates
+    nothing and recompiles nothing.
+
+    Args:
+        schedules: every strength that changes.
+        on_change: called with the step when a strength has changed.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule], on_change: Callable[[int], None] = lambda step: None) -> None:
+        self.schedules, self.on_change = tuple(schedules), on_change
+        self.num_steps = max(map(len, self.schedules))
+        self.step = 0
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def set_step(self, step: int) -> bool:
+        """Go to a step, counted from 0. Returns: whether any strength is another one now."""
+        step, last = min(step, self.num_steps - 1), self.step
+        if step == last:
+            return False
+        self.step = step
+        with torch.inference_mode():
+            for number in self._on_device.values():
+                number.fill_(step)
+        changed = any(strength_at(schedule, step) != strength_at(schedule, last) for schedule in self.schedules)
+        if changed:
+            self.on_change(step)
+        return changed
+
+    def on(self, device: torch.device) -> Tensor:
+        """The step as an index tensor [1]."""
+        if device not in self._on_device:
+            with torch.inference_mode(False):
+                self._on_device[device] = torch.tensor([self.step], device=device)
+        return self._on_device[device]
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """The matrix kron(first [A, B], second [C, D]) of N = A * C rows and K = B * D columns, never written out."""
+
+    first: Tensor
+    second: Tensor
+
+
+class LowRankSide(nn.Module):
+    """Adds x (up down)^T to what a layer computed, in that result's dtype.
+
+    Args:
+        down: [R, K]. up: [N, R], with constant strengths multiplied in.
+        full: [N, K], differences that have no low rank, or None.
+        kronecker: differences of that form.
+        table: [S, R + 1 + number of kroneckers], strengths by step of every rank, of `full` and of each kronecker, or
+            None where all are constant. clock: says which of its rows counts.
+    """
+
+    def __init__(
+        self,
+        down: Tensor,
+        up: Tensor,
+        full: Tensor | None = None,
+        kronecker: Sequence[Kronecker] = (),
+        table: Tensor | None = None,
+        clock: StepClock | None = None,
+    ) -> None:
+        super().__init__()
+        self.rank, self.clock = down.shape[0], clock
+        self.register_buffer("down", down)
+        self.register_buffer("up", up)
+        self.register_buffer("full", full)
+        self.register_buffer("table", table)
+        self.num_kronecker = len(kronecker)
+        for number, pair in enumerate(kronecker):
+            self.register_buffer(f"first_{number}", pair.first)
+            self.register_buffer(f"second_{number}", pair.second)
+
+    def forward(self, x: Tensor | QuantisedRows, out: Tensor) -> Tensor:
+        """x [..., K] and the layer's own result [..., N], which is written over -> [..., N]."""
+        if isinstance(x, QuantisedRows):
+            x = x.dense(out.dtype)
+        rows, result = x.to(out.dtype).flatten(0, -2), out.flatten(0, -2)
+        strengths = None
+        if self.table is not None:
+            strengths = self.table.index_select(0, self.clock.on(self.table.device))[0].to(out.dtype)
+        if self.rank:
+            inner = rows @ self.down.to(out.dtype).t()
+            result.addmm_(inner if strengths is None else inner * strengths[: self.rank], self.up.to(out.dtype).t())
+        if self.full is not None:
+            whole = rows if strengths is None else rows * strengths[self.rank]
+            result.addmm_(whole, self.full.to(out.dtype).t())
+        for number in range(self.num_kronecker):
+            product = self._kronecker(rows, number)
+            result += product if strengths is None else product * strengths[self.rank + 1 + number]
+        return result.view_as(out)
+
+    def _kronecker(self, rows: Tensor, number: int) -> Tensor:
+        first, second = getattr(self, f"first_{number}").to(rows), getattr(self, f"second_{number}").to(rows)
+        inner = rows.unflatten(-1, (first.shape[1], second.shape[1])) @ second.t()
+        return (first @ inner).flatten(1)
