@@ -84,13 +84,16 @@ class AudioContext:
     """What all steps of a window share about sound.
 
     tokens [T, S * A, C]; regions [S + 1, tokens of a frame] of zeros and ones, the background last (None for one
-    speaker); scale multiplies the attention's output; keys_values is filled block by block.
+    speaker); scale multiplies the attention's output; keys_values is filled block by block. features: what the tokens
+    were made from; version: the weights that made them.
     """
 
     tokens: Tensor
     num_speakers: int
-    regions: Tensor | None = None
-    scale: float = 1.0
+    regions: Tensor | None
+    scale: float
+    features: Tensor
+    version: int
     keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def positions(self, query: Tensor, key: Tensor) -> Tensor | None:

@@ -18,6 +18,7 @@ from ..errors import CheckpointError, InputError
 from ..ops.attention import SDPA, attend, attend_two
 from ..ops.backends import choose
 from ..ops.linear import Linear
+from ..ops.low_rank import StepClock
 from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
 from ..ops.quantised import QuantisedRows
 from ..ops.rope import video_rope
@@ -77,12 +78,15 @@ class TextContext:
     """What all steps share about a prompt and the reference picture.
 
     text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `copies` times; image [257, D] or
-    None; keys_values is filled block by block.
+    None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
+    made them.
     """
 
     text: Tensor
     copies: int
     image: Tensor | None
+    embeds: tuple[Tensor, Tensor | None]
+    version: int
     keys_values: dict[int, tuple[KeysValues, KeysValues | None]] = field(default_factory=dict)
 
 
@@ -215,8 +219,8 @@ class Head(nn.Module):
         """hidden [L, D], time [D] float32 -> patches [L, out_dim] float32."""
         shift, scale = self.modulation[0].float() + time
         weight, bias = self.head.weight.float(), self.head.bias.float()
-        rows = (F.linear(layer_norm(part.float(), 1 + scale, shift, EPS), weight, bias) for part in hidden.split(8192))
-        return torch.cat(list(rows))
+        parts = (layer_norm(part.float(), 1 + scale, shift, EPS) for part in hidden.split(8192))
+        return torch.cat([_with_side(self.head, part, F.linear(part, weight, bias)) for part in parts])
 
 
 class WanTransformer(nn.Module):
@@ -239,6 +243,8 @@ class WanTransformer(nn.Module):
         self.head = Head(dim, config.out_dim * PATCH**2)
         # Who brings a block's weights to the device is decided outside: this yields the blocks in order, ready to run.
         self.ready_blocks: Callable[[nn.ModuleList], Iterable[WanBlock]] = iter
+        self.clock: StepClock | None = None  # of weights that change from step to step
+        self.weights_version = 0  # counts changes of weights, after which contexts are made anew
 
     @staticmethod
     def keep_float32(name: str) -> bool:
@@ -259,6 +265,11 @@ class WanTransformer(nn.Module):
         for block in self.blocks:
             block.self_attn.backend = backend
         return backend.name
+
+    def set_step(self, step: int) -> None:
+        """Say which step of a window comes next, counted from 0; LoRAs may have another strength in it."""
+        if self.clock is not None and self.clock.set_step(step):
+            self.weights_version += 1
 
     def forward(
         self,
@@ -293,6 +304,7 @@ class WanTransformer(nn.Module):
         audio: AudioContext | None,
     ) -> Tensor:
         """One step of a window whose contexts are made. Same shapes as `forward`."""
+        self._renew(text, audio)
         grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
         hidden, time, modulation = self.embed(latents, timestep, condition)
         rope = video_rope(*grid, HEAD_WIDTH, hidden.device)
@@ -311,15 +323,34 @@ class WanTransformer(nn.Module):
         # The model attends to 512 tokens, most of them padding and all of that alike: one stands for all.
         copies = TEXT_TOKENS - text_embeds.shape[0]
         padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(copies, 1)))
-        image = None
+        picture = None
         if image_embeds is not None and self.img_emb is not None:
             if image_embeds.shape[-1] != self.config.image_dim:
                 raise InputError(
                     f"The image embeddings are {image_embeds.shape[-1]} wide, this model takes "
                     f"{self.config.image_dim}. Encode the picture with CLIP ViT-H/14 (clip_vision_h.safetensors)."
                 )
-            image = self.img_emb(image_embeds[0].to(self.device, self.dtype))
-        return TextContext(self.text_embedding(padded), max(copies, 1), image)
+            picture = image_embeds[0].to(self.device, self.dtype)
+        made = self._embed_context(padded, picture)
+        return TextContext(made[0], max(copies, 1), made[1], (padded, picture), self.weights_version)
+
+    def _embed_context(self, text: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.text_embedding(text), None if picture is None else self.img_emb(picture)
+
+    def _renew(self, text: TextContext, audio: AudioContext | None) -> None:
+        """Make anew what contexts hold if weights have changed since."""
+        if text.version != self.weights_version:
+            text.text, text.image = self._embed_context(*text.embeds)
+            text.keys_values.clear()
+            text.version = self.weights_version
+        if audio is not None and audio.version != self.weights_version:
+            audio.tokens = self._audio_tokens(audio.features)
+            audio.keys_values.clear()
+            audio.version = self.weights_version
+
+    def _audio_tokens(self, features: Tensor) -> Tensor:
+        """[S, F, 5, layers, channels] -> [T, S * A, C]."""
+        return self.audio_proj(features.to(self.device)).transpose(0, 1).flatten(1, 2)
 
     def audio_context(
         self, audio: Tensor, speaker_masks: Tensor | None, height: int, width: int, scale: float = 1.0
@@ -327,15 +358,14 @@ class WanTransformer(nn.Module):
         """What all steps of a window share about audio [S, F, 5, layers, channels]; height and width of the latents."""
         if self.audio_proj is None:
             raise InputError("This transformer has no audio adapter. Load one (InfiniteTalk or MultiTalk) with it.")
-        tokens = self.audio_proj(audio.to(self.device))
-        speakers = tokens.shape[0]
+        speakers = audio.shape[0]
         regions = None
         if speakers > 1:
             if speaker_masks is None:
                 raise InputError(f"{speakers} speakers need masks that say who is where.")
             masks = speaker_masks.to(self.device)
             regions = speaker_regions(masks, speakers, height // PATCH, width // PATCH)
-        return AudioContext(tokens.transpose(0, 1).flatten(1, 2), speakers, regions, scale)
+        return AudioContext(self._audio_tokens(audio), speakers, regions, scale, audio, self.weights_version)
 
     def embed(self, latents: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Latents to tokens, and the step's time: hidden [L, D], time [D] float32, modulation [6, D] float32."""
@@ -383,4 +413,8 @@ def sinusoid(timestep: Tensor, width: int) -> Tensor:
 def _linear_float32(layer: Linear, x: Tensor) -> Tensor:
     """A linear layer in float32 whose weight is widened a slice at a time."""
     slices = zip(layer.weight.chunk(6), layer.bias.chunk(6), strict=True)
-    return torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in slices], -1)
+    return _with_side(layer, x, torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in slices], -1))
+
+
+def _with_side(layer: Linear, x: Tensor, out: Tensor) -> Tensor:
+    return out if layer.side is None else layer.side(x, out)
