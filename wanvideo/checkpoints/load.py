@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Weights = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
 Device = torch.device | str
 Model = TypeVar("Model", bound=nn.Module)
+_SOURCES: weakref.WeakKeyDictionary[nn.Module, TensorSource] = weakref.WeakKeyDictionary()
 logger = logging.getLogger("wanvideo")
 
 _OTHER_PARTS = "another model of an all-in-one file"
@@ -94,7 +96,15 @@ def load_transformer(
             source = source.only(lambda key: not is_audio_key(key))
         source = source | extra
         family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
-    return _build(TransformerConfig, WanTransformer, source, Kind.TRANSFORMER, family, dtype, device)
+    model = _build(TransformerConfig, WanTransformer, source, Kind.TRANSFORMER, family, dtype, device)
+    if not any(isinstance(weights, Mapping) and not isinstance(weights, TensorSource) for weights in (base, adapter)):
+        _SOURCES[model] = source
+    return model
+
+
+def source_of(model: nn.Module) -> TensorSource | None:
+    """The files that a transformer was loaded from, under canonical names; None if its weights came from memory."""
+    return _SOURCES.get(model)
 
 
 def load_vae(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu") -> WanVAE:

@@ -145,6 +145,15 @@ class BlockStreamer:
         self.slots, self.copied, self.free = [], [], []
         self.visits = self.copies = 0
 
+    def repack(self, blocks: Sequence[nn.Module]) -> None:
+        """Take in tensors that streamed blocks were given, and let go of those they lost, while no forward runs."""
+        self.close()
+        with torch.inference_mode(False):
+            for index, packed in self.packed.items():
+                tensors = block_tensors(blocks[index])
+                if list(map(id, tensors)) != [id(place.tensor) for place in packed.places]:
+                    self.packed[index] = _PackedBlock(blocks[index], self.on_gpu)
+
     def _open(self) -> None:
         if self.slots or not self.order:
             return
