@@ -1,0 +1,271 @@
+"""LoRA files: every dialect becomes differences of the transformer's parameters, under our names.
+
+A file is matched against the parameters of the model that it is for: underscored names can be told apart only so, and
+what does not fit is known before anything is read or changed.
+
+Legend: N output features, K input features, R rank.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, UnsupportedError
+from .detect import require
+from .dialects import Kind, dialect, from_canonical
+from .lora_deltas import Delta, Full, Hadamard, Kronecker, LowRank
+from .reader import StoredTensor, TensorSource, few, open_tensors
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.",
+    "module.", "lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_",
+)  # fmt: skip
+PAIR = re.compile(
+    r"(?P<path>.+)\.(?:lora_|lora\.|lora_linear_layer\.)(?P<side>down|up|A|B)"
+    r"(?:\.(?!weight$|bias$)\w+)?\.(?P<leaf>weight|bias)"  # PEFT may put the adapter's name in between
+)
+OTHER = re.compile(
+    r"(?P<path>.+)\.(?P<role>alpha|diff|diff_b|diff_m|w_norm|b_norm|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)"
+)
+UNKNOWN_FORMS = {
+    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "lora_mid": "a Tucker decomposition",
+    "hada_t1": "a Tucker decomposition", "lokr_t2": "a Tucker decomposition",
+}  # fmt: skip
+ROLES = {"w_norm": "diff", "b_norm": "diff_b"}  # what LyCORIS calls differences of a norm
+PEFT_CONFIG = "adapter_config.json"  # where PEFT keeps the scale, beside the tensors
+DIFFUSERS_CONFIG = "lora_adapter_metadata"  # and diffusers, inside the file
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA as it fits one model.
+
+    entries: differences by our parameter names. unmatched: what the file changes that this model does not have, or has
+    in another shape; notes: why, where it can be said.
+    """
+
+    name: str
+    entries: Mapping[str, tuple[Delta, ...]]
+    unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Parameters that the file changes, those included that do not fit."""
+        return len(self.entries) + len(self.unmatched)
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """How strong a pair is whose alpha does not lie beside it: what the training tool noted elsewhere."""
+
+    alpha: float | None = None
+    patterns: tuple[tuple[str, float], ...] = ()
+    rank_stabilised: bool = False
+
+    @classmethod
+    def noted(cls, note: Mapping[str, object]) -> _Scaling:
+        values = {key.rpartition(".")[2]: value for key, value in note.items()}
+        alpha, patterns = values.get("lora_alpha"), values.get("alpha_pattern") or {}
+        return cls(
+            None if alpha is None else float(alpha),
+            tuple((str(path), float(value)) for path, value in patterns.items()),
+            bool(values.get("use_rslora")),
+        )
+
+    def of(self, path: str, rank: int, alpha: float | None) -> float:
+        if alpha is not None:
+            return alpha / rank
+        ends = (value for end, value in self.patterns if path == end or path.endswith("." + end))
+        alpha = next(ends, self.alpha)
+        if alpha is None:
+            return 1.0
+        return alpha / (rank**0.5 if self.rank_stabilised else rank)
+
+
+def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorSource:
+    """Open a LoRA without reading it.
+
+    Raises: CheckpointError when it is no LoRA; UnsupportedError for a form of LoRA that cannot be applied exactly.
+    """
+    source = open_tensors(file)
+    require(source, Kind.LORA)
+    for mark, form in UNKNOWN_FORMS.items():
+        found = next((key for key in source if f".{mark}" in key), None)
+        if found:
+            raise UnsupportedError(
+                f"{source.name} is a LoRA with {form} ({found}), which cannot be applied. "
+                "Use a version of it that has plain low-rank pairs."
+            )
+    if isinstance(file, str | Path):
+        path = Path(file).expanduser()
+        config = (path if path.is_dir() else path.parent) / PEFT_CONFIG
+        if config.is_file() and (path.is_dir() or path.stem == "adapter_model"):
+            noted = {DIFFUSERS_CONFIG: config.read_text(encoding="utf-8")}
+            source = TensorSource(source, source.name, source.metadata | noted)
+    return source
+
+
+def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
+    """Match a LoRA with the parameters of a transformer.
+
+    Args: shapes: of the model's parameters by name, as they are unquantised.
+    Raises: CheckpointError when half of a pair is missing, or a parameter is changed twice under two names.
+    """
+    scaling, names = _scaling(source), _Names(shapes)
+    entries: dict[str, tuple[Delta, ...]] = {}
+    unmatched: list[str] = []
+    notes: dict[str, None] = {}
+    for path, roles in _grouped(source).items():
+        changed = _deltas(source.name, path, roles, scaling)
+        if not changed:
+            unmatched.append(path)
+        for leaf, deltas in changed.items():
+            name = names.find(path, leaf)
+            if name is None:
+                unmatched.append(f"{path}.{leaf}")
+                continue
+            wrong = next((delta for delta in deltas if not _same(delta.shape, shapes[name])), None)
+            if wrong is not None:
+                unmatched.append(f"{path}.{leaf}")
+                notes[_misfit(name, wrong.shape, shapes[name])] = None
+                continue
+            if name in entries:
+                raise CheckpointError(f"{source.name} changes {name} twice, under two names. The file is damaged.")
+            entries[name] = tuple(delta.reshaped(shapes[name]) for delta in deltas)
+    return Lora(source.name, entries, tuple(unmatched), tuple(notes))
+
+
+def _scaling(source: TensorSource) -> _Scaling:
+    text = source.metadata.get(DIFFUSERS_CONFIG)
+    if text is None:
+        return _Scaling()
+    try:
+        return _Scaling.noted(json.loads(text))
+    except (ValueError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"The settings that come with {source.name} cannot be read ({text[:60]!r}...), so its scale is not known. "
+            "Download it again."
+        ) from None
+
+
+def _grouped(source: TensorSource) -> dict[str, dict[str, StoredTensor]]:
+    """Tensors by the layer that they change, prefixes taken off, and by their part in it."""
+    groups: dict[str, dict[str, StoredTensor]] = {}
+    for key, tensor in source.items():
+        path, role = _parsed(key)
+        path = _bare(path)
+        group = groups.setdefault(path, {})
+        if role in group:
+            raise CheckpointError(f"{source.name} has {path} twice, under two names. The file is damaged.")
+        group[role] = tensor
+    return groups
+
+
+def _parsed(key: str) -> tuple[str, str]:
+    """A key's layer, and its role there; a key of no known form is its own layer and has no role."""
+    pair = PAIR.fullmatch(key)
+    if pair:
+        side = {"A": "down", "B": "up"}.get(pair["side"], pair["side"])
+        return pair["path"], side if pair["leaf"] == "weight" else f"{side}_bias"
+    other = OTHER.fullmatch(key)
+    return (other["path"], ROLES.get(other["role"], other["role"])) if other else (key, "")
+
+
+def _bare(path: str) -> str:
+    while True:
+        prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
+        if prefix is None:
+            return path
+        path = path.removeprefix(prefix)
+
+
+class _Names:
+    """Our parameter for a layer as any dialect calls it: dotted or underscored, in our names or diffusers'."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        stub = {name: StoredTensor(shape, torch.float32, lambda: torch.empty(0)) for name, shape in shapes.items()}
+        theirs = from_canonical(TensorSource(stub, "parameters"), dialect(Kind.TRANSFORMER, "diffusers"))
+        self.layers: dict[str, str] = {}
+        for name, other in zip(shapes, theirs, strict=True):
+            ours = _layer(name)
+            for spelled in (ours, _layer(other), f"multitalk_{ours}"):
+                self.layers.setdefault(spelled, ours)
+                self.layers.setdefault(spelled.replace(".", "_"), ours)
+
+    def find(self, path: str, leaf: str) -> str | None:
+        if leaf == "modulation":
+            path, leaf = f"{path}_modulation" if "." not in path and "_" in path else f"{path}.modulation", "weight"
+        layer = self.layers.get(path)
+        found = (name for name in (f"{layer}.{leaf}", layer if leaf == "weight" else None) if name in self.shapes)
+        return next(found, None)
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix(".weight").removesuffix(".bias")
+
+
+def _deltas(file: str, path: str, roles: Mapping[str, StoredTensor], scaling: _Scaling) -> dict[str, tuple[Delta, ...]]:
+    """The differences of a layer's parameters: weight, bias, modulation."""
+    found: dict[str, list[Delta]] = {}
+    alpha = float(roles["alpha"].read().float()) if "alpha" in roles else None
+    if "down" in roles or "up" in roles:
+        down, up = _whole(file, path, roles, ("down", "up"))
+        rank = down.shape[0]
+        if len(up.shape) < 2 or up.shape[1] != rank:
+            raise CheckpointError(
+                f"{file} is damaged: the pair of {path} is {list(down.shape)} and {list(up.shape)}. Download it again."
+            )
+        scale = scaling.of(path, rank, alpha)
+        found["weight"] = [LowRank(down, up, scale)]
+        if "up_bias" in roles:
+            found["bias"] = [Full(roles["up_bias"], scale)]
+    if any(role.startswith("hada_") for role in roles):
+        parts = _whole(file, path, roles, ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
+        found.setdefault("weight", []).append(Hadamard(*parts, scaling.of(path, parts[1].shape[0], alpha)))
+    if any(role.startswith("lokr_") for role in roles):
+        found.setdefault("weight", []).append(_kronecker(file, path, roles, alpha))
+    for role, leaf in (("diff", "weight"), ("diff_b", "bias"), ("diff_m", "modulation")):
+        if role in roles:
+            found.setdefault(leaf, []).append(Full(roles[role], 1.0))
+    return {leaf: tuple(deltas) for leaf, deltas in found.items()}
+
+
+def _kronecker(file: str, path: str, roles: Mapping[str, StoredTensor], alpha: float | None) -> Kronecker:
+    factors, ranks = [], []
+    for number in "12":
+        whole = f"lokr_w{number}"
+        names = (whole,) if whole in roles else (f"{whole}_a", f"{whole}_b")
+        factors.append(_whole(file, path, roles, names))
+        ranks += [factors[-1][1].shape[0]] if len(names) == 2 else []
+    # Where no factor is decomposed there is no rank, and alpha means nothing.
+    return Kronecker(*factors, alpha / ranks[-1] if ranks and alpha is not None else 1.0)
+
+
+def _whole(file: str, path: str, roles: Mapping[str, StoredTensor], names: Iterable[str]) -> tuple[StoredTensor, ...]:
+    missing = [name for name in names if name not in roles]
+    if missing:
+        raise CheckpointError(f"{file} is incomplete: {path} lacks {few(missing)}. Download it again.")
+    return tuple(roles[name] for name in names)
+
+
+def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether two shapes are one but for sides of length 1 (a 1x1 convolution is a matrix)."""
+    return [side for side in shape if side != 1] == [side for side in wanted if side != 1]
+
+
+def _misfit(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if name == "patch_embedding.weight" and shape[0] == wanted[0]:
+        kind = " (text-to-video)" if shape[1] == 16 else ""
+        return f"its patch embedding is for {shape[1]} channels{kind}, the model's has {wanted[1]}"
+    return f"{name} would be {list(shape)}, the model's is {list(wanted)}"
