@@ -147,6 +147,8 @@ class TalkingVideoPipeline:
                 )
         self._needs("text_encoder", "the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
         self._needs("vae", "the video", "Wan2.1_VAE.pth")
+        if self.files.clip_vision is None:
+            logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         logger.info(
             "%d frames of %dx%d in %d windows of %d steps.",
             media.plan.total_frames, media.geometry.width, media.geometry.height, len(media.plan), settings.steps,
@@ -157,13 +159,13 @@ class TalkingVideoPipeline:
         if getattr(self.files, name) is None:
             raise CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
 
+    @torch.no_grad()  # as a decorator it holds inside only, not for whoever asks for the next window
     def _run(
         self, request: TalkRequest, media: Media, on_step: Callable[[StepReport], None] | None
     ) -> Iterator[FinishedWindow]:
-        with torch.inference_mode():
-            conditioning = self._condition(request, media)
-            windows = run_windows(self.transformer, self.vae, conditioning, request.settings, request.seed, on_step)
-            yield from finish(windows, media.plan)
+        conditioning = self._condition(request, media)
+        windows = run_windows(self.transformer, self.vae, conditioning, request.settings, request.seed, on_step)
+        yield from finish(windows, media.plan)
 
     def _condition(self, request: TalkRequest, media: Media) -> Conditioning:
         settings = request.settings

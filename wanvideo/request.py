@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, UnsupportedError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, WindowPlan, parse_size
 
 MODES = ("infinitetalk", "multitalk")
@@ -265,6 +265,10 @@ class TalkRequest:
         reference = job.get("cond_video") or job.get("cond_image")
         if not reference:
             raise InputError('The job names no picture. Add "cond_video": "path of a picture or video".')
+        if job.get("tts_audio"):
+            raise UnsupportedError(
+                '"tts_audio" is not there yet. Make the speech first and name its file in "cond_audio".'
+            )
         audios, boxes = job.get("cond_audio") or {}, job.get("bbox") or {}
         if not isinstance(audios, dict) or not isinstance(boxes, dict):
             raise InputError('"cond_audio" and "bbox" are objects: {"person1": ..., "person2": ...}.')
