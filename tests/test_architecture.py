@@ -15,7 +15,7 @@ FLOORS = [
     {"ops"},
     {"models", "memory", "parallel"},
     {"sampling", "audio", "video", "run", "checkpoints"},
-    {"media"},
+    {"media", "scene"},
     {"pipeline"},
     {"cli", "__main__", "__init__"},
 ]

@@ -18,7 +18,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .audio.features import pad_features
 from .audio.speech import encode_tracks
 from .checkpoints.load import (
     load_audio_encoder,
@@ -37,9 +36,10 @@ from .models.transformer import WanTransformer
 from .models.vae import WanVAE
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .sampling.guidance import Guidance
-from .sampling.loop import Conditioning, Window, run_windows
+from .sampling.loop import Conditioning, Window, finished, run_windows
 from .sampling.schedulers import scheduler_of
 from .sampling.window import StepReport
+from .scene import Prompts, make_conditioning
 from .video.writer import VideoWriter, check_output, free_name
 
 logger = logging.getLogger("wanvideo")
@@ -67,8 +67,7 @@ def finish(windows: Iterable[Window], plan: WindowPlan) -> Iterator[FinishedWind
     start = time.perf_counter()
     for window in windows:
         span = plan[window.index]
-        new = window.pixels[-window.num_new :][: span.num_new]
-        frames = new.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+        frames = finished(window, plan)
         now = time.perf_counter()
         logger.info("Window %d of %d: %d frames, %.1f s.", span.index + 1, len(plan), len(frames), now - start)
         yield FinishedWindow(span.index, len(plan), span.new_start, frames, now - start)
@@ -175,16 +174,11 @@ class TalkingVideoPipeline:
         audio = silence = None
         if media.tracks is not None:
             audio, silence = self._hear(media, request.fps)
-        return Conditioning(
-            references=media.references,
-            text_embeds=embeds[: len(request.prompts)],
-            negative_text_embeds=embeds[-1] if guidance.needs_negative else None,
-            image_embeds=self._look(media.references),
-            audio=audio,
-            silence=silence,
-            speaker_masks=media.speaker_masks,
-            num_frames=media.plan.total_frames,
-        )
+        negative = embeds.pop() if guidance.needs_negative else None
+        return make_conditioning(
+            settings, media.references, Prompts(tuple(embeds), negative), media.plan.total_frames, features=audio,
+            silence=silence, speaker_masks=media.speaker_masks, image_embeds=self._look(media.references),
+        )  # fmt: skip
 
     def _encode_prompts(self, prompts: Sequence[str]) -> list[Tensor]:
         tokenizer = load_tokenizer(self.files.tokenizer)
@@ -201,10 +195,7 @@ class TalkingVideoPipeline:
     def _hear(self, media: Media, fps: float) -> tuple[list[Tensor], Tensor]:
         """Each speaker's features and those of silence."""
         with _briefly(load_audio_encoder(self.files.wav2vec, dtype=torch.float32, device=self.device)) as encoder:
-            audio, silence = encode_tracks(encoder, media.tracks, fps)
-        if len(media.plan) == 1:  # the loop appends silence where there are several windows
-            audio = [pad_features(track, media.plan.window + 2, silence) for track in audio]
-        return audio, silence
+            return encode_tracks(encoder, media.tracks, fps)
 
 
 @contextmanager

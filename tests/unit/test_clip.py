@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny import tiny_transformer, tiny_vae
+
 from wanvideo.audio.mix import mix, with_noise_floor, without_transients
 from wanvideo.checkpoints.text_cache import TextCache
 from wanvideo.errors import InputError

@@ -5,7 +5,7 @@ Legend: R pictures, H W rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,3 +114,22 @@ def preprocess(images: Tensor, size: int) -> Tensor:
     square = F.interpolate(images.float(), (size, size), mode="bicubic", align_corners=False)
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
     return (square * 0.5 + 0.5 - mean) / std
+
+
+def encode_tiled(encode: Callable[[Tensor], Tensor], images: Tensor, tiles: int, whole: float) -> Tensor:
+    """Tokens of pictures, partly from tiles x tiles pieces of each, which show the encoder more detail.
+
+    Args:
+        encode: pictures [R, H, W, C] -> tokens [R, 1 + n * n, dim], the class token first.
+        images: [R, H, W, C]. tiles: pieces along each side. whole: 0..1, the share of the undivided picture's tokens.
+    Returns: [R, 1 + n * n, dim]: the pieces' class tokens are averaged, their patches averaged down to n x n.
+    """
+    undivided = encode(images)
+    pieces = torch.cat([strip.chunk(tiles, 2)[column] for strip in images.chunk(tiles, 1) for column in range(tiles)])
+    tokens = encode(pieces).unflatten(0, (tiles * tiles, len(images)))
+    side = round((tokens.shape[2] - 1) ** 0.5)
+    patches = tokens[:, :, 1:].unflatten(2, (side, side)).unflatten(0, (tiles, tiles))
+    grid = patches.permute(2, 5, 0, 3, 1, 4).flatten(4, 5).flatten(2, 3)
+    patches = F.avg_pool2d(grid.float(), tiles).flatten(2).transpose(1, 2).to(tokens)
+    divided = torch.cat((tokens[:, :, :1].mean(0), patches), 1)
+    return undivided * whole + divided * (1 - whole)

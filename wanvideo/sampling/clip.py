@@ -17,6 +17,7 @@ from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
 from ..request import LoopSettings
+from ..video.picture import fit_images
 from .denoiser import Contexts, Denoiser
 from .guidance import Guidance
 from .schedulers import scheduler_of
@@ -24,11 +25,14 @@ from .window import Draw, StepReport, blend_noise, denoise_window
 
 
 def picture_condition(
-    vae: WanVAE, geometry: VideoGeometry, start: Tensor | None, end: Tensor | None, tiling: Tiling | None = None
-) -> Tensor:
+    vae: WanVAE, geometry: VideoGeometry, start: Tensor | None, end: Tensor | None, tiling: Tiling | None = None,
+    start_strength: float = 1.0, end_strength: float = 1.0,
+) -> Tensor:  # fmt: skip
     """The 20 condition channels (mask 4, latents 16) of a clip that begins and may end with given pictures.
 
-    Args: start, end: [3, f, H, W] in -1..1, or None. Between them the clip is grey and unknown.
+    Args:
+        start, end: [3, f, H, W] in -1..1, or None. Between them the clip is grey and unknown.
+        start_strength, end_strength: factors on the first and the last latent frame.
     Returns: [20, T, H/8, W/8] float32.
     """
     frames = geometry.num_frames
@@ -40,8 +44,18 @@ def picture_condition(
             where = slice(frames - count, frames) if place.start == -1 else slice(0, count)
             shown[:, where], known[where] = pictures[:, :count].to(shown), 1
     latents = vae.encode(shown, tiling=tiling)
+    latents[:, :1] *= start_strength
+    latents[:, -1:] *= end_strength
     mask = torch.cat((known[:1].repeat(3), known)).view(-1, 4).T[:, :, None, None]
     return torch.cat((mask.expand(-1, -1, *latents.shape[2:]), latents))
+
+
+def encode_video(vae: WanVAE, images: Tensor, tiling: Tiling | None = None) -> Tensor:
+    """Latents [16, T, H/8, W/8] of images [F, H, W, 3 or 4] in 0..1; the last one is repeated until F is 4n + 1."""
+    height, width = images.shape[1:3]
+    pixels = fit_images(images, width, height).transpose(0, 1)
+    missing = -(pixels.shape[1] - 1) % 4
+    return vae.encode(torch.cat((pixels, pixels[:, -1:].expand(-1, missing, -1, -1)), 1), tiling=tiling)
 
 
 def empty_condition(geometry: VideoGeometry) -> Tensor:

@@ -108,6 +108,12 @@ def run_windows(
         yield run.window(span, noise, on_step or (lambda report: None))
 
 
+def finished(window: Window, plan: WindowPlan) -> Tensor:
+    """What a window adds to the video, as bytes: [F, H, W, 3] uint8 on the CPU; frames beyond the end are cut."""
+    new = window.pixels[-window.num_new :][: plan[window.index].num_new]
+    return new.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+
 class _Run:
     """What windows hand on: the last frames, and contexts and conditions that did not change."""
 

@@ -134,3 +134,16 @@ def _to_rgb(image: Image.Image, behind: str, path: Path) -> Image.Image:
         backdrop = Image.new("RGBA", image.size, behind)
         return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def shown(pixels: Tensor, normalisation: str = "default") -> Tensor:
+    """Decoded pixels of about -1..1 as pictures of 0..1.
+
+    Args: normalisation: default, clamp; minmax, stretch lowest to highest; none, as they are (-1..1).
+    """
+    if normalisation == "none":
+        return pixels
+    if normalisation == "minmax":
+        low, high = pixels.amin(), pixels.amax()
+        return (pixels - low) / (high - low).clamp_min(1e-6)
+    return (pixels / 2 + 0.5).clamp(0, 1)

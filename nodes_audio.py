@@ -1,0 +1,199 @@
+"""Nodes for sound: the audio encoder, and what it hears in each speaker's track."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .nodes_common import (
+    AUDIO_ENCODERS,
+    CATEGORY,
+    Held,
+    Node,
+    choice,
+    expect,
+    flag,
+    logger,
+    models_folder,
+    number,
+    socket,
+    stop_if_interrupted,
+    whole,
+)
+from .wanvideo.audio.features import pad_features, silence_features
+from .wanvideo.audio.load import SAMPLE_RATE, from_array
+from .wanvideo.audio.mix import mix
+from .wanvideo.audio.speech import Preparation, encode_tracks, prepare_tracks
+from .wanvideo.checkpoints.dialects import Kind
+from .wanvideo.checkpoints.download import WAV2VEC, download
+from .wanvideo.checkpoints.folders import file_for
+from .wanvideo.checkpoints.load import load_audio_encoder
+from .wanvideo.errors import CheckpointError, InputError
+from .wanvideo.geometry import FPS, frames_of
+from .wanvideo.scene import Speech
+from .wanvideo.video.soundtrack import Soundtrack, Waveform
+
+AUDIO, LOADERS = f"{CATEGORY}/audio", f"{CATEGORY}/loaders"
+MAX_FRAMES = 10_000_000
+DEVICES = ("main_device", "offload_device")
+PRECISIONS = choice("fp16", "fp32", "bf16", "fp16")
+
+
+class DownloadAndLoadWav2VecModel(Node):
+    CATEGORY = LOADERS
+    SEARCH_ALIASES = ["wav2vec2", "chinese-wav2vec2-base", "audio encoder"]
+    REQUIRED = {
+        "model": choice(WAV2VEC, WAV2VEC, "facebook/wav2vec2-base-960h"),
+        "base_precision": PRECISIONS,
+        "load_device": choice("main_device", *DEVICES),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model):
+        return True if model == WAV2VEC else f"{model} cannot be used: the audio adapters were trained with {WAV2VEC}."
+
+    def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
+        if model != WAV2VEC:
+            raise InputError(self.VALIDATE_INPUTS(model))
+        return (_encoder(file_for(download(model, _home()), Kind.AUDIO_ENCODER)),)
+
+
+class Wav2VecModelLoader(Node):
+    CATEGORY = LOADERS
+    SEARCH_ALIASES = ["wav2vec2", "audio encoder"]
+    REQUIRED = {
+        "model": AUDIO_ENCODERS,
+        "base_precision": PRECISIONS,
+        "load_device": choice("main_device", *DEVICES),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model):
+        return AUDIO_ENCODERS.check(model)
+
+    def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
+        return (_encoder([AUDIO_ENCODERS.find(model)]),)
+
+
+def _home() -> Path:
+    return models_folder() / "transformers" / WAV2VEC
+
+
+def _encoder(paths: Sequence[Path]) -> Held:
+    # Always float32: it is small, and the features decide what the mouth does.
+    return Held(paths, Kind.AUDIO_ENCODER, partial(load_audio_encoder, list(paths), dtype=torch.float32))
+
+
+class MultiTalkWav2VecEmbeds(Node):
+    CATEGORY = AUDIO
+    SEARCH_ALIASES = ["audio embeds", "speech", "infinitetalk audio", "lip sync"]
+    REQUIRED = {
+        "wav2vec_model": socket("WAV2VECMODEL"),
+        "audio_1": socket("AUDIO"),
+        "normalize_loudness": flag(True),
+        "num_frames": whole(81, 0, MAX_FRAMES),
+        "fps": number(25.0, 1.0, 60.0, 0.1),
+        "audio_scale": number(1.0, 0.0, 100.0),
+        "audio_cfg_scale": number(1.0, 0.0, 100.0),
+        "multi_audio_type": choice("para", "para", "add"),
+    }
+    OPTIONAL = {
+        "audio_2": socket("AUDIO"),
+        "audio_3": socket("AUDIO"),
+        "audio_4": socket("AUDIO"),
+        "ref_target_masks": socket("MASK"),
+        "add_noise_floor": flag(False),
+        "smooth_transients": flag(False),
+    }
+    RETURN_TYPES = ("MULTITALK_EMBEDS", "AUDIO", "INT")
+    RETURN_NAMES = ("multitalk_embeds", "audio", "num_frames")
+    FUNCTION = "process"
+
+    def process(
+        self, wav2vec_model, audio_1, normalize_loudness=True, num_frames=81, fps=25.0, audio_scale=1.0,
+        audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
+        add_noise_floor=False, smooth_transients=False,
+    ):  # fmt: skip
+        encoder = expect(wav2vec_model, Held, "wav2vec_model")
+        given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
+        waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
+        _check_regions(ref_target_masks, len(waves))
+        sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
+        if fps != FPS:
+            logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
+        how = Preparation(normalize_loudness, add_noise_floor, smooth_transients, num_frames / fps)
+        tracks = prepare_tracks(sounds, multi_audio_type, how)
+        frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
+        frames = min(frames, num_frames) if num_frames else frames
+        with torch.inference_mode():
+            features, silence = encode_tracks(encoder.ready(), tracks, fps)
+        stop_if_interrupted()
+        encoder.rest()
+        samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
+        soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
+        speech = Speech(
+            tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, ref_target_masks, soundtrack
+        )
+        return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
+
+
+class MultiTalkSilentEmbeds(Node):
+    CATEGORY = AUDIO
+    SEARCH_ALIASES = ["silence", "no audio"]
+    REQUIRED = {"num_frames": whole(81, 1, MAX_FRAMES)}
+    OPTIONAL = {"wav2vec_model": socket("WAV2VECMODEL")}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("MULTITALK_EMBEDS",), ("multitalk_embeds",), "process"
+
+    def process(self, num_frames=81, wav2vec_model=None):
+        encoder = expect(wav2vec_model or _any_encoder(), Held, "wav2vec_model")
+        with torch.inference_mode():
+            silence = silence_features(encoder.ready(), FPS)
+        encoder.rest()
+        features = pad_features(silence[:num_frames], num_frames, silence)
+        return (Speech((features,), silence, num_frames, FPS),)
+
+
+def _any_encoder() -> Held:
+    """The audio encoder that is on this machine, for the node that has no input for it in users' graphs."""
+    if _home().is_dir():
+        return _encoder(file_for(_home(), Kind.AUDIO_ENCODER))
+    names = AUDIO_ENCODERS.names()
+    if not names:
+        raise CheckpointError("Silence is encoded too: connect wav2vec_model, or put one into models/wav2vec2.")
+    return _encoder([AUDIO_ENCODERS.find(names[0])])
+
+
+def samples_of(audio: Any, name: str) -> tuple[np.ndarray, int]:
+    """An AUDIO input as samples [C, N] and rate; of a batch the first."""
+    try:
+        waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    except (TypeError, KeyError):
+        raise InputError(f"{name} is no AUDIO but {type(audio).__name__}. Connect LoadAudio.") from None
+    samples = waveform[0] if waveform.ndim == 3 else waveform
+    return samples.detach().cpu().float().numpy(), rate
+
+
+def _check_regions(masks: Tensor | None, num_speakers: int) -> None:
+    if masks is None:
+        if num_speakers > 2:
+            raise InputError(
+                f"{num_speakers} speakers need a mask each: connect a batch of {num_speakers} masks to "
+                "ref_target_masks. Only two speakers can be placed by themselves, left and right."
+            )
+        return
+    count = 1 if masks.ndim == 2 else masks.shape[0]
+    if count != num_speakers:
+        raise InputError(
+            f"ref_target_masks holds {count} masks for {num_speakers} speakers. Give one for each, in their order."
+        )
+
+
+NODES = (DownloadAndLoadWav2VecModel, Wav2VecModelLoader, MultiTalkWav2VecEmbeds, MultiTalkSilentEmbeds)
