@@ -74,18 +74,17 @@ class LowRankSide(nn.Module):
 
     Args:
         down: [R, K]. up: [N, R], with constant strengths multiplied in.
-        full: [N, K], differences that have no low rank, or None.
-        kronecker: differences of that form.
-        table: [S, R + 1 + number of kroneckers], strengths by step of every rank, of `full` and of each kronecker, or
-            None where all are constant. clock: says which of its rows counts.
+        fulls: [N, K], differences that have no low rank. kroneckers: differences of that form.
+        table: [S, R + number of fulls + number of kroneckers], their strengths by step, or None where all are constant.
+        clock: says which row of the table counts.
     """
 
     def __init__(
         self,
         down: Tensor,
         up: Tensor,
-        full: Tensor | None = None,
-        kronecker: Sequence[Kronecker] = (),
+        fulls: Sequence[Tensor] = (),
+        kroneckers: Sequence[Kronecker] = (),
         table: Tensor | None = None,
         clock: StepClock | None = None,
     ) -> None:
@@ -93,10 +92,11 @@ class LowRankSide(nn.Module):
         self.rank, self.clock = down.shape[0], clock
         self.register_buffer("down", down)
         self.register_buffer("up", up)
-        self.register_buffer("full", full)
         self.register_buffer("table", table)
-        self.num_kronecker = len(kronecker)
-        for number, pair in enumerate(kronecker):
+        self.num_fulls, self.num_kroneckers = len(fulls), len(kroneckers)
+        for number, full in enumerate(fulls):
+            self.register_buffer(f"full_{number}", full)
+        for number, pair in enumerate(kroneckers):
             self.register_buffer(f"first_{number}", pair.first)
             self.register_buffer(f"second_{number}", pair.second)
 
@@ -111,12 +111,14 @@ class LowRankSide(nn.Module):
         if self.rank:
             inner = rows @ self.down.to(out.dtype).t()
             result.addmm_(inner if strengths is None else inner * strengths[: self.rank], self.up.to(out.dtype).t())
-        if self.full is not None:
-            whole = rows if strengths is None else rows * strengths[self.rank]
-            result.addmm_(whole, self.full.to(out.dtype).t())
-        for number in range(self.num_kronecker):
+        column = self.rank
+        for number in range(self.num_fulls):
+            whole = rows if strengths is None else rows * strengths[column + number]
+            result.addmm_(whole, getattr(self, f"full_{number}").to(out.dtype).t())
+        column += self.num_fulls
+        for number in range(self.num_kroneckers):
             product = self._kronecker(rows, number)
-            result += product if strengths is None else product * strengths[self.rank + 1 + number]
+            result += product if strengths is None else product * strengths[column + number]
         return result.view_as(out)
 
     def _kronecker(self, rows: Tensor, number: int) -> Tensor:

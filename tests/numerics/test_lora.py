@@ -1,0 +1,306 @@
+"""LoRAs of every dialect against reference vectors; side paths against merged weights; nothing left behind."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from support import recipes
+from support.tiny import tiny_transformer
+
+from wanvideo.checkpoints.adapt import LoraUse, apply_loras
+from wanvideo.checkpoints.random_weights import quantise_linears
+from wanvideo.memory.placement import check_parameters
+from wanvideo.memory.residency import Residency
+from wanvideo.memory.streaming import BlockStreamer
+from wanvideo.ops.linear import Linear, RowScaledLinear
+from wanvideo.ops.low_rank import Kronecker, LowRankSide, StepClock
+from wanvideo.ops.quantised import quantise_rows
+
+DATA = Path(__file__).parent / "data"
+CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))
+DIALECTS = tuple(CASE["dialects"])
+STRENGTH = CASE["strength"]
+
+
+def file_of(keys):
+    """The tensors of a LoRA file from its description."""
+    draw = recipes.tensor
+    return {
+        item["key"]: torch.tensor(item["value"])
+        if "value" in item
+        else draw(item["tensor"], item["shape"], CASE["seed"], item["scale"])
+        for item in keys
+    }
+
+
+def lora(dialect):
+    return file_of(CASE["dialects"][dialect]["keys"])
+
+
+def inputs(speakers=1):
+    return recipes.transformer_inputs(2, 4, 4, speakers, 500, 9)
+
+
+@cache
+def base_velocity():
+    return tiny_transformer()(**inputs())
+
+
+@cache
+def merged_velocity(dialect, strength=STRENGTH):
+    model = tiny_transformer()
+    apply_loras(model, [LoraUse(lora(dialect), strength)])
+    return model(**inputs())
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_state(model, before):
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def relative(value, expected):
+    return ((value - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_reference_vectors(dialect):
+    model = tiny_transformer()
+    before = state(model)
+    assert recipes.fingerprint(before) == CASE["weights_fingerprint"]
+    (report,) = apply_loras(model, [LoraUse(lora(dialect), STRENGTH)])
+    expected = CASE["expected"][CASE["dialects"][dialect]["expect"]]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(expected)
+    assert report.matched == report.total == len(expected) and not report.unmatched and report.side_bytes == 0
+    for name, item in expected.items():
+        value = model.get_parameter(name).double()
+        probe = (value * recipes.tensor(f"probe.{name}", tuple(value.shape), CASE["seed"]).double()).sum().item()
+        assert abs(probe - item["probe"]) <= 1e-3 * (1 + abs(item["probe"])), name
+        assert (value - before[name]).norm().item() == pytest.approx(item["delta_norm"], rel=1e-4), name
+    with safe_open(DATA / "lora.safetensors", "pt") as dense:
+        for key in dense.keys():
+            case, name = key.split("/")
+            if case == CASE["dialects"][dialect]["expect"]:
+                value = model.get_parameter(name)
+                value = value[::4, ::4] if value.dim() == 2 else value
+                assert (value - dense.get_tensor(key)).abs().max() <= 1e-5, name
+
+
+def test_what_fits_nothing_is_reported_and_changes_nothing(caplog):
+    model = tiny_transformer()
+    before = state(model)
+    (report,) = apply_loras(model, [LoraUse(file_of(CASE["misfit"]["keys"]))])
+    assert_same_state(model, before)
+    assert report.matched == 0 and report.total == 2
+    assert "16 channels (text-to-video)" in caplog.text and "blocks.7.self_attn.q.weight" in caplog.text
+
+
+def test_a_text_to_video_lora_keeps_what_fits():
+    model = tiny_transformer()
+    (report,) = apply_loras(model, [LoraUse(lora("musubi") | file_of(CASE["misfit"]["keys"]), STRENGTH)])
+    assert (report.matched, report.total) == (16, 18)
+    assert torch.equal(model(**inputs()), merged_velocity("musubi"))
+
+
+@pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "comfy_A_B", "lokr", "lokr_low_rank", "loha"])
+def test_side_path_equals_merged(dialect):
+    model = tiny_transformer()
+    (report,) = apply_loras(model, [LoraUse(lora(dialect), STRENGTH, merge=False)])
+    assert report.merged == 0 and report.beside and report.side_bytes
+    check_parameters(model, "cpu")
+    assert relative(model(**inputs()), merged_velocity(dialect)) <= 1e-5
+    assert relative(base_velocity(), merged_velocity(dialect)) > 1e-2
+
+
+def quantised(storage):
+    model = tiny_transformer()
+    for block in model.blocks:
+        quantise_linears(block, storage)
+    return model
+
+
+def dequantised(model):
+    """The same numbers in dense layers."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, RowScaledLinear):
+                dense = Linear(layer.in_features, layer.out_features)
+                dense.weight = torch.nn.Parameter(layer.dense_weight(torch.float32), False)
+                dense.bias = layer.bias
+                setattr(parent, name, dense)
+    return model
+
+
+@pytest.mark.parametrize("storage", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "loha", "lokr"])
+def test_a_quantised_base_gets_the_whole_lora_exactly(storage, dialect):
+    quant, dense = quantised(storage), dequantised(quantised(storage))
+    assert relative(quant(**inputs()), dense(**inputs())) <= 1e-6
+    (report,) = apply_loras(quant, [LoraUse(lora(dialect), STRENGTH)])
+    apply_loras(dense, [LoraUse(lora(dialect), STRENGTH)])
+    assert report.beside and report.matched == report.total
+    assert report.merged + report.beside + report.added == report.total
+    assert relative(quant(**inputs()), dense(**inputs())) <= 1e-5
+
+
+def test_several_loras_each_at_its_own_strength():
+    uses = [LoraUse(lora("comfy_A_B"), 0.8), LoraUse(lora("musubi"), -0.3), LoraUse(lora("lokr"), 0.2)]
+    merged, beside = tiny_transformer(), tiny_transformer()
+    weight = merged.blocks[0].self_attn.q.weight.clone()
+    apply_loras(merged, uses)
+    apply_loras(beside, [LoraUse(use.file, use.strength, merge=False) for use in uses])
+    assert len(list(beside.blocks[0].self_attn.q.side.buffers())) == 4  # two pairs are one, and a Kronecker product
+    assert beside.blocks[0].self_attn.q.side.rank == 8
+    assert relative(beside(**inputs()), merged(**inputs())) <= 1e-5
+    for use in uses:  # each alone, added up
+        alone = tiny_transformer()
+        apply_loras(alone, [use])
+        weight += alone.blocks[0].self_attn.q.weight - recipes.transformer_state_dict(5)["blocks.0.self_attn.q.weight"]
+    assert relative(merged.blocks[0].self_attn.q.weight, weight) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merge", [True, False])
+def test_changed_and_taken_back_leaves_the_base_to_the_bit(dtype, merge):
+    model = tiny_transformer(dtype=dtype)
+    before, velocity = state(model), model(**inputs())
+    first, second = lora("comfy_down_up_alpha"), lora("lokr")
+    apply_loras(model, [LoraUse(first, 0.8, merge=merge)])
+    once = model(**inputs())
+    apply_loras(model, [LoraUse(first, 0.3, merge=merge), LoraUse(second, 1.0, merge=merge)])
+    assert not torch.equal(model(**inputs()), once)
+    apply_loras(model, [LoraUse(first, 0.8, merge=merge)])
+    assert torch.equal(model(**inputs()), once)
+    apply_loras(model, [])
+    assert_same_state(model, before)
+    assert torch.equal(model(**inputs()), velocity)
+
+
+def test_contexts_follow_the_weights():
+    model = tiny_transformer()
+    given = inputs()
+    text = model.text_context(given["text_embeds"], given["image_embeds"])
+    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+
+    def denoise():
+        return model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+
+    assert torch.equal(denoise(), base_velocity())
+    apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
+    assert torch.equal(denoise(), merged_velocity("comfy_down_up_alpha"))
+    apply_loras(model, [])
+    assert torch.equal(denoise(), base_velocity())
+
+
+@pytest.mark.parametrize("storage", [None, torch.int8])
+def test_streamed_blocks_carry_their_loras(storage):
+    def build():
+        return tiny_transformer() if storage is None else quantised(storage)
+
+    use = LoraUse(lora("comfy_down_up_alpha"), STRENGTH, merge=False)
+    resident, streamed = build(), build()
+    base = resident(**inputs())
+    apply_loras(resident, [use])
+    expected = resident(**inputs())
+    residency = Residency(streamed, "cpu")
+    residency.place(len(streamed.blocks))
+    streamed(**inputs())
+    apply_loras(streamed, [use])
+    for _ in range(2):
+        assert torch.equal(streamed(**inputs()), expected)
+    packed = streamed.ready_blocks.packed[0]
+    side = streamed.blocks[0].self_attn.q.side
+    assert any(place.tensor is side.down for place in packed.places)
+    assert side.down.untyped_storage().data_ptr() == packed.host.data_ptr()
+    check_parameters(streamed, "cpu")
+    residency.rest()
+    residency.place(1)
+    assert torch.equal(streamed(**inputs()), expected)
+    apply_loras(streamed, [])
+    assert torch.equal(streamed(**inputs()), base)
+    assert not any("side" in name for name in streamed.state_dict())
+
+
+def test_merged_into_streamed_blocks():
+    model = tiny_transformer()
+    model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), len(model.blocks))
+    model(**inputs())
+    apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
+    assert torch.equal(model(**inputs()), merged_velocity("comfy_down_up_alpha"))
+
+
+@pytest.mark.parametrize("streamed", [0, 2])
+def test_strengths_by_step(streamed):
+    model = tiny_transformer()
+    if streamed:
+        model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), streamed)
+    strengths = (1.0, 0.25, 0.25, 0.0)
+    constant = LoraUse(lora("musubi"), 0.4, merge=False)
+    apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), strengths), constant])
+    memory = [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.side.buffers()]
+    given = inputs()
+    text = model.text_context(given["text_embeds"], given["image_embeds"])
+    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+    for step in (0, 1, 2, 3, 7, 0):
+        fixed = tiny_transformer()
+        apply_loras(fixed, [LoraUse(lora("comfy_down_up_alpha"), strengths[min(step, 3)], merge=False), constant])
+        model.set_step(step)
+        velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+        assert relative(velocity, fixed(**given)) <= 1e-5, step
+    assert memory == [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.side.buffers()]
+    apply_loras(model, [])
+    assert model.clock is None and torch.equal(model(**given), base_velocity())
+
+
+def test_contexts_are_only_made_anew_when_a_strength_changes():
+    model = tiny_transformer()
+    apply_loras(model, [LoraUse(lora("musubi"), (1.0, 1.0, 0.5))])
+    versions = []
+    for step in range(4):
+        model.set_step(step)
+        versions.append(model.weights_version)
+    assert versions == [1, 1, 2, 2]
+
+
+def test_loras_under_inference_mode_and_outside_of_it():
+    with torch.inference_mode():
+        model = tiny_transformer()
+        apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
+        model(**inputs())
+    apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), (STRENGTH, 0.1))])
+    with torch.inference_mode():
+        model(**inputs())
+        model.set_step(1)
+    model.set_step(0)
+    assert relative(model(**inputs()), merged_velocity("comfy_down_up_alpha")) <= 1e-5
+    apply_loras(model, [])
+    assert torch.equal(model(**inputs()), base_velocity())
+
+
+def draw(name, *shape):
+    return recipes.tensor(name, shape, 3, 0.2)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_side_path_forms_by_hand(scheduled):
+    down, up, full = draw("down", 3, 12), draw("up", 10, 3), draw("full", 10, 12)
+    pair = Kronecker(draw("first", 5, 4), draw("second", 2, 3))
+    clock = StepClock([(1.0, 0.5)])
+    table = torch.tensor([[1.0] * 5, [0.5, 2.0, 1.0, 3.0, -1.0]]) if scheduled else None
+    side = LowRankSide(down, up, [full], [pair], table, clock)
+    clock.set_step(1)
+    factors = table[1] if scheduled else torch.ones(5)
+    matrix = (up * factors[:3]) @ down + factors[3] * full + factors[4] * torch.kron(pair.first, pair.second)
+    x, out = draw("x", 2, 7, 12), draw("out", 2, 7, 10)
+    assert torch.allclose(side(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
+    rows = quantise_rows(x[0], torch.int8)
+    expected = out[0] + rows.dense(torch.float32) @ matrix.t()
+    assert torch.allclose(side(rows, out[0].clone()), expected, atol=1e-5)
