@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .audio.speech import encode_tracks
+from .checkpoints.adapt import LoraUse, apply_loras
 from .checkpoints.load import (
     load_audio_encoder,
     load_clip_vision,
@@ -28,7 +29,7 @@ from .checkpoints.load import (
 )
 from .checkpoints.resolve import resolve
 from .checkpoints.tokenizer import load_tokenizer
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError
 from .geometry import WindowPlan
 from .media import Media, open_media
 from .models.text_encoder import encode_prompts
@@ -92,6 +93,7 @@ class TalkingVideoPipeline:
     @cached_property
     def transformer(self) -> WanTransformer:
         model = load_transformer(self.files.transformer, self.files.adapter, dtype=self.dtype, device=self.device)
+        apply_loras(model, [LoraUse(lora.path, lora.strength) for lora in self.files.loras])
         model.set_attention("auto")
         return model
 
@@ -136,7 +138,13 @@ class TalkingVideoPipeline:
         """Open and check everything that a request names; no model is loaded."""
         media = open_media(request)
         settings = request.settings
-        scheduler_of(settings)
+        steps = len(scheduler_of(settings).timesteps)
+        for lora in self.files.loras:
+            if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
+                raise InputError(
+                    f"{lora.path} has {len(lora.strength)} strengths for a video of {steps} steps. "
+                    "Give one strength, or one for each step."
+                )
         if media.tracks is not None:
             self._needs("wav2vec", "speech", "chinese-wav2vec2-base")
             if not self.files.has_audio:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..request import ModelFiles
+from ..request import LoraFile, ModelFiles
 from .detect import Identity, require
 from .dialects import Kind
 from .folders import FolderFiles, file_for, find_in_folder
+from .lora import open_lora
 from .reader import open_tensors
 
 SLOTS = {
@@ -37,6 +38,7 @@ class ResolvedFiles:
     wav2vec: Paths | None
     tokenizer: Path | None
     has_audio: bool
+    loras: tuple[LoraFile, ...] = ()
 
 
 def resolve(files: ModelFiles) -> ResolvedFiles:
@@ -59,7 +61,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     if tokenizer is None and found["text_encoder"]:
         tokenizer = found["text_encoder"][0]
     has_audio = found["adapter"] is not None or identities["transformer"].has_audio
-    return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio)
+    for lora in files.loras:
+        open_lora(lora.path)
+    return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras)
 
 
 def _named(path: str | None, kind: Kind) -> Paths | None:
