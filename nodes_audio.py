@@ -112,6 +112,10 @@ class MultiTalkWav2VecEmbeds(Node):
         "ref_target_masks": socket("MASK"),
         "add_noise_floor": flag(False),
         "smooth_transients": flag(False),
+        "mask_1": socket("MASK"),
+        "mask_2": socket("MASK"),
+        "mask_3": socket("MASK"),
+        "mask_4": socket("MASK"),
     }
     RETURN_TYPES = ("MULTITALK_EMBEDS", "AUDIO", "INT")
     RETURN_NAMES = ("multitalk_embeds", "audio", "num_frames")
@@ -120,12 +124,13 @@ class MultiTalkWav2VecEmbeds(Node):
     def process(
         self, wav2vec_model, audio_1, normalize_loudness=True, num_frames=81, fps=25.0, audio_scale=1.0,
         audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
-        add_noise_floor=False, smooth_transients=False,
+        add_noise_floor=False, smooth_transients=False, mask_1=None, mask_2=None, mask_3=None, mask_4=None,
     ):  # fmt: skip
         encoder = expect(wav2vec_model, Held, "wav2vec_model")
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
-        _check_regions(ref_target_masks, len(waves))
+        masks = _regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
+        _check_regions(masks, len(waves))
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
         if fps != FPS:
             logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
@@ -140,7 +145,7 @@ class MultiTalkWav2VecEmbeds(Node):
         samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
         soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
         speech = Speech(
-            tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, ref_target_masks, soundtrack
+            tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack
         )
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
 
@@ -181,19 +186,31 @@ def samples_of(audio: Any, name: str) -> tuple[np.ndarray, int]:
     return samples.detach().cpu().float().numpy(), rate
 
 
+def _regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor | None:
+    """The speakers' masks [S, H, W], from one batch or from a mask each."""
+    given = {name: mask for name, mask in single.items() if mask is not None}
+    if batch is not None:
+        if given:
+            raise InputError(f"ref_target_masks and {', '.join(given)} are connected. Use the batch or single masks.")
+        return batch[None] if batch.ndim == 2 else batch
+    if not given:
+        return None
+    sizes = {name: tuple(mask.shape[-2:]) for name, mask in given.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {width}x{height}" for name, (height, width) in sizes.items())
+        raise InputError(f"The masks have different sizes: {listed}. Paint all of them on the same picture.")
+    return torch.cat([mask.reshape(-1, *mask.shape[-2:])[:1] for mask in given.values()])
+
+
 def _check_regions(masks: Tensor | None, num_speakers: int) -> None:
     if masks is None:
         if num_speakers > 2:
             raise InputError(
-                f"{num_speakers} speakers need a mask each: connect a batch of {num_speakers} masks to "
-                "ref_target_masks. Only two speakers can be placed by themselves, left and right."
+                f"{num_speakers} speakers need a mask each: connect mask_1 to mask_{num_speakers}, or a batch of "
+                f"{num_speakers} to ref_target_masks. Only two speakers can be placed by themselves, left and right."
             )
-        return
-    count = 1 if masks.ndim == 2 else masks.shape[0]
-    if count != num_speakers:
-        raise InputError(
-            f"ref_target_masks holds {count} masks for {num_speakers} speakers. Give one for each, in their order."
-        )
+    elif len(masks) != num_speakers:
+        raise InputError(f"{len(masks)} masks for {num_speakers} speakers: give one for each, in their order.")
 
 
 NODES = (DownloadAndLoadWav2VecModel, Wav2VecModelLoader, MultiTalkWav2VecEmbeds, MultiTalkSilentEmbeds)
