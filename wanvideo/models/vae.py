@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
+from ..ops.conv import conv2d_doubling, conv2d_halving, conv3d, conv3d_doubling_frames, conv3d_halving_frames
 from ..ops.pixel_norm import pixel_norm, pixel_norm_silu_
 from .vae_tiling import Tiling, over_tiles
 
@@ -78,11 +79,20 @@ class CausalConv3d(nn.Conv3d):
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
 
-    def forward(self, x: Tensor, stream: Stream, norm: PixelNorm | None = None) -> Tensor:
-        """Convolve x [1, C, t, H, W], or SiLU of its norm, behind the frames that the stream remembers."""
+    def forward(
+        self, x: Tensor, stream: Stream, norm: PixelNorm | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Convolve x [1, C, t, H, W], or SiLU of its norm, behind the frames that the stream remembers.
+
+        residual: added to the result.
+        """
+        return conv3d(self.behind_history(x, stream, norm), self.weight, self.bias, residual)
+
+    def behind_history(self, x: Tensor, stream: Stream, norm: PixelNorm | None = None) -> Tensor:
+        """x or SiLU of its norm, and before it the earlier frames that the kernel reaches back to."""
         history = self.kernel_size[0] - 1
         if not history:
-            return super().forward(x)
+            return x
         frames = self._behind_history(x, stream, history)
         new = frames[:, :, history:]
         if norm is None:
@@ -90,7 +100,7 @@ class CausalConv3d(nn.Conv3d):
         else:
             pixel_norm_silu_(new, x, norm.gamma)
         stream.remember(self, frames[:, :, -history:])
-        return super().forward(frames)
+        return frames
 
     def _behind_history(self, x: Tensor, stream: Stream, history: int) -> Tensor:
         """A buffer for `history` earlier frames, which are filled in, and the frames of x."""
@@ -126,8 +136,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         norm_in, _, conv_in, norm_out, _, _, conv_out = self.residual
-        hidden = conv_out(conv_in(x, stream, norm_in), stream, norm_out)
-        return hidden.add_(x if self.shortcut is None else self.shortcut(x, stream))
+        hidden = conv_in(x, stream, norm_in)
+        return conv_out(hidden, stream, norm_out, x if self.shortcut is None else self.shortcut(x, stream))
 
 
 class AttentionBlock(nn.Module):
@@ -169,7 +179,8 @@ class Resample(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time_conv is not None and not self.down:
             x = self._double_frames(x, stream)
-        x = _as_clip(self.resample(_as_pictures(x)))
+        filters = self.resample[1]
+        x = (conv2d_halving if self.down else conv2d_doubling)(x, filters.weight, filters.bias)
         return self._halve_frames(x, stream) if self.time_conv is not None and self.down else x
 
     def _double_frames(self, x: Tensor, stream: Stream) -> Tensor:
@@ -177,9 +188,8 @@ class Resample(nn.Module):
             stream.remember(self, x[:, :, :1])
             first, rest = x[:, :, :1], x[:, :, 1:]
             return torch.cat((first, self._double_frames(rest, stream)), 2) if rest.shape[2] else first
-        pairs = self.time_conv(x, stream).unflatten(1, (2, -1))  # [1, 2, C, t, H, W]
-        doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
-        return doubled.contiguous(memory_format=torch.channels_last_3d)
+        conv = self.time_conv
+        return conv3d_doubling_frames(conv.behind_history(x, stream), conv.weight, conv.bias)
 
     def _halve_frames(self, x: Tensor, stream: Stream) -> Tensor:
         last = stream.recall(self)
@@ -192,7 +202,7 @@ class Resample(nn.Module):
     def _halved(self, frames: Tensor) -> Tensor:
         """Frames behind the one before them: [1, C, 1 + 2n, H, W] -> [1, C, n, H, W]."""
         conv = self.time_conv
-        return F.conv3d(frames, conv.weight, conv.bias, conv.stride)
+        return conv3d_halving_frames(frames, conv.weight, conv.bias)
 
 
 def _as_pictures(x: Tensor) -> Tensor:
@@ -313,14 +323,14 @@ class WanVAE(nn.Module):
 
     def encode_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
         """Clips [3, f, H, W] of one video, f a multiple of 4 but 1 more in the first -> [16, t, H/8, W/8] float32."""
-        stream, (mean, std) = Stream(), self._statistics()
+        stream, (mean, std) = self._stream(), self._statistics()
         for clip in clips:
             moments = self.conv1(self.encoder(self._inside(clip), stream), stream)
             yield (moments[0, :LATENT_CHANNELS].float() - mean) / std
 
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
         """latents [16, T, H/8, W/8] -> pieces [3, f, H, W] of the video, in order; memory is that of one piece."""
-        stream, (mean, std) = Stream(), self._statistics()
+        stream, (mean, std) = self._stream(), self._statistics()
         for piece in latents.split(self._chunk, 1):
             hidden = self.conv2(self._inside(piece.float() * std + mean), stream)
             yield self.decoder(hidden, stream)[0]
@@ -328,6 +338,16 @@ class WanVAE(nn.Module):
     @property
     def _chunk(self) -> int:
         return self.chunk or (CPU_CHUNK if self.device.type == "cpu" else CHUNK)
+
+    def _stream(self) -> Stream:
+        """A stream for one clip; on a GPU the filters are first laid out as its convolutions read them, once."""
+        if self.device.type == "cuda":
+            with torch.inference_mode(False):
+                for layer in self.modules():
+                    if isinstance(layer, nn.Conv3d | nn.Conv2d):
+                        order = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last
+                        layer.weight.data = layer.weight.data.contiguous(memory_format=order)
+        return Stream()
 
     def _inside(self, x: Tensor) -> Tensor:
         return x[None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)

@@ -31,3 +31,8 @@ def row_kernels() -> ModuleType:
 @cache
 def attention_kernels() -> ModuleType:
     return import_module(".attention", __name__)
+
+
+@cache
+def conv_kernels() -> ModuleType:
+    return import_module(".conv", __name__)

@@ -1,0 +1,113 @@
+"""The convolutions of the video VAE.
+
+Tensors are [1, C, T, H, W] with channels last in memory: C channels, T frames, H W rows and columns; N output channels.
+Where a kernel can do them, bias, residual, resizing and reordering are part of one pass.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import kernels
+
+# A 3-wide filter on a picture of doubled pixels sees two different pixels a side; [phase, pixel, tap].
+FOLDS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """x [1, C, T, H, W], weight [N, C, kt, kh, kw] -> [1, N, T - kt + 1, H, W], plus a residual of that shape."""
+    size = tuple(weight.shape[2:])
+    if _has_kernel(x):
+        taps = _kernel().Taps(size, (-(size[1] // 2), -(size[2] // 2)))
+        added = None if residual is None else _pixels(residual)
+        return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps, added))
+    out = F.conv3d(x, weight, bias, padding=(0, size[1] // 2, size[2] // 2))
+    return out if residual is None else out.add_(residual)
+
+
+def conv3d_halving_frames(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [1, C, 1 + 2n, H, W], weight [N, C, 3, 1, 1] -> [1, N, n, H, W]."""
+    if _has_kernel(x):
+        taps = _kernel().Taps(tuple(weight.shape[2:]), step=2)
+        return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps))
+    return F.conv3d(x, weight, bias, (2, 1, 1))
+
+
+def conv3d_doubling_frames(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [1, C, 2 + n, H, W], weight [2N, C, 3, 1, 1] -> [1, N, 2n, H, W]: the halves of the channels are two frames."""
+    if _has_kernel(x):
+        taps, pixels = _kernel().Taps(tuple(weight.shape[2:])), _pixels(x)
+        num_out, frames = weight.shape[0] // 2, x.shape[2] - 2
+        out = pixels.new_empty(2 * frames, *pixels.shape[1:3], num_out)
+        rows, biases = _kernel().weight_rows(weight).chunk(2), bias.chunk(2)
+        for half in range(2):
+            _kernel().conv(pixels, rows[half], biases[half], taps, out=out[half::2])
+        return _clip(out)
+    pairs = F.conv3d(x, weight, bias).unflatten(1, (2, -1))  # [1, 2, N, n, H, W]
+    doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+    return doubled.contiguous(memory_format=torch.channels_last_3d)
+
+
+def conv2d_halving(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [1, C, T, H, W], weight [N, C, 3, 3] -> [1, N, T, H/2, W/2]; zeros stand below and to the right of x."""
+    if _has_kernel(x):
+        taps = _kernel().Taps((1, 3, 3), halve=True)
+        return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps))
+    return _as_clip(F.conv2d(F.pad(_as_pictures(x), (0, 1, 0, 1)), weight, bias, stride=2))
+
+
+def conv2d_doubling(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [1, C, T, H, W] with every pixel doubled, convolved by weight [N, C, 3, 3] -> [1, N, T, 2H, 2W].
+
+    The kernel sums the taps that fall on one pixel first: 4 filters of 2 x 2, less than half of the products.
+    """
+    if _has_kernel(x):
+        pixels, folds = _pixels(x), weight.new_tensor(FOLDS, dtype=torch.float32)
+        frames, height, width, _ = pixels.shape
+        out = pixels.new_empty(frames, 2 * height, 2 * width, weight.shape[0])
+        filters = torch.einsum("nchw,pih,qjw->pqncij", weight.float(), folds, folds).to(weight.dtype)
+        for down in range(2):
+            for right in range(2):
+                taps = _kernel().Taps((1, 2, 2), (down - 1, right - 1))
+                rows = _kernel().weight_rows(filters[down, right])
+                _kernel().conv(pixels, rows, bias, taps, out=out[:, down::2, right::2])
+        return _clip(out)
+    return _as_clip(F.conv2d(F.interpolate(_as_pictures(x), scale_factor=2, mode="nearest"), weight, bias, padding=1))
+
+
+def _kernel():
+    return kernels.conv_kernels()
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return kernels.usable(x) and x.dtype in (torch.bfloat16, torch.float16) and _has_copy_engine(x.device)
+
+
+@cache
+def _has_copy_engine(device: torch.device) -> bool:
+    """Elsewhere cuDNN is as fast."""
+    known = importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+    return known and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """[1, C, T, H, W] -> [T, H, W, C], the same memory if channels are last."""
+    return x[0].permute(1, 2, 3, 0).contiguous()
+
+
+def _clip(pixels: Tensor) -> Tensor:
+    return pixels.permute(3, 0, 1, 2)[None]
+
+
+def _as_pictures(x: Tensor) -> Tensor:
+    """[1, C, T, H, W] -> [T, C, H, W], the same memory."""
+    return x[0].transpose(0, 1)
+
+
+def _as_clip(pictures: Tensor) -> Tensor:
+    return pictures.transpose(0, 1)[None]
