@@ -1,7 +1,8 @@
 """Models from files: recognised, renamed, and filled one tensor at a time.
 
-A model is built without memory, then every tensor goes from its mapped file straight to the wanted dtype and device.
-So the peak of a load is the model itself and one tensor. Parameters always own their memory: none is a view of a file,
+A model is built without memory, then every tensor goes from its mapped file straight to the wanted dtype and device;
+matrices of blocks keep the format they are stored in, or get one on the way. So the peak of a load is the model itself
+and one tensor. Parameters always own their memory: none is a view of a file,
 which may be changed or deleted while the model is in use, nor of a caller's state dict.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,12 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
+from ..ops.formats import FORMATS, QUANTISERS, SealedLinear
+from ..ops.linear import Linear
 from .detect import DTYPE_NAMES, Identity, require
 from .dialects import Kind, dequantised, to_canonical
 from .folders import file_for
-from .reader import StoredTensor, TensorSource, few, open_tensors
+from .quantise import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
+from .reader import PackedTensor, StoredTensor, TensorSource, few, open_tensors
 
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
@@ -74,18 +79,26 @@ HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
 
 
 def load_transformer(
-    base: Weights, adapter: Weights | None = None, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu"
+    base: Weights,
+    adapter: Weights | None = None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: Device = "cpu",
+    quantise: str | None = None,
 ) -> WanTransformer:
     """The transformer, with its audio adapter if there is one.
 
     Args:
         base: Wan2.1-I2V-14B: a file, its shards, an official folder or a state dict; the adapter may be merged into it.
         adapter: MultiTalk or InfiniteTalk, single or multi, where it is a file of its own.
-        dtype: of all weights but the few small ones that stay in float32.
+        dtype: of all weights but quantised ones and the few small ones that stay in float32.
+        quantise: "fp8", "int8" or "fp4" for the matrices of the blocks that are stored as plain numbers; None for none.
+            Matrices that are quantised in their file keep that format.
     Raises: CheckpointError before anything is read if a file is of another kind or the two do not fit each other.
     """
     from ..models.transformer import TransformerConfig, WanTransformer
 
+    _check_quantise(quantise)
     source, identity = _open(base, Kind.TRANSFORMER)
     family = identity.family
     if adapter is not None:
@@ -96,7 +109,8 @@ def load_transformer(
             source = source.only(lambda key: not is_audio_key(key))
         source = source | extra
         family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
-    model = _build(TransformerConfig, WanTransformer, source, Kind.TRANSFORMER, family, dtype, device)
+    chosen = _quantised(source, Kind.TRANSFORMER, quantise, device)
+    model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device)
     if not any(isinstance(weights, Mapping) and not isinstance(weights, TensorSource) for weights in (base, adapter)):
         _SOURCES[model] = source
     return model
@@ -114,11 +128,24 @@ def load_vae(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: De
     return _load(VAEConfig, WanVAE, source, Kind.VAE, dtype, device)
 
 
-def load_text_encoder(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu") -> TextEncoder:
-    """The UMT5 text encoder from a file, an official folder or a state dict."""
+def load_text_encoder(
+    source: Weights,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: Device = "cpu",
+    quantise: str | None = None,
+) -> TextEncoder:
+    """The UMT5 text encoder from a file, an official folder or a state dict; quantise as in `load_transformer`."""
     from ..models.text_encoder import TextEncoder, TextEncoderConfig
 
-    return _load(TextEncoderConfig, TextEncoder, source, Kind.TEXT_ENCODER, dtype, device)
+    _check_quantise(quantise)
+    tensors, identity = _open(source, Kind.TEXT_ENCODER)
+    tensors = _quantised(tensors, Kind.TEXT_ENCODER, quantise, device)
+    model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, identity.family, dtype, device)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Linear):
+            model.set_submodule(name, SealedLinear(layer))
+    return model
 
 
 def load_clip_vision(
@@ -151,9 +178,34 @@ def _open(weights: Weights, kind: Kind) -> tuple[TensorSource, Identity]:
     """The right file of what the user named, under canonical names, and what it is."""
     if isinstance(weights, str | Path) and Path(weights).expanduser().is_dir():
         weights = file_for(weights, kind)
-    source = open_tensors(weights)
+    source = with_markers(open_tensors(weights))
     identity = require(source, kind)
-    return dequantised(to_canonical(source, identity.found)), identity
+    if isinstance(weights, str | Path):
+        check_quanto_map(Path(weights).expanduser(), source)
+    canonical = to_canonical(source, identity.found)
+    return (packed if kind in BLOCKS else dequantised)(canonical), identity
+
+
+def _check_quantise(quantise: str | None) -> None:
+    if quantise is not None and quantise not in QUANTISERS:
+        raise InputError(f"Weights cannot be quantised to {quantise!r}. Use {', '.join(QUANTISERS)}, or None.")
+
+
+def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: Device) -> TensorSource:
+    """The matrices of the blocks in the format that is asked for, but for those that have one."""
+    if quantise is None:
+        return source
+    tensors, kept = dict(source), Counter()
+    for name, tensor in source.items():
+        if not can_quantise(name, tensor, kind):
+            continue
+        if not isinstance(tensor, PackedTensor):
+            tensors[name] = quantised(f"{source.name}: {name}", tensor, quantise, device)
+        elif tensor.format != quantise:
+            kept[tensor.format] += 1
+    for stored, count in kept.items():
+        logger.info("%s: %d matrices are stored as %s and stay so, not %s.", source.name, count, stored, quantise)
+    return source.replaced(tensors)
 
 
 def _check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
@@ -183,11 +235,23 @@ def _build(
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    formats = Counter(source[name].format for name in packed_layers(source, kind).values())
+    numbers = " + ".join([DTYPE_NAMES.get(dtype, str(dtype)), *(f"{n} x {item}" for item, n in formats.items())])
     logger.info(
         "Loaded %s from %s: %d tensors, %.0f MB %s on %s, %.1f s.", family, source.name, len(tensors), size / 1e6,
-        DTYPE_NAMES.get(dtype, dtype), torch.device(device), time.perf_counter() - start,
+        numbers, torch.device(device), time.perf_counter() - start,
     )  # fmt: skip
     return filled
+
+
+def packed_layers(source: TensorSource, kind: Kind) -> dict[str, str]:
+    """The layers of the blocks whose weights are quantised, and the names of these weights."""
+    start = BLOCKS.get(kind)
+    return {
+        name.removesuffix(".weight"): name
+        for name, tensor in source.items()
+        if start and name.startswith(start) and isinstance(tensor, PackedTensor)
+    }
 
 
 def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, device: Device) -> Model:
@@ -195,21 +259,31 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
 
     Args:
         source: canonical names. kind: says which tensors do no harm when they are too many or missing.
-        dtype: what floating-point tensors become, but for those of which `model.keep_float32(name)` says otherwise.
+        dtype: what floating-point tensors become, but for those of which `model.keep_float32(name)` says otherwise and
+            the quantised matrices of blocks, whose layers take the format of their weights.
     Returns: the model in eval mode, without gradients, on `device`.
     Raises: CheckpointError naming what is missing, left over or of another shape.
     """
     wanted = model.state_dict(keep_vars=True)
     _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
     keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
+    layers = {
+        name: weight
+        for name, weight in packed_layers(source, kind).items()
+        if isinstance(model.get_submodule(name), nn.Linear)
+    }
+    for name, weight in layers.items():
+        model.set_submodule(name, _packed_layer(model.get_submodule(name), source[weight], device))
+    packed_names = set(layers.values())
     placed: dict[int, Tensor] = {}  # tensors that have two names stay one
     for name, empty in wanted.items():
+        if name in packed_names:
+            continue
         if id(empty) not in placed:
             target = empty.dtype
             if target.is_floating_point:
                 target = torch.float32 if keep_float32(name) else dtype
-            tensor = torch.empty_like(empty, dtype=target, device=device, requires_grad=False)
-            _copy(source.get(name), tensor)
+            tensor = _owned(source.get(name), empty, target, device)
             placed[id(empty)] = nn.Parameter(tensor, False) if isinstance(empty, nn.Parameter) else tensor
         _assign(model, name, placed[id(empty)])
     for name, buffer in model.named_buffers():
@@ -220,12 +294,27 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
     return model
 
 
-def _copy(stored: StoredTensor | None, tensor: Tensor) -> None:
-    if stored is None:
-        tensor.zero_()
+def _packed_layer(dense: nn.Linear, stored: PackedTensor, device: Device) -> nn.Linear:
+    """The layer in the format of its weight, filled, its bias still empty."""
+    layer = FORMATS[stored.format].empty((dense.out_features, dense.in_features), dense.bias is not None)
+    for name, tensor in stored.read_parts().items():
+        own = torch.empty_like(getattr(layer, name), device=device, requires_grad=False)
+        own.copy_(tensor)
+        setattr(layer, name, nn.Parameter(own, False) if name in layer._parameters else own)
+    stored.release()
+    return layer
+
+
+def _owned(stored: StoredTensor | None, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:
+    """The stored numbers in memory of their own; zeros where a file lacks what nothing depends on."""
+    if isinstance(stored, PackedTensor):
+        tensor = stored.dense(dtype).to(device)
     else:
-        tensor.copy_(stored.read())
+        tensor = torch.empty_like(empty, dtype=dtype, device=device, requires_grad=False)
+        tensor.zero_() if stored is None else tensor.copy_(stored.read())
+    if stored is not None:
         stored.release()
+    return tensor
 
 
 def _unsaved(name: str, buffer: Tensor) -> Tensor:

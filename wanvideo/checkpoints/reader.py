@@ -10,6 +10,7 @@ import difflib
 import itertools
 import json
 import logging
+import math
 import pickle
 import re
 import warnings
@@ -21,11 +22,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, UnsupportedError
+from ..errors import CheckpointError
+from ..ops.formats import FORMATS
+from ..ops.formats_gguf import LAYOUTS
+from .gguf import GGUFFile, GGUFPlace
 from .safetensors_file import SafetensorsFile, is_safetensors
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", ".gguf", *TORCH_SUFFIXES)
 STANDARD_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # what training scripts put a state dict into
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)")
@@ -60,6 +64,39 @@ class StoredTensor:
                 parent.release()
 
         return cls(tuple(result.shape), result.dtype, lambda: operation(*(p.read() for p in parents)), release)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedTensor(StoredTensor):
+    """A weight in one of the storage formats of `ops/formats.py`; shape, dtype and `read` are those of plain numbers.
+
+    matrix: the rows and columns in which it is packed. read_parts: the tensors of a layer in that format, by name.
+    """
+
+    format: str
+    matrix: tuple[int, int]
+    read_parts: Callable[[], dict[str, Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        read_parts: Callable[[], dict[str, Tensor]],
+        release: Callable[[], None] = _nothing,
+        matrix: tuple[int, int] | None = None,
+    ) -> PackedTensor:
+        """A weight of `shape` in the format `name`; matrix: if it is packed as another matrix than its own."""
+        matrix = matrix or shape
+
+        def read() -> Tensor:
+            return FORMATS[name].layer(matrix, read_parts()).dense_weight(torch.float32).view(shape)
+
+        return cls(shape, torch.float32, read, release, format=name, matrix=matrix, read_parts=read_parts)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """Plain numbers, of which float32 ones are held a few rows at a time."""
+        return FORMATS[self.format].layer(self.matrix, self.read_parts()).dense_weight(dtype).view(self.shape)
 
 
 class TensorSource(Mapping[str, StoredTensor]):
@@ -355,7 +392,25 @@ def _unpickle(path: Path, mapped: bool) -> TensorSource:
 
 
 def _open_gguf(path: Path) -> TensorSource:
-    raise UnsupportedError(f"{path.name} is a GGUF file, which cannot be read yet. Use a .safetensors version.")
+    file = GGUFFile(path)
+    tensors = {key: _gguf_tensor(file, place) for key, place in file.places.items()}
+    if not tensors:
+        raise CheckpointError(f"{path.name} holds no tensors. Download it again: {path}")
+    return TensorSource(tensors, path.name)
+
+
+def _gguf_tensor(file: GGUFFile, place: GGUFPlace) -> StoredTensor:
+    def release() -> None:
+        file.release(place)
+
+    if place.format is None:
+        return StoredTensor(place.shape, place.dtype, lambda: file.tensor(place), release)
+    block = LAYOUTS[place.format].block_size
+    # A quantised tensor that is no matrix (a convolution) never becomes a layer: any matrix of its blocks will do.
+    matrix = place.shape if len(place.shape) == 2 else (math.prod(place.shape) // block, block)
+    return PackedTensor.of(
+        place.format, place.shape, lambda: {"weight": file.bytes(place).view(matrix[0], -1)}, release, matrix
+    )
 
 
 def _refuse_json(path: Path) -> TensorSource:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import kernels
 from .low_rank import LowRankSide
 from .quantised import QuantisedRows, quantise_rows
+from .row_blocks import row_blocks
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
@@ -74,7 +75,10 @@ class RowScaledLinear(Linear):
         return dtype if dtype == FP8_MATMUL and torch.cuda.get_device_capability(device) >= (8, 9) else None
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight.float() * self.weight_scale).to(dtype)
+        dense = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
+        for start, stop in row_blocks(*self.weight.shape):
+            dense[start:stop] = self.weight[start:stop].float() * self.weight_scale[start:stop]
+        return dense
 
     def product(self, x: Tensor | QuantisedRows) -> Tensor:
         storage = self.input_format

@@ -1,0 +1,100 @@
+"""Storage formats of linear layers, as one table. A new format is one subclass of `Linear` and one row of `FORMATS`.
+
+Legend: N output features, K input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .formats_fp4 import FP4Linear, quantise_fp4
+from .formats_gguf import LAYOUTS, GGUFLinear
+from .linear import Linear, RowScaledLinear
+from .quantised import LARGEST, SMALLEST_PEAK
+from .row_blocks import row_blocks
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the weight of a linear layer can be stored.
+
+    make: the empty layer from (K, N, bias). bits: that a weight takes. quantise: a weight [N, K] float to the layer's
+    tensors by name, or None where the format is only read.
+    """
+
+    name: str
+    make: Callable[[int, int, bool], Linear]
+    bits: float
+    quantise: Callable[[Tensor], dict[str, Tensor]] | None = None
+
+    def empty(self, shape: tuple[int, int], bias: bool = False) -> Linear:
+        """A layer without memory for a weight of this shape."""
+        with torch.device("meta"):
+            return self.make(shape[1], shape[0], bias)
+
+    def layer(self, shape: tuple[int, int], tensors: dict[str, Tensor]) -> Linear:
+        """A layer without bias around tensors that are there already."""
+        layer = self.empty(shape)
+        for name, tensor in tensors.items():
+            if name in layer._parameters:
+                setattr(layer, name, nn.Parameter(tensor, requires_grad=False))
+            else:
+                setattr(layer, name, tensor)
+        return layer
+
+    def parts(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """The tensors of a layer for a weight of this shape, on the meta device."""
+        return dict(self.empty(shape).state_dict())
+
+
+class SealedLinear(nn.Module):
+    """A layer inside a model of another library, which would take the dtype of its `weight` for that of numbers."""
+
+    weight = None
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def quantise_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
+    """weight [N, K] to 8 bits with one scale a row, a few rows at a time."""
+    largest = LARGEST[storage]
+    data = torch.empty(weight.shape, dtype=storage, device=weight.device)
+    scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
+    for start, stop in row_blocks(*weight.shape):
+        rows = weight[start:stop].float()
+        scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
+        rows = rows / scale[start:stop]
+        rows = rows.round() if storage == torch.int8 else rows
+        data[start:stop] = rows.clamp(-largest, largest).to(storage)
+    return {"weight": data, "weight_scale": scale}
+
+
+def _by_rows(name: str, storage: torch.dtype, can_quantise: bool = True) -> Format:
+    quantise = partial(quantise_by_rows, storage=storage) if can_quantise else None
+    return Format(name, partial(RowScaledLinear, storage=storage), 8.0, quantise)
+
+
+FORMATS = {
+    item.name: item
+    for item in (
+        _by_rows("fp8", torch.float8_e4m3fn),
+        _by_rows("fp8_e5m2", torch.float8_e5m2, can_quantise=False),
+        _by_rows("int8", torch.int8),
+        Format("fp4", FP4Linear, 4.5, quantise_fp4),
+        *(
+            Format(name, partial(GGUFLinear, layout=layout), 8 * layout.block_bytes / layout.block_size)
+            for name, layout in LAYOUTS.items()
+        ),
+    )
+}
+QUANTISERS = tuple(name for name, item in FORMATS.items() if item.quantise)
