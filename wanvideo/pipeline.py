@@ -89,11 +89,12 @@ class TalkingVideoPipeline:
         self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = DTYPES[self.options.dtype]
         self.files = resolve(files)
+        self.loras = [LoraUse(lora.path, lora.strength) for lora in self.files.loras]
 
     @cached_property
     def transformer(self) -> WanTransformer:
         model = load_transformer(self.files.transformer, self.files.adapter, dtype=self.dtype, device=self.device)
-        apply_loras(model, [LoraUse(lora.path, lora.strength) for lora in self.files.loras])
+        apply_loras(model, self.loras)
         model.set_attention("auto")
         return model
 
@@ -139,10 +140,10 @@ class TalkingVideoPipeline:
         media = open_media(request)
         settings = request.settings
         steps = len(scheduler_of(settings).timesteps)
-        for lora in self.files.loras:
+        for lora in self.loras:
             if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
                 raise InputError(
-                    f"{lora.path} has {len(lora.strength)} strengths for a video of {steps} steps. "
+                    f"{lora.file} has {len(lora.strength)} strengths for a video of {steps} steps. "
                     "Give one strength, or one for each step."
                 )
         if media.tracks is not None:

@@ -56,8 +56,9 @@ class LoraUse:
     merge: bool = True
 
     def __post_init__(self) -> None:
-        if not self.schedule or not all(map(math.isfinite, self.schedule)):
-            raise InputError(f"A LoRA's strength is {self.strength}; it must be a number, or one number for each step.")
+        given = self.strength if isinstance(self.strength, tuple) else (self.strength,)
+        if not given or not all(isinstance(value, int | float) and math.isfinite(value) for value in given):
+            raise InputError(f"A LoRA's strength is {self.strength!r}. Give a number, or one number for each step.")
 
     @property
     def schedule(self) -> Schedule:

@@ -30,7 +30,7 @@ PREFIXES = (
     "module.", "lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_",
 )  # fmt: skip
 PAIR = re.compile(
-    r"(?P<path>.+)\.(?:lora_|lora\.|lora_linear_layer\.)(?P<side>down|up|A|B)"
+    r"(?P<path>.+)\.(?:lora_|lora\.)(?P<side>down|up|A|B)"
     r"(?:\.(?!weight$|bias$)\w+)?\.(?P<leaf>weight|bias)"  # PEFT may put the adapter's name in between
 )
 OTHER = re.compile(
