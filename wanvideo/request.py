@@ -21,6 +21,7 @@ MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
 COLOUR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
 DTYPES = ("bf16", "fp16", "fp32")
+CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6
 NEGATIVE_PROMPT = (
     "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -60,8 +61,8 @@ class StepCache:
     Args:
         kind: teacache, magcache or easycache.
         threshold: how much accumulated change is tolerated, above 0.
-        start_step, end_step: the steps [start, end) in which it may skip; end -1 means the last step.
-        coefficients: teacache's polynomial table, "480" or "720".
+        start_step, end_step: the steps [start, end) in which it may skip; end -1 means up to the end.
+        coefficients: the table of numbers measured at "480" or "720", or "auto": by the size of the picture.
         max_skips: magcache: consecutive steps it may skip.
         offload: keep what is cached in host memory.
     """
@@ -70,9 +71,17 @@ class StepCache:
     threshold: float = 0.2
     start_step: int = 1
     end_step: int = -1
-    coefficients: str = "480"
+    coefficients: str = "auto"
     max_skips: int = 4
     offload: bool = False
+
+    def __post_init__(self) -> None:
+        _choice("step_cache.kind", self.kind, CACHES)
+        _choice("step_cache.coefficients", self.coefficients, ("auto", "480", "720"))
+        _number("step_cache.threshold", self.threshold, 1e-6, 100)
+        _number("step_cache.start_step", self.start_step, 0, 10_000, whole=True)
+        _number("step_cache.end_step", self.end_step, -1, 10_000, whole=True)
+        _number("step_cache.max_skips", self.max_skips, 0, 1000, whole=True)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,10 @@ class SkipLayers:
     blocks: tuple[int, ...]
     start: float = 0.0
     end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _number("skip_layers.start", self.start, 0, 1)
+        _number("skip_layers.end", self.end, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ PATCH = 2
 EPS = 1e-6
 
 KeysValues = tuple[Tensor, Tensor]
+AroundBlocks = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -302,13 +303,23 @@ class WanTransformer(nn.Module):
         condition: Tensor | None,
         text: TextContext,
         audio: AudioContext | None,
+        skip: frozenset[int] = frozenset(),
+        around: AroundBlocks | None = None,
     ) -> Tensor:
-        """One step of a window whose contexts are made. Same shapes as `forward`."""
+        """One step of a window whose contexts are made. Same shapes as `forward`.
+
+        Args:
+            skip: blocks that are left out.
+            around: called with hidden [L, D], modulation [6, D] and what runs the blocks, in place of running them.
+        """
         self._renew(text, audio)
         grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
         hidden, time, modulation = self.embed(latents, timestep, condition)
         rope = video_rope(*grid, HEAD_WIDTH, hidden.device)
-        hidden = self.run_blocks(hidden, modulation, rope, text, audio)
+        if around is None:
+            hidden = self.run_blocks(hidden, modulation, rope, text, audio, skip)
+        else:
+            hidden = around(hidden, modulation, lambda x: self.run_blocks(x, modulation, rope, text, audio, skip))
         return self.unpatch(self.head(hidden, time), grid)
 
     def text_context(self, text_embeds: Tensor, image_embeds: Tensor | None) -> TextContext:
@@ -384,10 +395,18 @@ class WanTransformer(nn.Module):
         return hidden, time[0].float(), modulation.view(6, self.config.dim)
 
     def run_blocks(
-        self, hidden: Tensor, modulation: Tensor, rope: Tensor, text: TextContext, audio: AudioContext | None
+        self,
+        hidden: Tensor,
+        modulation: Tensor,
+        rope: Tensor,
+        text: TextContext,
+        audio: AudioContext | None,
+        skip: frozenset[int] = frozenset(),
     ) -> Tensor:
         """hidden [L, D] through all blocks; each block's keys and values are made when it first runs, then kept."""
         for index, block in enumerate(self.ready_blocks(self.blocks)):
+            if index in skip:
+                continue
             if index not in text.keys_values:
                 text.keys_values[index] = block.cross_attn.keys_values(text)
             if audio is not None and index not in audio.keys_values:

@@ -18,9 +18,10 @@ from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
 from ..request import LoopSettings
 from ..video.picture import fit_images
-from .denoiser import Contexts, Denoiser
+from .denoiser import Contexts, Denoiser, check_blocks
 from .guidance import Guidance
 from .schedulers import scheduler_of
+from .step_cache import open_cache, usable_cache
 from .window import Draw, StepReport, blend_noise, denoise_window
 
 
@@ -80,6 +81,7 @@ def sample_clip(
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Tensor:
     """Latents [16, T, H/8, W/8] of one clip; arguments as in `Conditioning`, audio heard from its first frame on."""
+    check_blocks(settings.skip_layers, len(transformer.blocks))
     scheduler = scheduler_of(settings)
     device = transformer.device
     guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, settings.apg, has_audio=bool(audio))
@@ -98,7 +100,12 @@ def sample_clip(
         given = F.pad(samples, (0,) * 4 + (0, max(0, latents.shape[1] - samples.shape[1])))[:, : latents.shape[1]]
         noisy = settings.add_noise_to_samples or settings.denoise_strength < 1
         latents = blend_noise(given.to(latents), latents, scheduler.timesteps[0]) if noisy else given.to(latents)
-    denoiser = Denoiser(transformer, contexts, guidance, None if condition is None else condition.to(device))
+    cache = usable_cache(settings.step_cache, scheduler.num_steps)
+    denoiser = Denoiser(
+        transformer, contexts, guidance, None if condition is None else condition.to(device),
+        open_cache(cache, scheduler.num_steps, geometry.width * geometry.height), settings.skip_layers,
+        scheduler.num_steps,
+    )  # fmt: skip
 
     def report(step: int, denoised: Tensor) -> None:
         if on_step:

@@ -6,6 +6,7 @@ S speakers, R reference pictures.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,13 +21,16 @@ from ..models.transformer import TextContext, WanTransformer
 from ..models.vae import Tiling, WanVAE
 from ..request import LoopSettings
 from ..video.colour import match_colour
-from .denoiser import Contexts, Denoiser
+from .denoiser import Contexts, Denoiser, check_blocks
 from .guidance import Guidance
+from .relief import Attempts, Relief
 from .schedulers import scheduler_of
-from .window import Draw, Motion, StepReport, blend_noise, denoise_window
+from .step_cache import open_cache, usable_cache
+from .window import Draw, Motion, Replay, StepReport, blend_noise, denoise_window
 
 __all__ = ["Conditioning", "LoopSettings", "Window", "run_windows", "seeded_draw"]
 
+logger = logging.getLogger("wanvideo")
 AUDIO_REACH = 2  # frames on each side that a frame hears
 AUDIO_TAIL = 3  # frames of silence beyond the last window's end, so that its last frames hear silence ahead
 
@@ -93,16 +97,20 @@ def run_windows(
     settings: LoopSettings,
     draw: Draw | int,
     on_step: Callable[[StepReport], None] | None = None,
+    relieve: Callable[[], bool] | None = None,
 ) -> Iterator[Window]:
     """Sample a video window by window; what a window allocates dies with it.
 
     Args:
         draw: noise of a given shape, float32, asked for in the order: window, motion, then step by step; or a seed.
         on_step: called after every step; what it raises ends the run.
+        relieve: called when the device has run out of memory: moves weights off it and says whether it could. The
+            window goes on from its last finished part, then once more with a tiled VAE.
     Source: the loops of MultiTalk and InfiniteTalk. Unlike them, the tail is padded with silence, never reversed
     speech, and the caller trims the last window's frames beyond the end.
     """
-    run = _Run(transformer, vae, conditioning, settings)
+    reliefs = [Relief("more blocks streaming", relieve)] if relieve else []
+    run = _Run(transformer, vae, conditioning, settings, reliefs)
     for span in run.plan:
         noise = seeded_draw(draw, span.index) if isinstance(draw, int) else draw
         yield run.window(span, noise, on_step or (lambda report: None))
@@ -118,9 +126,11 @@ class _Run:
     """What windows hand on: the last frames, and contexts and conditions that did not change."""
 
     def __init__(
-        self, transformer: WanTransformer, vae: WanVAE, conditioning: Conditioning, settings: LoopSettings
-    ) -> None:
+        self, transformer: WanTransformer, vae: WanVAE, conditioning: Conditioning, settings: LoopSettings,
+        reliefs: Sequence[Relief],
+    ) -> None:  # fmt: skip
         self.transformer, self.vae, self.given, self.settings = transformer, vae, conditioning, settings
+        self.reliefs = reliefs
         self.plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
         height, width = conditioning.references[0].shape[-2:]
         self.geometry = VideoGeometry(width, height, settings.window_frames)
@@ -129,23 +139,50 @@ class _Run:
         self.cache: dict[str, tuple[object, object]] = {}
         if not conditioning.text_embeds:
             raise InputError("There is no prompt. Encode at least one text, even an empty one.")
+        check_blocks(settings.skip_layers, len(transformer.blocks))
+        self.step_cache = usable_cache(settings.step_cache, scheduler_of(settings).num_steps)
 
     def window(self, span: WindowSpan, draw: Draw, on_step: Callable[[StepReport], None]) -> Window:
-        scheduler = scheduler_of(self.settings)
-        condition, motion = self._condition(span.index)
-        latents = self._start(span.index, scheduler.timesteps[0], draw)
-        guidance = self._guidance()
-        denoiser = Denoiser(self.transformer, self._contexts(span, guidance), guidance, condition)
-
-        def report(step: int, denoised: Tensor) -> None:
-            on_step(StepReport(span.index, len(self.plan), step, len(scheduler.timesteps), denoised))
-
-        latents = denoise_window(denoiser, scheduler, latents, motion, draw, report)
-        pixels = self.vae.decode(latents, tiling=self.tiling).float().permute(1, 2, 3, 0)
-        pixels = self._match_colour(pixels, span.index)
+        attempts = Attempts(span.index, [*self.reliefs, Relief("a tiled VAE", self._tile)])
+        replay = Replay(draw)
+        condition, motion = attempts.run(lambda: self._condition(span.index))
+        latents = attempts.run(lambda: self._sample(span, condition, motion, replay, on_step))
+        pixels = attempts.run(lambda: self._decode(span.index, latents))
         self.tail = pixels[-self.plan.overlap :].permute(3, 0, 1, 2).clone()
         num_new = self.plan.window - (self.plan.overlap if span.index else 0)
         return Window(span.index, span.start, latents, pixels, num_new)
+
+    def _sample(
+        self, span: WindowSpan, condition: Tensor, motion: Motion | None, replay: Replay,
+        on_step: Callable[[StepReport], None],
+    ) -> Tensor:  # fmt: skip
+        """Latents of a window, from its noise on; everything that remembers steps is made here."""
+        replay.rewind()
+        scheduler = scheduler_of(self.settings)
+        latents = self._start(span.index, scheduler.timesteps[0], replay)
+        guidance = self._guidance()
+        cache = open_cache(self.step_cache, scheduler.num_steps, self.geometry.width * self.geometry.height)
+        denoiser = Denoiser(
+            self.transformer, self._contexts(span, guidance), guidance, condition, cache, self.settings.skip_layers,
+            scheduler.num_steps,
+        )  # fmt: skip
+
+        def report(step: int, denoised: Tensor) -> None:
+            on_step(StepReport(span.index, len(self.plan), step, scheduler.num_steps, denoised))
+
+        latents = denoise_window(denoiser, scheduler, latents, motion, replay, report)
+        if cache is not None:
+            logger.info("%d of %d steps reused earlier ones.", cache.num_skipped, scheduler.num_steps)
+        return latents
+
+    def _decode(self, index: int, latents: Tensor) -> Tensor:
+        pixels = self.vae.decode(latents, tiling=self.tiling).float().permute(1, 2, 3, 0)
+        return self._match_colour(pixels, index)
+
+    def _tile(self) -> bool:
+        """Let the VAE work in tiles from now on; False when it does already."""
+        was_whole, self.tiling = self.tiling is None, self.tiling or Tiling.default()
+        return was_whole
 
     def _guidance(self) -> Guidance:
         s = self.settings

@@ -46,6 +46,22 @@ class Motion:
         return latents
 
 
+class Replay:
+    """Noise that can be asked for again from the start, so that a second attempt sees what the first one saw."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw, self.drawn, self.next = draw, [], 0
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        if self.next == len(self.drawn):
+            self.drawn.append(self.draw(shape))
+        self.next += 1
+        return self.drawn[self.next - 1].clone()
+
+    def rewind(self) -> None:
+        self.next = 0
+
+
 def blend_noise(clean: Tensor, noise: Tensor, timestep: float) -> Tensor:
     """A point on the straight path from `clean` (timestep 0) to `noise` (1000)."""
     level = timestep / 1000
