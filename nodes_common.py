@@ -280,6 +280,7 @@ class Held:
         self.paths, self.tensors = tuple(paths), open_tensors(list(paths))
         self.identity = require(self.tensors, kind)
         self.precision = ""  # what else decides what it computes, for caches
+        self.applied: tuple[Any, ...] = ()  # LoRAs that it has now
         self._load, self._residency_type = load, residency
         self.residency: Any = None
         self.patcher: Any = None
@@ -310,6 +311,7 @@ class Held:
         """Forget the model; it is loaded anew when it is needed again."""
         self.rest()
         self.residency = self.patcher = None
+        self.applied = ()
 
 
 def _patcher(residency: Any) -> Any:

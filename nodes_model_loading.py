@@ -31,6 +31,7 @@ from .nodes_common import (
     text,
     whole,
 )
+from .wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load_transformer, load_vae
 from .wanvideo.errors import InputError
@@ -38,7 +39,7 @@ from .wanvideo.geometry import VideoGeometry
 from .wanvideo.memory.residency import Residency
 from .wanvideo.models.transformer import WanTransformer
 from .wanvideo.ops.backends import ATTENTION_MODES, STAND_INS
-from .wanvideo.request import LoopSettings, LoraFile, SkipLayers, StepCache
+from .wanvideo.request import LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.schedulers import KNOWN_SCHEDULERS, make_scheduler
 from .wanvideo.scene import Speech
 from .wanvideo.video.picture import fit_images
@@ -93,7 +94,7 @@ class VideoModel:
     mode: str | None
     attention: str = "auto"
     swap: BlockSwap = BlockSwap()
-    loras: tuple[LoraFile, ...] = ()
+    loras: tuple[LoraUse, ...] = ()
     fp16_accumulation: bool = False
 
     @property
@@ -105,6 +106,9 @@ class VideoModel:
         """The transformer on its device, with these LoRAs and this attention, ready for windows of this size."""
         wanted = self.swap.of(self.held.identity.num_layers)
         transformer = self.held.ready(place=lambda: self.held.residency.place(max(0, wanted)))
+        if self.held.applied != self.loras:
+            apply_loras(transformer, self.loras)
+            self.held.applied = self.loras
         transformer.set_attention(self.attention)
         return transformer
 
@@ -179,7 +183,7 @@ class WanVideoModelLoader(Node):
             fantasyportrait_model=fantasyportrait_model,
         )  # fmt: skip
         if base_precision in FP8_NAMES:
-            base_precision = "bf16"
+            base_precision, quantization = "bf16", base_precision
         adapter = multitalk_model and expect(multitalk_model, Adapter, "multitalk_model")
         if block_swap_args and vram_management_args:
             raise InputError("block_swap_args and vram_management_args say the same in two ways. Connect one of them.")
@@ -188,7 +192,10 @@ class WanVideoModelLoader(Node):
             expect(compile_args, CompileSettings, "compile_args")
             logger.info("torch.compile is not used: the kernels of this pack are fused already.")
         path = TRANSFORMERS.find(model)
-        load = partial(load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[base_precision])
+        load = partial(
+            load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[base_precision],
+            quantise=QUANTISATIONS[quantization],
+        )  # fmt: skip
         held = Held([path], Kind.TRANSFORMER, load, Residency)
         mode = adapter.mode if adapter else "infinitetalk" if held.identity.has_audio else None
         result = VideoModel(
@@ -263,7 +270,8 @@ class LoadWanVideoT5TextEncoder(Node):
 def text_encoder(model_name: str, precision: str, quantization: str) -> Held:
     """The text encoder that a loader's or a cached encoder's widgets name."""
     path = TEXT_ENCODERS.find(model_name)
-    held = Held([path], Kind.TEXT_ENCODER, partial(load_text_encoder, path, dtype=PRECISIONS[precision]))
+    load = partial(load_text_encoder, path, dtype=PRECISIONS[precision], quantise=QUANTISATIONS[quantization])
+    held = Held([path], Kind.TEXT_ENCODER, load)
     held.precision = f"{precision} {quantization}"
     return held
 
@@ -597,22 +605,23 @@ def make_schedule(
     return Schedule(name, steps, shift, start_step, end_step, levels)
 
 
-def _loras(lora: Any) -> tuple[LoraFile, ...]:
+def _loras(lora: Any) -> tuple[LoraUse, ...]:
     if lora is None:
         return ()
-    if not (isinstance(lora, tuple) and all(isinstance(item, LoraFile) for item in lora)):
-        expect(lora, LoraFile, "lora")
+    if not (isinstance(lora, tuple) and all(isinstance(item, LoraUse) for item in lora)):
+        expect(lora, LoraUse, "lora")
     return lora
 
 
-def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraFile, ...]:
+def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:
     """What was chosen before and now; a strength of 0 is no LoRA."""
     added = []
     for name, strength in slots:
         if name != "none" and strength:
             path = LORAS.find(name)
             Held([path], Kind.LORA, lambda: None)
-            added.append(LoraFile(str(path), tuple(strength) if isinstance(strength, list) else strength))
+            strength = tuple(strength) if isinstance(strength, list) else strength
+            added.append(LoraUse(path, strength, merge=merge))
     return (*_loras(previous), *added)
 
 
