@@ -301,6 +301,41 @@ def test_side_path_forms_by_hand(scheduled):
     matrix = (up * factors[:3]) @ down + factors[3] * full + factors[4] * torch.kron(pair.first, pair.second)
     x, out = draw("x", 2, 7, 12), draw("out", 2, 7, 10)
     assert torch.allclose(side(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
-    rows = quantise_rows(x[0], torch.int8)
-    expected = out[0] + rows.dense(torch.float32) @ matrix.t()
-    assert torch.allclose(side(rows, out[0].clone()), expected, atol=1e-5)
+    pairs_only = LowRankSide(down, up, table=table[:, :3].contiguous() if scheduled else None, clock=clock)
+    for storage in (torch.int8, torch.float8_e4m3fn):
+        rows = quantise_rows(x[0], storage)
+        dense = rows.dense(torch.float32)
+        assert torch.allclose(side(rows, out[0].clone()), out[0] + dense @ matrix.t(), atol=1e-5)
+        narrow = out[0] + dense @ ((up * factors[:3]) @ down).t()
+        assert torch.allclose(pairs_only(rows, out[0].clone()), narrow, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_sums_of_8_bit_numbers_do_not_overflow(dtype):
+    down, up, x = torch.full((1, 512), 3.0), torch.full((4, 1), 1e-3), torch.full((2, 512), 10.0)
+    side = LowRankSide(down.to(dtype), up.to(dtype))
+    added = side(quantise_rows(x, torch.float8_e4m3fn), torch.zeros(2, 4, dtype=dtype))  # 448 * 3 * 512 before scaling
+    assert (added.float() / (10 * 3 * 512 * 1e-3) - 1).abs().max() <= 1e-2
+
+
+def test_a_step_recompiles_nothing():
+    layer = Linear(8, 8)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    clock = StepClock([(1.0, 0.5, 0.25)])
+    layer.side = LowRankSide(
+        draw("d", 2, 8), draw("u", 8, 2), table=torch.tensor([[1.0] * 2, [0.5] * 2, [0.25] * 2]), clock=clock
+    )
+    layer.requires_grad_(False)
+    compiled = []
+
+    def count(graph, example_inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    run, x = torch.compile(layer, backend=count), draw("x", 3, 8)
+    clock.on(x.device)
+    for step in (0, 1, 2, 0):
+        clock.set_step(step)
+        assert torch.allclose(run(x), layer(x))
+    assert len(compiled) == 1

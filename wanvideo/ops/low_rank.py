@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .quantised import QuantisedRows
 
+QUANTISED_ROWS = 8192  # rows that are widened at a time
+
 Schedule = tuple[float, ...]  # a strength for each step; the last one stands for all later steps
 
 
@@ -102,24 +104,36 @@ class LowRankSide(nn.Module):
 
     def forward(self, x: Tensor | QuantisedRows, out: Tensor) -> Tensor:
         """x [..., K] and the layer's own result [..., N], which is written over -> [..., N]."""
-        if isinstance(x, QuantisedRows):
-            x = x.dense(out.dtype)
-        rows, result = x.to(out.dtype).flatten(0, -2), out.flatten(0, -2)
-        strengths = None
+        result, strengths = out.flatten(0, -2), None
         if self.table is not None:
             strengths = self.table.index_select(0, self.clock.on(self.table.device))[0].to(out.dtype)
+        if isinstance(x, QuantisedRows):
+            parts = (x.data.split(QUANTISED_ROWS), x.scale.split(QUANTISED_ROWS), result.split(QUANTISED_ROWS))
+            for data, scale, part in zip(*parts, strict=True):
+                self._add(data, scale, part, strengths)
+        else:
+            self._add(x.to(out.dtype).flatten(0, -2), None, result, strengths)
+        return result.view_as(out)
+
+    def _add(self, rows: Tensor, scale: Tensor | None, result: Tensor, strengths: Tensor | None) -> None:
+        """Add to result [L, N] what rows [L, K] give; with a scale [L, 1] the rows are 8-bit numbers."""
+        if scale is not None and (self.num_fulls or self.num_kroneckers):
+            rows, scale = QuantisedRows(rows, scale).dense(result.dtype), None
+        if scale is not None:  # bf16 holds 8-bit numbers exactly, and their sums where fp16 would overflow
+            rows = rows.to(torch.float32 if result.dtype == torch.float32 else torch.bfloat16)
         if self.rank:
-            inner = rows @ self.down.to(out.dtype).t()
-            result.addmm_(inner if strengths is None else inner * strengths[: self.rank], self.up.to(out.dtype).t())
+            inner = rows @ self.down.to(rows.dtype).t()
+            inner = inner if scale is None else (inner.float() * scale).to(result.dtype)
+            inner = inner if strengths is None else inner * strengths[: self.rank]
+            result.addmm_(inner, self.up.to(result.dtype).t())
         column = self.rank
         for number in range(self.num_fulls):
             whole = rows if strengths is None else rows * strengths[column + number]
-            result.addmm_(whole, getattr(self, f"full_{number}").to(out.dtype).t())
+            result.addmm_(whole, getattr(self, f"full_{number}").to(result.dtype).t())
         column += self.num_fulls
         for number in range(self.num_kroneckers):
             product = self._kronecker(rows, number)
             result += product if strengths is None else product * strengths[column + number]
-        return result.view_as(out)
 
     def _kronecker(self, rows: Tensor, number: int) -> Tensor:
         first, second = getattr(self, f"first_{number}").to(rows), getattr(self, f"second_{number}").to(rows)
