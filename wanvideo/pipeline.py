@@ -165,7 +165,10 @@ class TalkingVideoPipeline:
 
     def _needs(self, name: str, what: str, example: str) -> None:
         if getattr(self.files, name) is None:
-            raise CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
+            hint = "\n" + self.files.unused[0] if self.files.unused else ""
+            raise CheckpointError(
+                f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.{hint}"
+            )
 
     @torch.no_grad()  # as a decorator it holds inside only, not for whoever asks for the next window
     def _run(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .detect import SLOTS, identify
+from .detect import SLOTS, describe, identify
 from .dialects import Kind
 from .reader import STANDARD_NAMES, checkpoints_in, few, open_tensors
 
@@ -28,11 +28,13 @@ class FolderFiles:
         models: the files of each model, several where it is in shards.
         tokenizer: the file of the text encoder's tokenizer, or None.
         refused: what could not be read, a sentence for each.
+        others: what is no model that is used here, a sentence for each.
     """
 
     models: dict[Kind, list[Path]]
     tokenizer: Path | None
     refused: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def find_in_folder(folder: str | Path) -> FolderFiles:
@@ -43,17 +45,23 @@ def find_in_folder(folder: str | Path) -> FolderFiles:
     folder = Path(folder).expanduser()
     models: dict[Kind, list[Path]] = {}
     refused: list[str] = []
+    others: list[str] = []
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
         here: dict[Kind, list[list[Path]]] = {}
         for paths in checkpoints_in(place) if place.is_dir() else ():
             try:
-                here.setdefault(identify(open_tensors(paths)).kind, []).append(paths)
+                identity = identify(open_tensors(paths))
             except CheckpointError as error:
                 refused.append(str(error))
+                continue
+            if identity.kind in SLOTS:
+                here.setdefault(identity.kind, []).append(paths)
+            else:
+                others.append(f"{describe(identity, paths[0].name)}.")
         for kind, choices in here.items():
-            if kind in SLOTS and kind not in models:
+            if kind not in models:
                 models[kind] = _choose(kind, choices)
-    return FolderFiles(models, find_tokenizer(folder), tuple(refused))
+    return FolderFiles(models, find_tokenizer(folder), tuple(refused), tuple(others))
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -70,7 +78,8 @@ def file_for(folder: str | Path, kind: Kind) -> list[Path]:
         return files.models[kind]
     slot = SLOTS[kind]
     held = ", ".join(f"{other.value} {paths[0].name}" for other, paths in files.models.items()) or "no model"
-    refused = f"\n{files.refused[0]}" if files.refused else ""
+    unused = (*files.refused, *files.others)
+    refused = f"\n{unused[0]}" if unused else ""
     raise CheckpointError(
         f"The folder {folder} has no {kind.value}; it has {held}. "
         f"Needed is {slot.wanted}, e.g. {slot.example}.{refused}"
