@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from support import recipes
+from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.adapt import LoraUse, apply_loras
-from wanvideo.checkpoints.random_weights import quantise_linears
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
-from wanvideo.ops.linear import Linear, RowScaledLinear
+from wanvideo.ops.linear import Linear
 from wanvideo.ops.low_rank import Kronecker, LowRankSide, StepClock
 from wanvideo.ops.quantised import quantise_rows
 
@@ -23,6 +23,7 @@ DATA = Path(__file__).parent / "data"
 CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))
 DIALECTS = tuple(CASE["dialects"])
 STRENGTH = CASE["strength"]
+STORAGES = ("fp8", "int8", "fp4", "Q8_0", "Q4_0")
 
 
 def file_of(keys):
@@ -120,29 +121,10 @@ def test_side_path_equals_merged(dialect):
     assert relative(base_velocity(), merged_velocity(dialect)) > 1e-2
 
 
-def quantised(storage):
-    model = tiny_transformer()
-    for block in model.blocks:
-        quantise_linears(block, storage)
-    return model
-
-
-def dequantised(model):
-    """The same numbers in dense layers."""
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, RowScaledLinear):
-                dense = Linear(layer.in_features, layer.out_features)
-                dense.weight = torch.nn.Parameter(layer.dense_weight(torch.float32), False)
-                dense.bias = layer.bias
-                setattr(parent, name, dense)
-    return model
-
-
-@pytest.mark.parametrize("storage", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "loha", "lokr"])
 def test_a_quantised_base_gets_the_whole_lora_exactly(storage, dialect):
-    quant, dense = quantised(storage), dequantised(quantised(storage))
+    quant, dense = packed_transformer(storage), packed_transformer(storage, dense=True)
     assert relative(quant(**inputs()), dense(**inputs())) <= 1e-6
     (report,) = apply_loras(quant, [LoraUse(lora(dialect), STRENGTH)])
     apply_loras(dense, [LoraUse(lora(dialect), STRENGTH)])
@@ -200,10 +182,10 @@ def test_contexts_follow_the_weights():
     assert torch.equal(denoise(), base_velocity())
 
 
-@pytest.mark.parametrize("storage", [None, torch.int8])
+@pytest.mark.parametrize("storage", [None, *STORAGES])
 def test_streamed_blocks_carry_their_loras(storage):
     def build():
-        return tiny_transformer() if storage is None else quantised(storage)
+        return tiny_transformer() if storage is None else packed_transformer(storage)
 
     use = LoraUse(lora("comfy_down_up_alpha"), STRENGTH, merge=False)
     resident, streamed = build(), build()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support import jobs, recipes
+from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
 from wanvideo import TalkingVideoPipeline
@@ -16,7 +17,6 @@ from wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from wanvideo.checkpoints.load import load_transformer, source_of
 from wanvideo.checkpoints.lora import open_lora, read_lora
 from wanvideo.checkpoints.lora_deltas import Full, Hadamard, LowRank
-from wanvideo.checkpoints.random_weights import quantise_linears
 from wanvideo.errors import CheckpointError, InputError, UnsupportedError
 from wanvideo.request import LoraFile
 
@@ -204,15 +204,14 @@ def test_filters():
 
 
 def test_one_line_says_what_became_of_a_lora(caplog):
-    model = tiny_transformer()
-    quantise_linears(model.blocks, torch.int8)
+    model = packed_transformer("int8")
     state = small_lora() | pair("text_embedding.2") | pair("blocks.5.ffn.0") | {"odd_key": draw("o", 3)}
     (report,) = apply_loras(model, [LoraUse(state, 0.8)])
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert lines[0] == str(report)
     assert re.fullmatch(
-        r"LoRA the state dict at 0\.8: matched 8/10, 1 merged, 3 side path, 4 added to small parameters, rank 4, "
+        r"LoRA the state dict at 0\.8: matched 8/10, 2 merged, 2 side path, 4 added to small parameters, rank 4, "
         r"\+0 MB\.", lines[0],
     ), lines[0]  # fmt: skip
     assert "2 differences fit nothing here and are left out: blocks.5.ffn.0.weight, odd_key" in lines[1]

@@ -31,7 +31,7 @@ from ..ops.low_rank import LowRankSide, Schedule, StepClock, strength_at
 from .load import source_of
 from .lora import Lora, open_lora, read_lora
 from .lora_deltas import Delta, Full, Kronecker
-from .reader import StoredTensor, TensorSource, few
+from .reader import PackedTensor, TensorSource, few
 
 logger = logging.getLogger("wanvideo")
 
@@ -279,8 +279,8 @@ def _original(transformer: WanTransformer, originals: _Originals, name: str) -> 
 
 
 def _from_file(source: TensorSource, name: str, dtype: torch.dtype) -> Tensor:
-    stored: StoredTensor = source[name]
-    value = stored.read().to(dtype, copy=True)
+    stored = source[name]
+    value = stored.dense(dtype) if isinstance(stored, PackedTensor) else stored.read().to(dtype, copy=True)
     stored.release()
     return value
 

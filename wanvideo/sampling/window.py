@@ -87,7 +87,6 @@ def denoise_window(
     if motion:
         latents = motion.hold(latents, steps[0], draw)
     for index, timestep in enumerate(steps):
-        denoiser.transformer.set_step(index)
         velocity = denoiser(latents, timestep)
         denoised = latents - scheduler.sigmas[index] * velocity
         noise = draw(tuple(latents.shape)).to(latents) if scheduler.is_stochastic else None
