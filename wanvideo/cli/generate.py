@@ -16,7 +16,6 @@ from ..geometry import parse_size, snap_frames
 from ..request import (
     COLOUR_METHODS,
     DTYPES,
-    MODES,
     Apg,
     EngineOptions,
     LoopSettings,
@@ -29,7 +28,8 @@ from ..request import (
 logger = logging.getLogger("wanvideo")
 TASKS = ("infinitetalk-14B", "multitalk-14B")
 DEFAULT_STEPS = 40
-DEFAULT_SHIFT = {"infinitetalk-480": 7.0, "infinitetalk-720": 11.0}
+DEFAULT_SHIFT = {"480": 7.0, "720": 11.0}
+DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
 
 
 def yes_or_no(text: str) -> bool:
@@ -70,7 +70,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--mode", choices=("clip", "streaming"), default="clip", help="one window, or as long as the sound")
     add("--frame_num", type=int, default=81, help="frames of a window, 4n + 1")
     add("--max_frame_num", type=int, default=1000, help="most frames of a video in streaming mode")
-    add("--motion_frame", type=int, default=9, help="frames that windows share, 4n + 1")
+    add("--motion_frame", type=int, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B, if not given")
     add("--base_seed", type=int, default=42, help="below 0: random")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
     add("--scene_seg", **switch, help="cut a source video into its scenes")
@@ -129,7 +129,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
     )
     output = flags.save_file or _name(flags, request)
-    output = output if output.endswith(".mp4") else f"{output}.mp4"
+    output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
     request = TalkRequest(**{**vars(request), "output": output})
     options = EngineOptions(
         device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None
@@ -138,19 +138,18 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
 
 
 def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSettings:
-    motion = flags.motion_frame
+    mode = "multitalk" if flags.task.startswith("multitalk") else "infinitetalk"
+    motion = DEFAULT_MOTION[mode] if flags.motion_frame is None else flags.motion_frame
     if motion % 4 != 1:
         motion = snap_frames(motion)
         logger.info("motion_frame %d is not 4n + 1: %d is used.", flags.motion_frame, motion)
-    mode = "multitalk" if flags.task.startswith("multitalk") else "infinitetalk"
-    assert mode in MODES
     return LoopSettings(
         mode=mode,
         window_frames=flags.frame_num,
         motion_frames=motion,
         scheduler=flags.scheduler,
-        steps=flags.sample_steps or DEFAULT_STEPS,
-        shift=flags.sample_shift if flags.sample_shift is not None else DEFAULT_SHIFT.get(size, 7.0),
+        steps=DEFAULT_STEPS if flags.sample_steps is None else flags.sample_steps,
+        shift=DEFAULT_SHIFT[_table(size)] if flags.sample_shift is None else flags.sample_shift,
         guidance_scale=flags.sample_text_guide_scale,
         audio_guidance_scale=flags.sample_audio_guide_scale,
         apg=Apg(flags.apg_momentum, flags.apg_norm_threshold) if flags.use_apg else None,
@@ -163,6 +162,7 @@ def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSet
 
 
 def _table(size: str | tuple[int, int]) -> str:
+    """Which of the two resolutions that the models were trained at is nearer."""
     large = size == "infinitetalk-720" or (isinstance(size, tuple) and size[0] * size[1] > 640 * 960)
     return "720" if large else "480"
 
