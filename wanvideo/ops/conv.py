@@ -15,9 +15,6 @@ from torch import Tensor
 
 from . import kernels
 
-# A 3-wide filter on a picture of doubled pixels sees two different pixels a side; [phase, pixel, tap].
-FOLDS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
-
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     """x [1, C, T, H, W], weight [N, C, kt, kh, kw] -> [1, N, T - kt + 1, H, W], plus a residual of that shape."""
@@ -67,17 +64,22 @@ def conv2d_doubling(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     The kernel sums the taps that fall on one pixel first: 4 filters of 2 x 2, less than half of the products.
     """
     if _has_kernel(x):
-        pixels, folds = _pixels(x), weight.new_tensor(FOLDS, dtype=torch.float32)
+        pixels = _pixels(x)
         frames, height, width, _ = pixels.shape
         out = pixels.new_empty(frames, 2 * height, 2 * width, weight.shape[0])
-        filters = torch.einsum("nchw,pih,qjw->pqncij", weight.float(), folds, folds).to(weight.dtype)
         for down in range(2):
             for right in range(2):
                 taps = _kernel().Taps((1, 2, 2), (down - 1, right - 1))
-                rows = _kernel().weight_rows(filters[down, right])
+                rows = _kernel().weight_rows(_folded(_folded(weight, 2, down), 3, right))
                 _kernel().conv(pixels, rows, bias, taps, out=out[:, down::2, right::2])
         return _clip(out)
     return _as_clip(F.conv2d(F.interpolate(_as_pictures(x), scale_factor=2, mode="nearest"), weight, bias, padding=1))
+
+
+def _folded(weight: Tensor, axis: int, phase: int) -> Tensor:
+    """The two taps that a 3-wide filter is for the first (phase 0) or second (1) of a pixel's two copies."""
+    first, middle, last = weight.unbind(axis)
+    return torch.stack((first + middle, last) if phase else (first, middle + last), axis)
 
 
 def _kernel():

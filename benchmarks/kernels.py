@@ -1,0 +1,143 @@
+"""Ceilings of the machine, the fused kernels and the attention backends, each against a plain computation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from measure import GIB, SIZES, Report, draw, relative, seconds
+
+from wanvideo.ops import attention, backends, norm, quantised
+from wanvideo.ops.rope import video_rope
+
+
+def ceilings(report: Report) -> None:
+    tokens = SIZES["480p"].num_tokens
+    a, b = draw(8192, 8192), draw(8192, 8192)
+    report.add("ceilings", "bf16 matmul 8192^3", 2 * 8192**3 / seconds(lambda: a @ b, report.repeats) / 1e12, "TFLOP/s")
+    for wide in (5120, 13824):
+        x, w = draw(tokens, 5120), draw(wide, 5120)
+        flops = 2 * tokens * 5120 * wide
+        report.add(
+            "ceilings",
+            f"bf16 linear Lx5120->{wide}",
+            flops / seconds(lambda: F.linear(x, w), report.repeats) / 1e12,
+            "TFLOP/s",
+        )
+        rows, weight = quantised.quantise_rows(x, torch.float8_e4m3fn), quantised.quantise_rows(w, torch.float8_e4m3fn)
+        run = lambda: torch._scaled_mm(  # noqa: E731
+            rows.data, weight.data.t(), rows.scale, weight.scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+        report.add(
+            "ceilings", f"fp8 row-wise linear Lx5120->{wide}", flops / seconds(run, report.repeats) / 1e12, "TFLOP/s"
+        )
+    source, target = (
+        torch.empty(GIB, dtype=torch.uint8).pin_memory(),
+        torch.empty(GIB, dtype=torch.uint8, device="cuda"),
+    )
+    report.add(
+        "ceilings",
+        "host to device, pinned",
+        1.073741824 / seconds(lambda: target.copy_(source, True), report.repeats),
+        "GB/s",
+    )
+    big, other = draw(GIB), draw(GIB)
+    report.add(
+        "ceilings",
+        "device copy (read + write)",
+        4 * GIB / 1e9 / seconds(lambda: big.copy_(other), report.repeats),
+        "GB/s",
+    )
+
+
+def kernels(report: Report) -> None:
+    tokens, dim, ffn, heads = SIZES["480p"].num_tokens, 5120, 13824, 40
+    fp8 = torch.float8_e4m3fn
+    x, y, wide = draw(tokens, dim), draw(tokens, dim), draw(tokens, ffn)
+    scale, shift, gate, weight = (draw(dim, dtype=torch.float32) for _ in range(4))
+    table = video_rope(21, 30, 52, 128, x.device)
+    mb = tokens * dim / 1e9
+    cases = {
+        "layer norm, bf16 out": (lambda: norm.layer_norm(x, scale, shift, 1e-6), 4 * mb),
+        "layer norm, fp8 out": (lambda: norm.layer_norm(x, scale, shift, 1e-6, fp8), 3 * mb),
+        "add + layer norm, fp8 out": (lambda: norm.add_layer_norm(x, y, gate, scale, shift, 1e-6, fp8), 7 * mb),
+        "add gated": (lambda: norm.add_gated(x, y, gate), 6 * mb),
+        "rms norm + rope, bf16 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table), 4 * mb),
+        "rms norm + rope, fp8 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table, fp8), 3 * mb),
+        "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),
+        "quantise rows": (lambda: quantised.quantise_rows(x, fp8), 3 * mb),
+    }
+    for name, (function, gigabytes) in cases.items():
+        took = seconds(function, report.repeats)
+        report.add("kernels", name, took * 1e3, "ms", f"{gigabytes / took:.0f} GB/s")
+    part = slice(0, 512)
+    exact = [value[part].cpu().float() for value in (x, y)]
+    cpu = [value.cpu() for value in (gate, scale, shift)]
+    ours = norm.add_layer_norm(x[part].float(), y[part].float(), gate, scale, shift, 1e-6)[1].cpu()
+    error = (ours - norm.add_layer_norm(*exact, *cpu, 1e-6)[1]).abs().max()
+    report.add("kernels", "add + layer norm against its twin, fp32 max error", float(error), "")
+    ours = norm.rms_norm_heads(x[part].float(), weight, 1e-6, heads, table[part]).cpu()
+    error = (ours - norm.rms_norm_heads(exact[0], weight.cpu(), 1e-6, heads, table[part].cpu())).abs().max()
+    report.add("kernels", "rms norm + rope against its twin, fp32 max error", float(error), "")
+    ours = norm.layer_norm(x[part].float(), scale, shift, 1e-6, fp8)
+    twin = norm.layer_norm(exact[0], scale.cpu(), shift.cpu(), 1e-6, fp8)
+    differing = (ours.data.cpu().float() != twin.data.float()).float().mean()
+    report.add("kernels", "layer norm to fp8: values that differ from the twin's", float(differing), "")
+
+
+def attention_backends(report: Report) -> None:
+    geometry = SIZES["480p"]
+    tokens, heads = geometry.num_tokens, 40
+    device, flops = torch.device("cuda"), 4 * tokens**2 * 128 * heads
+    query, key, value = draw(1, tokens, heads, 128), draw(1, tokens, heads, 128), draw(1, tokens, heads, 128)
+    part = 2048
+    exact = backends._sdpa(query[:, :part, :2].float(), key[:, :, :2].float(), value[:, :, :2].float())
+    for name, backend in backends.BACKENDS.items():
+        reason = backends.refusal(name, device, torch.bfloat16, 128)
+        if reason:
+            print(f"attention   {name}: {reason}")
+            continue
+        took = seconds(lambda backend=backend: backend.function(query, key, value), report.repeats)
+        error = relative(backend.function(query, key, value)[:, :part, :2], exact)
+        report.add(
+            "attention",
+            f"self-attention {name}",
+            took * 1e3,
+            "ms",
+            f"{flops / took / 1e12:.0f} TFLOP/s, error {error:.4f}",
+        )
+    report.add("attention", f"auto picks {backends.choose('auto', device, torch.bfloat16, 128, heads).name}", 0, "")
+    frames, per_frame = geometry.latent_frames, geometry.tokens_per_frame
+    grouped, few = query[0].view(frames, per_frame, heads, 128), draw(frames, 32, heads, 128)
+    both, labels = draw(frames, 64, heads, 128), torch.rand(tokens, device="cuda") * 24
+    took = seconds(lambda: attention.attend_few(grouped, few, few), report.repeats)
+    report.add("attention", "audio attention, one speaker", took * 1e3, "ms")
+    took = seconds(lambda: attention.attend_few(grouped, both, both, labels), report.repeats)
+    report.add("attention", "audio attention, two speakers, labels turned", took * 1e3, "ms")
+    took = seconds(lambda: backends._sdpa(grouped, few, few), report.repeats)
+    report.add("attention", "the same by sdpa, one speaker", took * 1e3, "ms")
+    ours = attention.attend_few(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
+    twin = attention.attend_few(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
+    report.add("attention", "audio attention, labels turned: error to its twin", relative(ours, twin), "")
+    regions = torch.zeros(3, per_frame, device="cuda")
+    regions[0, :500], regions[1, 800:1200], regions[2, 1200:] = 1, 1, 1
+    took = seconds(lambda: attention.region_attention(query[0], key[0, :per_frame], regions), report.repeats)
+    report.add(
+        "attention",
+        "speaker regions, bf16",
+        took * 1e3,
+        "ms",
+        f"{2 * tokens * per_frame * 5120 / took / 1e12:.0f} TFLOP/s",
+    )
+    ours = attention.region_attention(query[0], key[0, :per_frame], regions)[:, :256].cpu()
+    twin = attention.region_attention(query[0, :256].cpu().float(), key[0, :per_frame].cpu().float(), regions.cpu())
+    report.add("attention", "speaker regions: error to the twin", relative(ours, twin), "")
+    q8, k8 = query[0].to(torch.float8_e4m3fn), key[0, :per_frame].to(torch.float8_e4m3fn)
+    took = seconds(lambda: attention.region_attention(q8, k8, regions), report.repeats)
+    report.add("attention", "speaker regions, fp8 queries", took * 1e3, "ms")
+    for tokens_of in (512, 257):
+        text = draw(1, tokens_of, heads, 128)
+        took = seconds(lambda text=text: backends._sdpa(query, text, text), report.repeats)
+        report.add("attention", f"cross-attention to {tokens_of} tokens, sdpa", took * 1e3, "ms")
+        if backends.refusal("flash_attn_3", device, torch.bfloat16, 128) is None:
+            took = seconds(lambda text=text: backends._flash_3(query, text, text), report.repeats)
+            report.add("attention", f"cross-attention to {tokens_of} tokens, flash_attn_3", took * 1e3, "ms")

@@ -1,0 +1,79 @@
+"""What all sections share: timing on the GPU, errors, random tensors, and the report.
+
+Times are CUDA events, the median of the repeats after a warm-up.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from wanvideo.geometry import VideoGeometry
+
+SIZES = {"480p": VideoGeometry(832, 480, 81), "720p": VideoGeometry(1280, 720, 81)}
+GIB = 2**30
+
+
+class Report:
+    """The rows of a run (section, what, value, unit, note), printed as they come beside a peer's."""
+
+    def __init__(self, repeats: int, peer: dict[tuple[str, str], float]) -> None:
+        self.repeats, self.peer, self.rows = repeats, peer, []
+
+    def add(self, section: str, what: str, value: float, unit: str, note: str = "") -> None:
+        self.rows.append({"section": section, "what": what, "value": value, "unit": unit, "note": note})
+        other = self.peer.get((section, what))
+        beside = "" if other is None else f"  peer {other:.4g}"
+        print(f"{section:<10} {what:<54} {value:>10.4g} {unit:<8} {note}{beside}", flush=True)
+
+    def write(self, path: Path) -> None:
+        head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+        path.write_text(json.dumps({**head, "rows": self.rows}, indent=1))
+
+
+def read_peer(path: Path | None) -> dict[tuple[str, str], float]:
+    """Another engine's numbers, in a file like the one this program writes."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path else []
+    return {(row["section"], row["what"]): row["value"] for row in rows}
+
+
+def seconds(function, repeats: int, warm_up: int = 1) -> float:
+    for _ in range(warm_up):
+        function()
+    times = []
+    for _ in range(repeats):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / 1000)
+    return statistics.median(times)
+
+
+def peak_gib() -> float:
+    return torch.cuda.max_memory_allocated() / GIB
+
+
+def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((ours.float() - expected.float()).norm() / expected.float().norm())
+
+
+def cosine(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(F.cosine_similarity(ours.float().flatten(), expected.float().flatten(), 0))
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(shape, device="cuda", dtype=dtype)
+
+
+def free() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
