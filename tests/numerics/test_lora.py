@@ -1,6 +1,7 @@
 """LoRAs of every dialect against reference vectors; side paths against merged weights; nothing left behind."""
 
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -209,6 +210,39 @@ def test_streamed_blocks_carry_their_loras(storage):
     apply_loras(streamed, [])
     assert torch.equal(streamed(**inputs()), base)
     assert not any("side" in name for name in streamed.state_dict())
+
+
+def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
+    layers, given = 40, recipes.transformer_inputs(1, 2, 2, 1, 500, 9)
+    streamed = tiny_transformer(layers)
+    plain = deepcopy(streamed)
+    before = state(streamed)
+    residency = Residency(streamed, "cpu")
+    residency.place(layers)
+    pairs = {
+        f"blocks.{n}.{layer}.lora_{side}.weight": draw(f"{n}.{side}", *shape)
+        for n in (0, 17, 39)
+        for layer in ("self_attn.v", "audio_cross_attn.proj")
+        for side, shape in (("down", (3, 256)), ("up", (256, 3)))
+    }
+    views = {key: value.t().contiguous().t() for key, value in pairs.items()}  # as a careless caller has them
+    views["blocks.3.cross_attn.o.diff"] = draw("o", 256, 512)[:, ::2]
+    views["blocks.3.norm3.diff_b"] = draw("n", 512)[1::2]
+    for strength, merge in ((0.8, False), (0.8, True), (0.3, False), (0.0, True), ((0.8, 0.1), False)):
+        use = LoraUse(views, strength, merge=merge)
+        apply_loras(streamed, [use])
+        apply_loras(plain, [use])
+        for step in (0, 1):
+            for model in (streamed, plain):
+                model.set_step(step)
+            assert torch.equal(streamed(**given), plain(**given))
+            check_parameters(streamed, "cpu")
+    residency.rest()
+    residency.place(layers // 2)
+    assert torch.equal(streamed(**given), plain(**given))
+    apply_loras(streamed, [])
+    assert_same_state(streamed, before)
+    check_parameters(streamed, "cpu")
 
 
 def test_merged_into_streamed_blocks():

@@ -249,6 +249,25 @@ def test_merged_matrices_come_back_from_the_files(files, dtype):
     assert not adapt._ORIGINALS[model].names
 
 
+@pytest.mark.parametrize("quantise", ["fp8", "int8", "fp4"])
+def test_a_lora_changes_a_quantised_model_as_it_changes_a_dense_one(files, quantise):
+    given = recipes.transformer_inputs(2, 4, 4, 1, 500, 9)
+
+    def effect(**options):
+        model = load_transformer(*files, dtype=torch.float32, **options)
+        before = model(**given)
+        (report,) = apply_loras(model, [LoraUse(small_lora())])
+        assert report.matched == report.total == 7
+        change = model(**given) - before
+        apply_loras(model, [])
+        assert torch.equal(model(**given), before)
+        return change.flatten(), report
+
+    (dense, merged), (quantised, beside) = effect(), effect(quantise=quantise)
+    assert merged.beside == 0 and beside.beside == 2  # the keys and values of speech are too narrow to be quantised
+    assert torch.nn.functional.cosine_similarity(quantised, dense, 0) >= (0.95 if quantise == "fp4" else 0.995)
+
+
 def test_a_model_file_that_was_overwritten_is_noticed(files):
     model = load_transformer(*files, dtype=torch.bfloat16)
     apply_loras(model, [LoraUse(pair())])

@@ -18,8 +18,8 @@ Device = torch.device | str
 
 
 def _read(stored: StoredTensor, device: Device) -> Tensor:
-    """A tensor of its own in float32."""
-    tensor = stored.read().to(device=device, dtype=torch.float32, copy=True)
+    """A tensor of its own in float32, contiguous whatever view was stored."""
+    tensor = stored.read().to(device=device, dtype=torch.float32, copy=True).contiguous()
     stored.release()
     return tensor
 
