@@ -14,7 +14,7 @@ FLOORS = [
     {"errors", "geometry", "request"},
     {"ops"},
     {"models", "memory", "parallel"},
-    {"sampling", "audio", "video", "run", "checkpoints"},
+    {"sampling", "audio", "video", "run", "checkpoints", "presets"},
     {"media", "scene"},
     {"pipeline"},
     {"cli", "__main__", "__init__"},

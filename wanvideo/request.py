@@ -21,6 +21,7 @@ MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
 COLOUR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
 DTYPES = ("bf16", "fp16", "fp32")
+QUANTISERS = ("fp8", "int8", "fp4")
 CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6
 NEGATIVE_PROMPT = (
@@ -182,14 +183,28 @@ class EngineOptions:
         device: torch device; None: the GPU if there is one.
         dtype: bf16, fp16 or fp32, in which everything is computed that is not quantised.
         text_encoder_device: where the prompt is encoded; None: as device.
+        quantise: fp8, int8 or fp4 for the matrices of the blocks that are stored as plain numbers; None: as stored.
+        attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
+        blocks_to_stream: blocks that visit the device only while they run; -1: as few as memory asks for.
+        prefetch: blocks that are copied ahead of the one that runs.
+        vae_tiling: whether the VAE works in tiles; None: where memory asks for it.
     """
 
     device: str | None = None
     dtype: str = "bf16"
     text_encoder_device: str | None = None
+    quantise: str | None = None
+    attention: str = "auto"
+    blocks_to_stream: int = -1
+    prefetch: int = 1
+    vae_tiling: bool | None = None
 
     def __post_init__(self) -> None:
         _choice("dtype", self.dtype, DTYPES)
+        if self.quantise is not None:
+            _choice("quantise", self.quantise, QUANTISERS)
+        _number("blocks_to_stream", self.blocks_to_stream, -1, 1000, whole=True)
+        _number("prefetch", self.prefetch, 1, 40, whole=True)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from ..errors import InputError, UnsupportedError
 from ..geometry import parse_size, snap_frames
+from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
     COLOUR_METHODS,
     DTYPES,
+    QUANTISERS,
     Apg,
     EngineOptions,
     LoopSettings,
@@ -28,6 +30,14 @@ from ..request import (
 logger = logging.getLogger("wanvideo")
 TASKS = ("infinitetalk-14B", "multitalk-14B")
 DEFAULT_STEPS = 40
+ALWAYS_COMPUTED = 5  # first steps that the reference's TeaCache never leaves out
+NUM_BLOCKS, BLOCK_PARAMETERS, OTHER_PARAMETERS = 40, 464_200_000, 330_000_000  # of the 14B model with its adapter
+PRESET_FLAGS = {
+    "scheduler": "scheduler", "steps": "sample_steps", "shift": "sample_shift", "window_frames": "frame_num",
+    "motion_frames": "motion_frame", "guidance_scale": "sample_text_guide_scale",
+    "audio_guidance_scale": "sample_audio_guide_scale", "colour_match": "color_match", "tiled_vae": "tiled_vae",
+    "quantise": "quant", "blocks_to_stream": "blocks_to_swap",
+}  # fmt: skip
 DEFAULT_SHIFT = {"480": 7.0, "720": 11.0}
 DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
 
@@ -51,6 +61,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     switch = {"nargs": "?", "const": True, "default": False, "type": yes_or_no, "metavar": "BOOL"}
 
+    add("--preset", help=f"{', '.join(preset_names())} or {AUTO}; what other flags say wins over it")
     add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
     add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
     add("--overwrite", **switch, help="replace the result if it exists")
@@ -62,7 +73,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--dit_path", help="file of a whole merged transformer, in place of the shards in --ckpt_dir")
     add("--lora_dir", nargs="+", default=[], help="LoRA files")
     add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
-    add("--quant", choices=("fp8", "int8"), help="quantise, or read the quantised file of --quant_dir")
+    add("--quant", choices=QUANTISERS, help="quantise what is stored as plain numbers")
     add("--quant_dir", help="quantised transformer file")
 
     add("--task", default="infinitetalk-14B", help=f"one of {', '.join(TASKS)}")
@@ -98,6 +109,9 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         help="accepted for compatibility; encoders always leave the GPU",
     )
     add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
+    add("--blocks_to_swap", type=int, help="blocks that stream; -1 or not given: as few as memory asks for")
+    add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_2, flash_attn_3, sageattn ...")
+    add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
     add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")
     add("--ring_size", type=int, default=1, help="ring-attention degree")
     add("--dit_fsdp", **switch, help="shard the transformer over GPUs")
@@ -117,7 +131,7 @@ class Job:
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
     """Parse flags and job file; no model is opened."""
-    flags = build_parser(program).parse_args(argv)
+    flags = _parse(argv, program)
     _refuse_what_is_missing(flags)
     size = parse_size(flags.size)
     settings = _settings(flags, size)
@@ -132,9 +146,57 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
     output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
     request = TalkRequest(**{**vars(request), "output": output})
     options = EngineOptions(
-        device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None
+        device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None,
+        quantise=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
     )  # fmt: skip
     return Job(request, _files(flags), options, flags.overwrite)
+
+
+def _parse(argv: list[str], program: str) -> argparse.Namespace:
+    """All flags; those that are not given are as the preset has them, if one is named."""
+    parser = build_parser(program)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    name = first.parse_known_args(argv)[0].preset
+    if name is None:
+        return parser.parse_args(argv)
+    preset = choose_preset(_free_bytes(first, argv)) if name == AUTO else load_preset(name)
+    logger.info("%s", preset.describe())
+    parser.set_defaults(**_defaults(preset))
+    flags = parser.parse_args(argv)
+    if preset.loras and not flags.lora_dir:
+        places = [Path(place).expanduser() for place in (flags.ckpt_dir, flags.infinitetalk_dir) if place]
+        folders = list(dict.fromkeys(folder for place in places for folder in (place, *list(place.parents)[:2])))
+        flags.lora_dir = [str(find_lora(lora, folders)) for lora in preset.loras]
+    return flags
+
+
+def _defaults(preset: Preset) -> dict[str, object]:
+    values = {PRESET_FLAGS[name]: value for name, value in preset.sets if name in PRESET_FLAGS}
+    values |= {"task": f"{preset.settings.mode}-14B", "size": preset.size}
+    if preset.options.text_encoder_device == "cpu":
+        values["t5_cpu"] = True
+    if preset.loras:
+        values["lora_scale"] = [lora.strength for lora in preset.loras]
+    return values
+
+
+def _free_bytes(first: argparse.ArgumentParser, argv: list[str]) -> int:
+    """Free device memory, 0 without a GPU."""
+    import torch
+
+    from ..memory.budget import free_device_bytes
+
+    first.add_argument("--device")
+    device = torch.device(first.parse_known_args(argv)[0].device or "cuda")
+    return free_device_bytes(device) if device.type == "cuda" and torch.cuda.is_available() else 0
+
+
+def _streamed(flags: argparse.Namespace) -> int:
+    if flags.num_persistent_param_in_dit is None:
+        return -1 if flags.blocks_to_swap is None else flags.blocks_to_swap
+    staying = max(0, flags.num_persistent_param_in_dit - OTHER_PARAMETERS) // BLOCK_PARAMETERS
+    return NUM_BLOCKS - min(staying, NUM_BLOCKS)
 
 
 def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSettings:
@@ -155,7 +217,10 @@ def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSet
         apg=Apg(flags.apg_momentum, flags.apg_norm_threshold) if flags.use_apg else None,
         colour_match=flags.color_match,
         colour_strength=flags.color_correction_strength,
-        step_cache=StepCache(threshold=flags.teacache_thresh, coefficients=_table(size))
+        tiled_vae=bool(flags.tiled_vae),
+        step_cache=StepCache(
+            threshold=flags.teacache_thresh, start_step=ALWAYS_COMPUTED, coefficients=_table(size)
+        )  # fmt: skip
         if flags.use_teacache
         else None,
     )

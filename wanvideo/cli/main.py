@@ -12,6 +12,9 @@ COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
     "demo": "make tiny random models and a short video with them, to see that everything works",
     "make-models": "write a complete set of synthetic models",
+    "convert": "write a model file in another precision: fp8, int8, fp4 or bf16",
+    "plan": "say what a video will need and how long it will take, without loading a model",
+    "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
 }
 

@@ -30,4 +30,4 @@ class Progress:
         if self.bar is None:
             self.bar = tqdm(total=report.num_windows * report.num_steps, unit="step", dynamic_ncols=True)
         self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows}")
-        self.bar.update()
+        self.bar.update(report.window_index * report.num_steps + report.step_index + 1 - self.bar.n)
