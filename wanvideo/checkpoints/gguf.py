@@ -35,7 +35,7 @@ UNREAD = {
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # what the shape was before it was brought to four sides at most
-LARGEST_COUNT = 1 << 24
+LARGEST_COUNT, MOST_SIDES = 1 << 24, 8
 PAGE = mmap.ALLOCATIONGRANULARITY
 # llama.cpp's names of a T5 encoder, as those of transformers.
 T5_NAMES = (
@@ -106,7 +106,10 @@ class GGUFFile:
 
     def _description(self) -> tuple[str, tuple[int, ...], int, int]:
         key = self._string()
-        sides = [self._number("Q") for _ in range(self._number("I"))]
+        num_sides = self._number("I")
+        if num_sides > MOST_SIDES:
+            raise self._damaged(f"{num_sides} sides for the tensor {key!r}")
+        sides = [self._number("Q") for _ in range(num_sides)]
         return key, tuple(reversed(sides)), self._number("I"), self._number("Q")
 
     def _place(self, key: str, shape: tuple[int, ...], kind: int, start: int, original: Any) -> GGUFPlace:
@@ -157,7 +160,8 @@ class GGUFFile:
         kind, count = self._number("I"), self._count()
         if kind == STRING:
             for _ in range(count):
-                self._at += self._number("Q")
+                length = self._number("Q")
+                self._at += length
             return None
         if kind == ARRAY:
             return [self._value(ARRAY) for _ in range(count)]

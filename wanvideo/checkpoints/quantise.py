@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnsupportedError
 from ..ops.formats import FORMATS
 from ..ops.formats_fp4 import padded_sizes
+from ..ops.linear import Linear
 from .dialects import COMFY_PREFIXES, Kind
 from .reader import PackedTensor, StoredTensor, TensorSource, few
 
@@ -89,7 +90,7 @@ def packed(source: TensorSource) -> TensorSource:
     tensors: dict[str, StoredTensor] = {}
     for key, tensor in source.items():
         layer, _, leaf = key.rpartition(".")
-        if key == "scaled_fp8" or key.endswith(UNUSED):
+        if leaf == "scaled_fp8" or key.endswith(UNUSED):
             continue
         if leaf == "_data":
             tensors[layer] = _quanto(source, layer, tensor)
@@ -244,6 +245,18 @@ def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | s
         return parts
 
     return PackedTensor.of(to, tensor.shape, read_parts, tensor.release)
+
+
+def pack_linears(module: nn.Module, to: str) -> None:
+    """Replace the dense linear layers of a module by ones in a format of `ops.formats.QUANTISERS`."""
+    for name, child in list(module.named_children()):
+        if type(child) is Linear:
+            shape = child.out_features, child.in_features
+            layer = FORMATS[to].layer(shape, FORMATS[to].quantise(child.weight.data))
+            layer.bias = child.bias
+            setattr(module, name, layer)
+        else:
+            pack_linears(child, to)
 
 
 def check_quanto_map(path: Path, source: TensorSource) -> None:

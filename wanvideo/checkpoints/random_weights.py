@@ -7,10 +7,7 @@ from torch import nn
 
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
-from ..ops.linear import Linear, RowScaledLinear
-from ..ops.quantised import quantise_rows
-
-STORAGE = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+from .quantise import ROW_FORMATS, pack_linears
 
 
 def full_config() -> TransformerConfig:
@@ -40,7 +37,7 @@ def random_transformer(
     quantise: str | None = None,
     seed: int = 0,
 ) -> WanTransformer:
-    """A transformer whose weights never were in host memory; quantise: fp8 or int8 for the blocks' matrices."""
+    """A transformer whose weights never were in host memory; quantise: fp8, int8 or fp4 for the blocks' matrices."""
     with torch.device("meta"):
         model = WanTransformer(config)
     generator = torch.Generator(device).manual_seed(seed)
@@ -49,7 +46,7 @@ def random_transformer(
             unit.to(dtype).to_empty(device=device)
             fill_(unit, generator)
             if name == "blocks" and quantise:
-                quantise_linears(unit, STORAGE[quantise])
+                pack_linears(unit, quantise)
     for name, parameter in model.named_parameters():
         if model.keep_float32(name):
             parameter.data = parameter.data.float()
@@ -58,13 +55,4 @@ def random_transformer(
 
 def quantise_linears(module: nn.Module, storage: torch.dtype) -> None:
     """Replace the linear layers of a module by ones that hold their weights in 8 bits."""
-    for name, child in list(module.named_children()):
-        if type(child) is Linear:
-            rows = quantise_rows(child.weight.data, storage)
-            with torch.device("meta"):
-                layer = RowScaledLinear(child.in_features, child.out_features, child.bias is not None, storage)
-            layer.weight, layer.bias = nn.Parameter(rows.data, requires_grad=False), child.bias
-            layer.weight_scale = rows.scale
-            setattr(module, name, layer)
-        else:
-            quantise_linears(child, storage)
+    pack_linears(module, ROW_FORMATS[storage])

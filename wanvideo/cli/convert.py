@@ -1,0 +1,22 @@
+"""`convert`: write a model file in another precision, one tensor after another."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..checkpoints.convert import TARGETS, convert
+
+
+def main(argv: list[str]) -> int:
+    """Convert one file and say what came out."""
+    parser = argparse.ArgumentParser(prog="wanvideo convert", description=__doc__)
+    parser.add_argument("--in", dest="source", required=True, help="transformer, audio adapter or text encoder to read")
+    parser.add_argument("--out", required=True, help=".safetensors file to write; it must not exist")
+    parser.add_argument("--to", required=True, choices=TARGETS)
+    flags = parser.parse_args(argv)
+    result = convert(flags.source, flags.out, flags.to)
+    print(
+        f"{result.path}: {result.size_bytes / 1e9:.2f} GB, {result.tensors} tensors, "
+        f"{result.quantised} matrices in {flags.to}."
+    )
+    return 0
