@@ -86,7 +86,7 @@ class TalkingVideoPipeline:
 
     def __init__(self, files: ModelFiles, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
-        self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(self.options.device)
         self.dtype = DTYPES[self.options.dtype]
         self.files = resolve(files)
         self.loras = [LoraUse(lora.path, lora.strength) for lora in self.files.loras]
@@ -165,10 +165,7 @@ class TalkingVideoPipeline:
 
     def _needs(self, name: str, what: str, example: str) -> None:
         if getattr(self.files, name) is None:
-            hint = "\n" + self.files.unused[0] if self.files.unused else ""
-            raise CheckpointError(
-                f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.{hint}"
-            )
+            raise CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
 
     @torch.no_grad()  # as a decorator it holds inside only, not for whoever asks for the next window
     def _run(
@@ -208,6 +205,17 @@ class TalkingVideoPipeline:
         """Each speaker's features and those of silence."""
         with _briefly(load_audio_encoder(self.files.wav2vec, dtype=torch.float32, device=self.device)) as encoder:
             return encode_tracks(encoder, media.tracks, fps)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, by default the GPU if there is one; tried out."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"device {name!r} cannot be used: {reason}. Use cuda, cuda:0 or cpu.") from None
 
 
 @contextmanager

@@ -28,10 +28,7 @@ Paths = Sequence[Path]
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Files of each model, recognised by their content.
-
-    has_audio: an adapter is named or merged into the base. unused: what else the folder holds, a sentence for each.
-    """
+    """Files of each model, recognised by their content; has_audio: an adapter is named or merged into the base."""
 
     transformer: Paths
     adapter: Paths | None
@@ -42,7 +39,6 @@ class ResolvedFiles:
     tokenizer: Path | None
     has_audio: bool
     loras: tuple[LoraFile, ...] = ()
-    unused: tuple[str, ...] = ()
 
 
 def resolve(files: ModelFiles) -> ResolvedFiles:
@@ -61,15 +57,16 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
         if paths is not None:
             identities[name] = require(open_tensors(paths), kind)
         found[name] = paths
-    if folder.refused and None in (found["vae"], found["text_encoder"], found["clip_vision"]):
-        raise CheckpointError(folder.refused[0])
+    for name in ("vae", "text_encoder", "clip_vision"):
+        if found[name] is None and (folder.refused or folder.others):
+            file_for(base, SLOTS[name])  # raises, and names what lies there in its place
     tokenizer = Path(files.tokenizer).expanduser() if files.tokenizer else folder.tokenizer
     if tokenizer is None and found["text_encoder"]:
         tokenizer = found["text_encoder"][0]
     has_audio = found["adapter"] is not None or identities["transformer"].has_audio
     for lora in files.loras:
         open_lora(lora.path)
-    return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras, unused=folder.others)
+    return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras)
 
 
 def _named(path: str | None, kind: Kind) -> Paths | None:

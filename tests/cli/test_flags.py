@@ -1,0 +1,266 @@
+"""Flags and job files as users of the reference script have them, read into a request; no model is touched."""
+
+import json
+
+import pytest
+
+from wanvideo.cli.generate import read_job, yes_or_no
+from wanvideo.cli.main import main, run
+from wanvideo.errors import InputError, TalkError, UnsupportedError
+from wanvideo.request import Apg, Speaker
+
+JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "speech.wav"}}
+BASE = ["--ckpt_dir", "weights/Wan2.1-I2V-14B-480P", "--wav2vec_dir", "weights/chinese-wav2vec2-base"]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(*flags, job=JOB, base=BASE):
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
+        return read_job([*base, "--input_json", str(path), *flags])
+
+    return read
+
+
+def test_defaults_are_the_reference_script_s(read):
+    job = read()
+    settings, request = job.request.settings, job.request
+    assert (settings.mode, settings.window_frames, settings.motion_frames) == ("infinitetalk", 81, 9)
+    assert (settings.scheduler, settings.steps, settings.shift) == ("multitalk", 40, 7.0)
+    assert (settings.guidance_scale, settings.audio_guidance_scale) == (5.0, 4.0)
+    assert (settings.colour_match, settings.colour_strength) == ("lab", 1.0)
+    assert settings.apg is None and settings.step_cache is None
+    assert (request.size, request.seed, request.max_frames, request.fps) == ("infinitetalk-480", 42, 81, 25.0)
+    assert job.files.transformer == job.files.folder == "weights/Wan2.1-I2V-14B-480P"
+    assert not job.overwrite and job.options.text_encoder_device is None
+
+
+def test_every_flag_of_a_full_command_line_arrives(read):
+    job = read(
+        "--infinitetalk_dir", "weights/single/infinitetalk.safetensors", "--size", "infinitetalk-720",
+        "--sample_steps", "8", "--sample_shift", "2", "--sample_text_guide_scale", "1.0",
+        "--sample_audio_guide_scale", "2.0", "--mode", "streaming", "--frame_num", "117", "--max_frame_num", "7500",
+        "--motion_frame", "25", "--base_seed", "7", "--save_file", "talk", "--use_apg", "--apg_momentum", "-0.5",
+        "--apg_norm_threshold", "30", "--use_teacache", "--teacache_thresh", "0.3", "--color_correction_strength",
+        "0.8", "--color_match", "mkl", "--scheduler", "unipc", "--dtype", "fp16", "--device", "cpu", "--overwrite",
+        "--audio_save_dir", "scratch", "--offload_model", "true", "--task", "infinitetalk-14B",
+        "--ulysses_size", "1", "--ring_size", "1", "--audio_mode", "localfile",
+    )  # fmt: skip
+    settings, request = job.request.settings, job.request
+    assert (settings.steps, settings.shift, settings.guidance_scale, settings.audio_guidance_scale) == (8, 2.0, 1.0, 2)
+    assert (settings.window_frames, settings.motion_frames, request.max_frames, request.seed) == (117, 25, 7500, 7)
+    assert settings.apg == Apg(-0.5, 30.0) and settings.colour_strength == 0.8 and settings.colour_match == "mkl"
+    assert (settings.step_cache.threshold, settings.step_cache.coefficients) == (0.3, "720")
+    assert settings.scheduler == "unipc" and request.output == "talk.mp4" and job.overwrite
+    assert job.options.device == "cpu" and job.options.dtype == "fp16"
+    assert job.files.adapter == "weights/single/infinitetalk.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("flags", "device"),
+    [([], None), (["--t5_cpu"], "cpu"), (["--t5_cpu", "true"], "cpu"), (["--t5_cpu", "False"], None),
+     (["--t5_cpu", "--dtype", "fp32"], "cpu")],
+)  # fmt: skip
+def test_t5_cpu_with_and_without_a_value(read, flags, device):
+    assert read(*flags).options.text_encoder_device == device
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("YES", True), ("1", True), ("f", False), ("off", False), ("No", False)]
+)
+def test_yes_and_no(text, value):
+    assert yes_or_no(text) is value
+
+
+@pytest.mark.parametrize(
+    ("size", "shift"), [("infinitetalk-480", 7.0), ("infinitetalk-720", 11.0), ("832x480", 7.0), ("1280x720", 11.0)]
+)
+def test_the_shift_follows_the_resolution(read, size, shift):
+    assert read("--size", size).request.settings.shift == shift
+    assert read("--size", size, "--sample_shift", "3").request.settings.shift == 3.0
+
+
+def test_multitalk_is_a_mode_and_shares_more_frames(read):
+    settings = read("--task", "multitalk-14B").request.settings
+    assert (settings.mode, settings.motion_frames) == ("multitalk", 25)
+
+
+def test_motion_frame_15_is_13_and_said_once(read, caplog):
+    caplog.set_level("INFO", logger="wanvideo")
+    assert read("--motion_frame", "15").request.settings.motion_frames == 13
+    assert caplog.text.count("motion_frame 15 is not 4n + 1: 13 is used.") == 1
+    caplog.clear()
+    read("--motion_frame", "13")
+    assert "motion_frame" not in caplog.text
+
+
+def test_loras_share_a_strength_or_have_their_own(read):
+    one = read("--lora_dir", "a.safetensors", "b.safetensors", "--lora_scale", "0.8").files.loras
+    assert [(lora.path, lora.strength) for lora in one] == [("a.safetensors", 0.8), ("b.safetensors", 0.8)]
+    own = read("--lora_dir", "a.safetensors", "b.safetensors", "--lora_scale", "0.8", "0.5").files.loras
+    assert [lora.strength for lora in own] == [0.8, 0.5]
+    assert [lora.strength for lora in read("--lora_dir", "a.safetensors").files.loras] == [1.2]
+    with pytest.raises(InputError, match="2 LoRA files have 3 strengths"):
+        read("--lora_dir", "a.safetensors", "b.safetensors", "--lora_scale", "1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["Una mujer con gafas canta en un café, ¡qué alegría!", "一位女士面带微笑地对着镜头说话。", "женщина 🎤 говорит"],
+)
+def test_prompts_in_any_language(read, prompt):
+    job = read(job={**JOB, "prompt": prompt})
+    assert job.request.prompts == (prompt,)
+    name = job.request.output
+    assert name.endswith(".mp4") and prompt.split()[0][:4] in name and "/" not in name and len(name.encode()) < 250
+
+
+def test_a_job_saved_by_windows_notepad(tmp_path):
+    path = tmp_path / "trabajo.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({**JOB, "prompt": "Habla."}).encode())
+    assert read_job([*BASE, "--input_json", str(path)]).request.prompts == ("Habla.",)
+
+
+def test_two_people(read):
+    boxes = {"person1": [160, 120, 1280, 1080], "person2": [160, 1320, 1280, 2280]}
+    sounds = {"person2": "two.wav", "person1": "None"}
+    request = read(job={**JOB, "cond_audio": sounds, "bbox": boxes, "audio_type": "add"}).request
+    assert request.speakers == (Speaker(None, (160, 120, 1280, 1080)), Speaker("two.wav", (160, 1320, 1280, 2280)))
+    assert request.audio_type == "add"
+
+
+def test_multitalk_jobs_name_their_picture_cond_image(read):
+    job = {"prompt": "p", "cond_image": "face.png", "cond_audio": {}}
+    assert read(job=job).request.reference == "face.png" and read(job=job).request.speakers == ()
+
+
+def test_a_random_seed_is_asked_for_with_a_negative_one(read):
+    seeds = {read("--base_seed", "-1").request.seed for _ in range(5)}
+    assert len(seeds) > 1 and all(0 <= seed < 100_000_000 for seed in seeds)
+
+
+def test_the_whole_transformer_may_be_one_file(read):
+    files = read("--dit_path", "merged.pt").files
+    assert files.transformer == "merged.pt" and files.folder == BASE[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--ulysses_size", "2"], "Several GPUs"),
+        (["--ring_size", "2"], "Several GPUs"),
+        (["--dit_fsdp"], "--dit_fsdp"),
+        (["--t5_fsdp"], "--t5_fsdp"),
+        (["--audio_mode", "tts"], "tts"),
+        (["--scene_seg"], "--scene_seg"),
+    ],
+    ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else None,
+)
+def test_what_is_not_there_yet_says_so(read, flags, word):
+    with pytest.raises(UnsupportedError, match="not there yet") as caught:
+        read(*flags)
+    assert word in str(caught.value)
+
+
+def test_speech_synthesis_and_torchrun_are_not_there_yet(read, monkeypatch):
+    with pytest.raises(UnsupportedError, match="tts_audio.*not there yet"):
+        read(job={**JOB, "cond_audio": {}, "tts_audio": {"text": "(s1) Hello.", "human1_voice": "am_adam.pt"}})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UnsupportedError, match="no torchrun"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--task", "t2v-14B"], ["t2v-14B", "infinitetalk-14B"]),
+        (["--size", "833x480"], ["833", "832"]),
+        (["--size", "huge"], ["huge", "infinitetalk-480"]),
+        (["--frame_num", "80"], ["80", "81"]),
+        (["--motion_frame", "81"], ["81", "smaller"]),
+        (["--sample_steps", "0"], ["steps 0"]),
+        (["--sample_steps", "-4"], ["steps -4"]),
+        (["--color_correction_strength", "1.5"], ["1.5", "0 to 1"]),
+        (["--sample_text_guide_scale", "nan"], ["guidance_scale"]),
+        (["--max_frame_num", "-1", "--mode", "streaming"], ["max_frames"]),
+        (["--teacache_thresh", "0", "--use_teacache"], ["threshold"]),
+    ],
+    ids=lambda value: "=".join(value[:2]).lstrip("-") if value[0].startswith("--") else None,
+)
+def test_numbers_that_make_no_sense(read, flags, words):
+    with pytest.raises(TalkError) as caught:
+        read(*flags)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"promt": "x", "cond_video": "a.png"}', ["promt", "prompt"]),
+        ('{"prompt": "x",\n "cond_video" "a.png"}', ["line 2", "column"]),
+        ("[1, 2]", ["list", "object"]),
+        ('{"prompt": "x"}', ["no picture", "cond_video"]),
+        ('{"prompt": "x", "cond_video": "a", "cond_audio": "b.wav"}', ["cond_audio", "object"]),
+        ('{"prompt": "x", "cond_video": "a", "cond_audio": {"person1": "a", "person2": "b"}}', ["audio_type"]),
+        ('{"prompt": "x", "cond_video": "a", "cond_audio": {"person1": "a"}, "bbox": {"p": [1, 2, 3, 4]}}', ["bbox"]),
+        ('{"prompt": "x", "cond_video": "a", "cond_audio": {"p": "a"}, "bbox": {"p": [1, 2, 3]}}', ["four numbers"]),
+        ('{"prompt": "x", "cond_video": "a", "cond_audio": {"p": "a"}, "bbox": {"p": [9, 2, 3, 4]}}', ["empty"]),
+        ('{"prompt": "x", "cond_video": "a", "audio_type": "both"}', ["both", "para"]),
+    ],
+    ids=["typo", "syntax", "list", "picture", "sounds", "audio type", "other names", "short box", "turned box", "mix"],
+)
+def test_faults_of_a_job_file(tmp_path, text, words):
+    path = tmp_path / "job.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_job([*BASE, "--input_json", str(path)])
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_three_sounds_with_two_boxes(read):
+    sounds = {f"person{n}": "a.wav" for n in (1, 2, 3)}
+    boxes = {f"person{n}": [0, 0, 9, 9] for n in (1, 2)}
+    with pytest.raises(InputError, match="Both must name the same persons"):
+        read(job={**JOB, "cond_audio": sounds, "bbox": boxes, "audio_type": "para"})
+
+
+def test_a_job_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "gbk.json"
+    path.write_bytes(json.dumps({**JOB, "prompt": "她说话"}, ensure_ascii=False).encode("gbk"))
+    with pytest.raises(InputError, match=r"gbk.json is not UTF-8"):
+        read_job([*BASE, "--input_json", str(path)])
+
+
+def test_no_model_is_named(read):
+    with pytest.raises(InputError, match="--ckpt_dir"):
+        read(base=[])
+
+
+# The program around the commands
+
+
+def test_help_lists_every_command(capsys):
+    from wanvideo.cli.main import COMMANDS
+
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_unknown_commands_name_the_known_ones(capsys):
+    assert main(["genrate"]) == 2
+    assert "generate" in capsys.readouterr().err
+
+
+def test_errors_are_messages_and_interrupts_are_quiet(capsys):
+    def fails(arguments):
+        raise InputError("The size is wrong.\nUse another.")
+
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    assert run(fails, []) == 2
+    assert capsys.readouterr().err == "error: The size is wrong.\nUse another.\n"
+    assert run(stopped, []) == 130
+    assert "Traceback" not in capsys.readouterr().err
