@@ -30,7 +30,7 @@ from ..ops.linear import Linear
 from ..ops.low_rank import LowRankSide, Schedule, StepClock, strength_at
 from .load import source_of
 from .lora import Lora, open_lora, read_lora
-from .lora_deltas import Delta, Full, Kronecker
+from .lora_deltas import Delta, Full, Kronecker, add_delta
 from .reader import PackedTensor, TensorSource, few
 
 logger = logging.getLogger("wanvideo")
@@ -237,7 +237,7 @@ def _write_parameters(
         elif changes:
             value = value.to(transformer.device, torch.float32, copy=True)
             for change in changes:
-                value.add_(change.delta.dense(value.device).view_as(value), alpha=change.schedule[0])
+                add_delta(value, change.delta, change.schedule[0])
         else:
             originals.kept.pop(name, None)
             originals.sums.pop(name, None)
@@ -287,8 +287,9 @@ def _from_file(source: TensorSource, name: str, dtype: torch.dtype) -> Tensor:
 
 def _sum(tensor: Tensor) -> int:
     """A number that tells two versions of a matrix apart, the same on every device."""
-    words = tensor.detach().contiguous().flatten().view(torch.int16)
-    return int(words.sum(dtype=torch.int64)) + 31 * int(words[::7].sum(dtype=torch.int64))
+    data = tensor.detach().contiguous().flatten().view(torch.uint8)
+    words = data[: data.numel() // 8 * 8].view(torch.int64)
+    return int(words.sum()) + 31 * int(words[::7].sum())
 
 
 def _clock(

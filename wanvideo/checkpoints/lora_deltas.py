@@ -158,3 +158,12 @@ def _product(parts: tuple[StoredTensor, ...], device: Device) -> Tensor:
 
 
 Delta = LowRank | Full | Hadamard | Kronecker
+
+
+def add_delta(value: Tensor, delta: Delta, strength: float) -> None:
+    """value += strength * delta, in place and in float32; a pair is multiplied right into it."""
+    if isinstance(delta, LowRank):
+        down, up = delta.factors(value.device)
+        value.flatten(1).addmm_(up, down, alpha=strength)
+    else:
+        value.add_(delta.dense(value.device).view_as(value), alpha=strength)
