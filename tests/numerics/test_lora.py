@@ -24,6 +24,7 @@ DATA = Path(__file__).parent / "data"
 CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))
 DIALECTS = tuple(CASE["dialects"])
 STRENGTH = CASE["strength"]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STORAGES = ("fp8", "int8", "fp4", "Q8_0", "Q4_0")
 
 
@@ -58,14 +59,18 @@ def merged_velocity(dialect, strength=STRENGTH):
     return model(**inputs())
 
 
+def on_device(given):
+    return {name: value if value is None else value.to(DEVICE) for name, value in given.items()}
+
+
 def state(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    return {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
 
 def assert_same_state(model, before):
     after = model.state_dict()
     assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(torch.equal(after[name].cpu(), value) for name, value in before.items())
 
 
 def relative(value, expected):
@@ -189,35 +194,36 @@ def test_streamed_blocks_carry_their_loras(storage):
         return tiny_transformer() if storage is None else packed_transformer(storage)
 
     use = LoraUse(lora("comfy_down_up_alpha"), STRENGTH, merge=False)
-    resident, streamed = build(), build()
-    base = resident(**inputs())
+    resident, streamed, given = build().to(DEVICE), build(), on_device(inputs())
+    base = resident(**given)
     apply_loras(resident, [use])
-    expected = resident(**inputs())
-    residency = Residency(streamed, "cpu")
+    expected = resident(**given)
+    residency = Residency(streamed, DEVICE)
     residency.place(len(streamed.blocks))
-    streamed(**inputs())
+    streamed(**given)
     apply_loras(streamed, [use])
     for _ in range(2):
-        assert torch.equal(streamed(**inputs()), expected)
+        assert torch.equal(streamed(**given), expected)
     packed = streamed.ready_blocks.packed[0]
     side = streamed.blocks[0].self_attn.q.side
     assert any(place.tensor is side.down for place in packed.places)
     assert side.down.untyped_storage().data_ptr() == packed.host.data_ptr()
-    check_parameters(streamed, "cpu")
+    check_parameters(streamed)
     residency.rest()
+    check_parameters(streamed, "cpu")
     residency.place(1)
-    assert torch.equal(streamed(**inputs()), expected)
+    assert torch.equal(streamed(**given), expected)
     apply_loras(streamed, [])
-    assert torch.equal(streamed(**inputs()), base)
+    assert torch.equal(streamed(**given), base)
     assert not any("side" in name for name in streamed.state_dict())
 
 
 def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
-    layers, given = 40, recipes.transformer_inputs(1, 2, 2, 1, 500, 9)
+    layers, given = 40, on_device(recipes.transformer_inputs(1, 2, 2, 1, 500, 9))
     streamed = tiny_transformer(layers)
-    plain = deepcopy(streamed)
+    plain = deepcopy(streamed).to(DEVICE)
     before = state(streamed)
-    residency = Residency(streamed, "cpu")
+    residency = Residency(streamed, DEVICE)
     residency.place(layers)
     pairs = {
         f"blocks.{n}.{layer}.lora_{side}.weight": draw(f"{n}.{side}", *shape)
@@ -236,13 +242,13 @@ def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
             for model in (streamed, plain):
                 model.set_step(step)
             assert torch.equal(streamed(**given), plain(**given))
-            check_parameters(streamed, "cpu")
+            check_parameters(streamed)
     residency.rest()
     residency.place(layers // 2)
     assert torch.equal(streamed(**given), plain(**given))
     apply_loras(streamed, [])
     assert_same_state(streamed, before)
-    check_parameters(streamed, "cpu")
+    check_parameters(streamed)
 
 
 def test_merged_into_streamed_blocks():
