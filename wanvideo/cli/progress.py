@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 if TYPE_CHECKING:
     from ..sampling.window import StepReport
@@ -16,18 +18,20 @@ class Progress:
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.stack = ExitStack()
 
     def __enter__(self) -> Progress:
+        self.stack.enter_context(logging_redirect_tqdm())  # log lines go above the bar, not into it
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.stack.close()
 
     def step(self, report: StepReport) -> None:
         if self.bar is None:
-            self.bar = tqdm(total=report.num_windows * report.num_steps, unit="step", dynamic_ncols=True)
-        self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows}")
-        self.bar.update(report.window_index * report.num_steps + report.step_index + 1 - self.bar.n)
+            total = report.num_windows * report.num_steps
+            self.bar = self.stack.enter_context(tqdm(total=total, unit="step", dynamic_ncols=True))
+        self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows}", refresh=False)
+        self.bar.update()
