@@ -171,6 +171,7 @@ def cards(report: Report) -> None:
                 report.add("cards", card.name, peak_gib(), "GiB", note + ("" if finite else " NOT FINITE"))
             except (torch.OutOfMemoryError, TalkError) as problem:
                 report.add("cards", card.name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:150]}")
-            torch.cuda.set_per_process_memory_fraction(1.0)
+            finally:
+                torch.cuda.set_per_process_memory_fraction(1.0)
         del model, decoder, residency
         free()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wanvideo.ops import attention as plain
-from wanvideo.ops import norm, pixel_norm, quantised
+from wanvideo.ops import kernels, norm, pixel_norm, quantised
 from wanvideo.ops.rope import label_rope, rotate, video_rope
 
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
@@ -120,3 +120,16 @@ def test_pixel_norm_silu():
     rows.pixel_norm_silu(out, x, gamma)
     assert (out - torch.nn.functional.silu(pixel_norm.pixel_norm(x, gamma))).abs().max() <= 2e-5
     assert pixel_norm._is_dense(x[:, :, 1:]) and not pixel_norm._is_dense(x.contiguous())
+
+
+def test_folded_attention():
+    """Keys and values that the projections are folded into, against projecting every token."""
+    groups, length, width, heads, keys = 2, 150, 512, 8, 32
+    dtype, tolerance = (torch.float32, 1e-4) if DEVICE == "cpu" else (torch.float16, 2e-2)
+    hidden, key, value = (draw(groups, n, width).to(dtype) for n in (length, keys, keys + 1))
+    key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
+    query, out = ((draw(width, width + i)[:, :width].to(dtype) * width**-0.5, draw(width).to(dtype)) for i in (0, 1))
+    projected = torch.nn.functional.linear(hidden, *query).unflatten(-1, (heads, -1))
+    twin = torch.nn.functional.linear(plain.attend(projected, key, value).flatten(2), *out)
+    assert (plain.attend_folded(hidden, key, value, query, out) - twin).abs().max() <= tolerance
+    assert kernels.folded_kernels().fits(heads, keys, width) and not kernels.folded_kernels().fits(heads, 24, width)

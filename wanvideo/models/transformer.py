@@ -187,10 +187,10 @@ class WanBlock(nn.Module):
         change, strength = cross(normed, *text_kv, text.copies), 1.0
         if audio is not None:
             heard = self.audio_cross_attn
-            hidden, normed = add_layer_norm(
-                hidden, change, strength, *_affine(self.norm_x), EPS, heard.q_linear.input_format
-            )
-            change, strength = heard(normed, audio_kv, audio.positions(query, key)), audio.scale
+            folded = heard.folds(hidden, audio_kv, audio)
+            store = None if folded else heard.q_linear.input_format
+            hidden, normed = add_layer_norm(hidden, change, strength, *_affine(self.norm_x), EPS, store)
+            change, strength = heard(normed, audio_kv, audio.positions(query, key), folded), audio.scale
         hidden, normed = add_layer_norm(hidden, change, strength, 1 + ffn_scale, ffn_shift, EPS, ffn[0].input_format)
         return add_gated(hidden, ffn(normed), ffn_gate)
 

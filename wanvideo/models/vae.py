@@ -346,7 +346,9 @@ class WanVAE(nn.Module):
                 for layer in self.modules():
                     if isinstance(layer, nn.Conv3d | nn.Conv2d):
                         order = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last
-                        layer.weight.data = layer.weight.data.contiguous(memory_format=order)
+                        if not layer.weight.is_contiguous(memory_format=order):
+                            weight = layer.weight.detach().contiguous(memory_format=order)
+                            layer.weight = nn.Parameter(weight, requires_grad=False)
         return Stream()
 
     def _inside(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .backends import BACKENDS, Backend
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
+FOLDED_ROWS = 512  # with fewer tokens a group, folding costs more than it saves
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
@@ -31,6 +32,39 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
         flat = query.flatten(0, 1)
         query = rotate(flat, label_rope(labels, flat.shape[-1])).view_as(query)
     return attend(query, key, value)
+
+
+def can_fold(hidden: Tensor, key: Tensor) -> bool:
+    """Whether `attend_folded` is the faster way for hidden [G * L, D] and key [G, M, N, D/N]."""
+    num_keys, heads = key.shape[1:3]
+    if not (kernels.usable(hidden) and hidden.dtype in (torch.bfloat16, torch.float16)):
+        return False
+    enough = hidden.shape[0] >= FOLDED_ROWS * key.shape[0] and 2 * heads * num_keys <= hidden.shape[1]
+    fits = kernels.has_copy_engine(hidden.device) and kernels.folded_kernels().fits(heads, num_keys, hidden.shape[1])
+    return enough and fits
+
+
+def attend_folded(
+    hidden: Tensor, key: Tensor, value: Tensor, query: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Exact attention of hidden [G, L, D] to its group's few keys, projections included: -> [G, L, D].
+
+    Args: key, value [G, M, N, D/N]; query, out: weight [D, D] and bias [D] of the projections before and after.
+    Source: q . k = x . (Wq^T k) and Wo (sum w v) = sum w (Wo v): with N * M < D the right sides are less work.
+    """
+    heads, head_width = key.shape[2:]
+    width = hidden.shape[2]
+    scaled = (_by_head(key).float() * (head_width**-0.5 / math.log(2))).to(hidden.dtype)
+    folded = torch.bmm(scaled, query[0].view(heads, head_width, width))
+    bias = (scaled.float() * query[1].view(heads, 1, head_width).float()).sum(-1)
+    weights = kernels.folded_kernels().folded_weights(hidden, folded, bias)
+    folded = torch.bmm(_by_head(value), out[0].view(width, heads, head_width).permute(1, 2, 0))
+    return kernels.folded_kernels().folded_sum(weights, folded, out[1])
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """[G, M, N, D] -> [N, G * M, D]."""
+    return x.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def attend_two(

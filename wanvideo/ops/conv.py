@@ -6,9 +6,6 @@ Where a kernel can do them, bias, residual, resizing and reordering are part of 
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,14 +84,8 @@ def _kernel():
 
 
 def _has_kernel(x: Tensor) -> bool:
-    return kernels.usable(x) and x.dtype in (torch.bfloat16, torch.float16) and _has_copy_engine(x.device)
-
-
-@cache
-def _has_copy_engine(device: torch.device) -> bool:
-    """Elsewhere cuDNN is as fast."""
-    known = importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
-    return known and torch.cuda.get_device_capability(device) >= (9, 0)
+    """Without a copy engine cuDNN is as fast."""
+    return kernels.usable(x) and x.dtype in (torch.bfloat16, torch.float16) and kernels.has_copy_engine(x.device)
 
 
 def _pixels(x: Tensor) -> Tensor:

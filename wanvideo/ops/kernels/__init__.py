@@ -10,6 +10,7 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,13 @@ def _has_triton() -> bool:
 def usable(x: Tensor) -> bool:
     """Whether the kernels can run on this tensor."""
     return x.is_cuda and _has_triton()
+
+
+@cache
+def has_copy_engine(device: torch.device) -> bool:
+    """Whether kernels that read whole tiles through descriptors run here, and fast: Hopper GPUs and later."""
+    known = importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+    return known and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache
@@ -36,3 +44,8 @@ def attention_kernels() -> ModuleType:
 @cache
 def conv_kernels() -> ModuleType:
     return import_module(".conv", __name__)
+
+
+@cache
+def folded_kernels() -> ModuleType:
+    return import_module(".folded", __name__)
