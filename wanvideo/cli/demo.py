@@ -14,7 +14,7 @@ from ..video.writer import check_output
 from .progress import Progress
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-SIZE = (256, 144)
+SIZE = (192, 112)
 logger = logging.getLogger("wanvideo")
 
 
