@@ -96,7 +96,7 @@ def test_row_blocks_change_nothing(name, monkeypatch):
             "weight": torch.zeros(40, bytes_, dtype=torch.uint8) + torch.arange(40, dtype=torch.uint8)[:, None] % 9
         }
     whole = FORMATS[name].layer((40, 512), parts).dense_weight(torch.float32)
-    monkeypatch.setattr(row_blocks, "ELEMENTS", 512 * 7)
+    monkeypatch.setattr(row_blocks, "CACHED", 512 * 7)
     assert torch.equal(FORMATS[name].layer((40, 512), parts).dense_weight(torch.float32), whole)
     if FORMATS[name].quantise:
         again = FORMATS[name].quantise(weight)

@@ -70,7 +70,7 @@ def quantise_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
     largest = LARGEST[storage]
     data = torch.empty(weight.shape, dtype=storage, device=weight.device)
     scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
-    for start, stop in row_blocks(*weight.shape):
+    for start, stop in row_blocks(*weight.shape, weight.device):
         rows = weight[start:stop].float()
         scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
         rows = rows / scale[start:stop]

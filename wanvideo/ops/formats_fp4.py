@@ -21,8 +21,6 @@ from .row_blocks import row_blocks
 BLOCK = 16  # weights under one scale
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST_FP4, LARGEST_FP8 = 6.0, 448.0
-# Halfway between two magnitudes a number goes to the one with the even code.
-MIDDLES_UP, MIDDLES_DOWN = (0.75, 1.75, 3.5), (0.25, 1.25, 2.5, 5.0)
 SMALLEST_SCALE = 1e-30  # a matrix of zeros still needs a scale that is not zero
 logger = logging.getLogger("wanvideo")
 
@@ -52,12 +50,12 @@ def quantise_fp4(weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
     packed_shape, _ = padded_sizes(rows, columns)
     scale_2 = torch.zeros(1, dtype=torch.float32, device=weight.device)
-    for start, stop in row_blocks(rows, columns):
+    for start, stop in row_blocks(rows, columns, weight.device):
         scale_2 = torch.maximum(scale_2, weight[start:stop].abs().amax().float())
     scale_2 = (scale_2 / (LARGEST_FP4 * LARGEST_FP8)).clamp_min(SMALLEST_SCALE)
     packed = torch.zeros(packed_shape, dtype=torch.uint8, device=weight.device)
     scales = torch.zeros(packed_shape[0], packed_shape[1] * 2 // BLOCK, dtype=torch.float8_e4m3fn, device=weight.device)
-    for start, stop in row_blocks(rows, columns):
+    for start, stop in row_blocks(rows, columns, weight.device):
         blocks = F.pad(weight[start:stop].float(), (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
         scale = (blocks.abs().amax(-1) / LARGEST_FP4 / scale_2).clamp_max(LARGEST_FP8).to(torch.float8_e4m3fn)
         scales[start:stop] = scale
@@ -69,12 +67,11 @@ def quantise_fp4(weight: Tensor) -> dict[str, Tensor]:
 
 def _codes(x: Tensor) -> Tensor:
     """The 4-bit codes of float32 numbers, rounded to the nearest, ties to even, larger ones to the largest."""
-    size, codes = x.abs(), torch.zeros_like(x, dtype=torch.uint8)
-    for middle in MIDDLES_UP:
-        codes += size >= middle
-    for middle in MIDDLES_DOWN:
-        codes += size > middle
-    return codes | (x.signbit().to(torch.uint8) << 3)
+    size = x.abs()
+    # Codes count halves up to 2, from there ones up to 4, from there twos: three lines, of which the lowest counts.
+    codes = torch.minimum((size * 2).round_(), size.round().add_(2))
+    codes = torch.minimum(codes, (size / 2).round_().add_(4)).clamp_max_(len(MAGNITUDES) - 1)
+    return codes.to(torch.uint8) | (x.signbit().to(torch.uint8) << 3)
 
 
 class FP4Linear(Linear):
@@ -97,7 +94,7 @@ class FP4Linear(Linear):
         pairs = torch.cartesian_prod(values, values)
         steps = untile_scales(self.weight_scale)[:, : self.weight.shape[1] * 2 // BLOCK]
         dense = torch.empty(self.out_features, self.in_features, dtype=dtype, device=device)
-        for start, stop in row_blocks(self.out_features, self.in_features):
+        for start, stop in row_blocks(self.out_features, self.in_features, device):
             codes = pairs[self.weight[start:stop].int()].view(stop - start, -1, BLOCK)
             step = steps[start:stop].float() * self.weight_scale_2
             dense[start:stop] = (codes * step[..., None]).flatten(1)[:, : self.in_features]

@@ -154,7 +154,7 @@ class GGUFLinear(Linear):
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         dense = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
-        for start, stop in row_blocks(self.out_features, self.in_features):
+        for start, stop in row_blocks(self.out_features, self.in_features, self.weight.device):
             blocks = self.weight[start:stop].reshape(-1, self.layout.block_bytes)
             dense[start:stop] = self.layout.widen(blocks).view(stop - start, self.in_features)
         return dense

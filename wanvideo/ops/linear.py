@@ -76,7 +76,7 @@ class RowScaledLinear(Linear):
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         dense = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
-        for start, stop in row_blocks(*self.weight.shape):
+        for start, stop in row_blocks(*self.weight.shape, self.weight.device):
             dense[start:stop] = self.weight[start:stop].float() * self.weight_scale[start:stop]
         return dense
 
