@@ -88,6 +88,34 @@ def test_two_people_in_multitalk_mode(tmp_path):
     assert probe(tmp_path / "two.mp4").frames == 10
 
 
+def test_comfyui_s_files_make_the_same_video(tmp_path):
+    comfy = jobs.comfy()
+    places = {
+        "--vae_path": "vae",
+        "--t5_path": "text_encoders",
+        "--clip_path": "clip_vision",
+        "--wav2vec_dir": "wav2vec2",
+    }
+    files = [
+        item for flag, place in places.items() for item in (flag, str(next((comfy / place).glob("*.safetensors"))))
+    ]
+    base, adapter = sorted((comfy / "diffusion_models").iterdir(), reverse=True)
+    flags = [*FAST, "--mode", "clip", *job(tmp_path)]
+    single = [
+        "--ckpt_dir",
+        str(base),
+        "--infinitetalk_dir",
+        str(adapter),
+        *files,
+        "--save_file",
+        str(tmp_path / "comfy"),
+    ]
+    assert run(generate.main, [*flags, *single]) == 0
+    assert run(generate.main, [*flags, *models(), "--save_file", str(tmp_path / "official")]) == 0
+    comfy, official = (media_files.decoded_frames(tmp_path / f"{name}.mp4") for name in ("comfy", "official"))
+    assert np.array_equal(comfy, official)
+
+
 def test_clip_mode_is_one_window(tmp_path):
     flags = [*models(), *FAST, "--mode", "clip", *job(tmp_path), "--save_file", str(tmp_path / "clip")]
     assert run(generate.main, flags) == 0

@@ -67,10 +67,13 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--overwrite", **switch, help="replace the result if it exists")
     add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
 
-    add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or a transformer file with the other models beside it")
+    add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or the transformer's file")
     add("--infinitetalk_dir", help="audio adapter file (single or multi), or its folder")
     add("--wav2vec_dir", help="chinese-wav2vec2-base folder or file")
     add("--dit_path", help="file of a whole merged transformer, in place of the shards in --ckpt_dir")
+    add("--vae_path", help="VAE file, where --ckpt_dir has none")
+    add("--t5_path", help="text encoder file, where --ckpt_dir has none")
+    add("--clip_path", help="CLIP vision file, where --ckpt_dir has none")
     add("--lora_dir", nargs="+", default=[], help="LoRA files")
     add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
     add("--quant", choices=QUANTISERS, help="quantise what is stored as plain numbers")
@@ -102,12 +105,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--device", help="torch device; the GPU if there is one")
     add("--dtype", choices=DTYPES, default="bf16")
     add("--t5_cpu", **switch, help="encode the prompt on the CPU")
-    add(
-        "--offload_model",
-        type=yes_or_no,
-        metavar="BOOL",
-        help="accepted for compatibility; encoders always leave the GPU",
-    )
+    add("--offload_model", type=yes_or_no, metavar="BOOL", help="for compatibility; encoders always leave the GPU")
     add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
     add("--blocks_to_swap", type=int, help="blocks that stream; -1 or not given: as few as memory asks for")
     add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_2, flash_attn_3, sageattn ...")
@@ -247,6 +245,9 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         adapter=flags.infinitetalk_dir,
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
+        vae=flags.vae_path,
+        text_encoder=flags.t5_path,
+        clip_vision=flags.clip_path,
         loras=loras,
     )
 
