@@ -23,15 +23,18 @@ import transformer  # noqa: E402
 import windows  # noqa: E402
 from measure import Report, free, read_peer  # noqa: E402
 
+EXACT, FAST = (("bf16", "auto"),), ("fp8", transformer.FAST)
 SECTIONS = {
     "ceilings": kernels.ceilings,
     "kernels": kernels.kernels,
     "attention": kernels.attention_backends,
     "block": transformer.block,
-    "forward_480p": partial(transformer.forward, size="480p"),
-    "forward_720p": partial(transformer.forward, size="720p"),
+    "forward_480p": partial(transformer.forward, size="480p", cases=(*EXACT, ("fp8", "auto"), FAST)),
+    "forward_720p": partial(transformer.forward, size="720p", cases=(FAST,)),
+    "forward_720p_bf16": partial(transformer.forward, size="720p", cases=EXACT),
     "formats": transformer.formats,
-    "streaming": transformer.streaming,
+    "streaming_fp8": partial(transformer.streaming, storage="fp8", mode=transformer.FAST),
+    "streaming_bf16": partial(transformer.streaming, storage="bf16", mode="auto"),
     "profile": transformer.profile,
     "vae": windows.vae,
     "window": windows.window,
