@@ -1,0 +1,91 @@
+"""What the documents say is what the program does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import wanvideo
+from wanvideo.cli.generate import build_parser
+from wanvideo.cli.main import COMMANDS
+from wanvideo.request import TalkRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "README_zh.md")
+INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
+INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest'
+
+
+def text_of(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", text_of(name), re.S)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_fresh_machine_needs_two_commands_and_ci_runs_one_of_them(name):
+    installs = [line for block in blocks(name, "sh") for line in block.splitlines() if "pip install" in line]
+    assert installs == [INSTALL_AND_RUN, INSTALL_AND_TEST]
+    assert INSTALL_AND_TEST in text_of(".ci/run")
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_flag_and_command_is_named(name):
+    text = text_of(name)
+    flags = [option for action in build_parser("generate")._actions for option in action.option_strings]
+    missing = [flag for flag in flags if f"`{flag}" not in text and flag not in ("-h", "--help")]
+    assert not missing
+    assert not [command for command in COMMANDS if f"python -m wanvideo {command}" not in text]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_flags_in_the_documents_exist(name):
+    known = set(build_parser("generate")._option_string_actions) | {"--two", "--out", "--layout", "--nproc_per_node"}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", text_of(name)))
+    assert used <= known, used - known
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_job_examples_are_jobs(name):
+    jobs = [json.loads(block) for block in blocks(name, "json")]
+    assert len(jobs) == 2
+    assert [len(TalkRequest.from_job(job).speakers) for job in jobs] == [1, 2]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_python_example_uses_names_that_exist(name):
+    (example,) = blocks(name, "python")
+    imports = "\n".join(line for line in example.splitlines() if line.startswith("from "))
+    exec(imports, {})
+    before, after = example.split("pipeline.generate(")
+    names = {}
+    exec(before.replace("pipeline = TalkingVideoPipeline(", "files = ("), names)
+    assert names["files"].adapter.endswith("infinitetalk.safetensors") and names["request"].seed == 42
+    assert callable(wanvideo.TalkingVideoPipeline.run) and "window.frames" in after
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_error_texts_of_the_troubleshooting_table_are_those_of_the_program(name):
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "wanvideo").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", source)  # adjacent literals are one text
+    said = re.sub(r"\{[^{}]*\}", "{}", said)
+    table = text_of(name).split("|---|---|")
+    rows = [row for part in table for row in re.findall(r"^\| `([A-Z]?[^`|]+)`", part, re.M)]
+    messages = [row for row in rows if " " in row and not row.startswith(("python", "--", "Wan", "device"))]
+    assert len(messages) >= 12
+    wrong = [message for message in messages if re.sub(r"\b16\b", "{}", message) not in said and message not in said]
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(name):
+    wanted = re.findall(r"\]\((?!https?://|#)([^)#]+)", text_of(name))
+    written_later = {"docs/performance.md"}
+    assert not [link for link in wanted if link not in written_later and not (ROOT / link).exists()]
+
+
+def test_the_changelog_has_this_version():
+    assert f"## {wanvideo.__version__}" in text_of("CHANGELOG.md")
