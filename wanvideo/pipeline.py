@@ -9,8 +9,8 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -29,12 +29,18 @@ from .checkpoints.load import (
 )
 from .checkpoints.resolve import resolve
 from .checkpoints.tokenizer import load_tokenizer
+from .checkpoints.weigh import weigh
 from .errors import CheckpointError, InputError
 from .geometry import WindowPlan
 from .media import Media, open_media
+from .memory.budget import free_device_bytes
+from .memory.hooked import streaming
+from .memory.planner import Device, ModelWeights, RunPlan, Work, plan_run
+from .memory.residency import Residency, module_bytes
 from .models.text_encoder import encode_prompts
-from .models.transformer import WanTransformer
+from .models.transformer import HEAD_WIDTH, WanTransformer
 from .models.vae import WanVAE
+from .ops.backends import choose
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning, Window, finished, run_windows
@@ -89,14 +95,29 @@ class TalkingVideoPipeline:
         self.device = _device(self.options.device)
         self.dtype = DTYPES[self.options.dtype]
         self.files = resolve(files)
+        self._landing = self.device  # where the transformer's weights are loaded to
         self.loras = [LoraUse(lora.path, lora.strength) for lora in self.files.loras]
 
     @cached_property
     def transformer(self) -> WanTransformer:
-        model = load_transformer(self.files.transformer, self.files.adapter, dtype=self.dtype, device=self.device)
+        """Loaded onto the device, or into host memory where a run has planned that blocks stream."""
+        model = load_transformer(
+            self.files.transformer, self.files.adapter, dtype=self.dtype, device=self._landing,
+            quantise=self.options.quantise,
+        )  # fmt: skip
         apply_loras(model, self.loras)
-        model.set_attention("auto")
+        model.set_attention(self.options.attention)
         return model
+
+    @cached_property
+    def residency(self) -> Residency:
+        """Where the transformer's blocks are."""
+        return Residency(self.transformer, self.device, self.options.prefetch)
+
+    @cached_property
+    def weights(self) -> ModelWeights:
+        """Sizes of all models, from the headers of their files."""
+        return weigh(self.files, self.dtype, self.options.quantise)
 
     @cached_property
     def vae(self) -> WanVAE:
@@ -135,6 +156,14 @@ class TalkingVideoPipeline:
                 writer.write(window.frames)
         return writer.path
 
+    def plan(self, request: TalkRequest, device: Device | None = None) -> RunPlan:
+        """What a request needs and how long it takes, before anything is loaded.
+
+        Args: device: plan for this one instead of the one that is here.
+        Raises: as `run`; InputError when it cannot fit.
+        """
+        return self._plan(request, self.check(request), device)
+
     def check(self, request: TalkRequest) -> Media:
         """Open and check everything that a request names; no model is loaded."""
         media = open_media(request)
@@ -171,9 +200,55 @@ class TalkingVideoPipeline:
     def _run(
         self, request: TalkRequest, media: Media, on_step: Callable[[StepReport], None] | None
     ) -> Iterator[FinishedWindow]:
+        self._plan(request, media)  # refuses what cannot fit before the encoders are loaded
         conditioning = self._condition(request, media)
-        windows = run_windows(self.transformer, self.vae, conditioning, request.settings, request.seed, on_step)
+        plan = self._plan(request, media)
+        logger.info("%s", plan.placement())
+        self._place(plan)
+        settings = replace(request.settings, tiled_vae=plan.tiled_vae)
+        windows = run_windows(
+            self.transformer, self.vae, conditioning, settings, request.seed, on_step, self._stream_more
+        )  # fmt: skip
         yield from finish(windows, media.plan)
+
+    def _plan(self, request: TalkRequest, media: Media, device: Device | None = None) -> RunPlan:
+        settings = request.settings
+        guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=media.tracks is not None)
+        speakers = len(media.tracks or ())
+        work = Work(
+            num_steps=scheduler_of(settings).num_steps, num_passes=len(guidance.passes), num_speakers=speakers,
+            num_texts=1 + guidance.needs_negative, num_speeches=(speakers > 0) + guidance.needs_null_audio,
+            num_references=min(len(media.references), len(media.plan)),
+        )  # fmt: skip
+        device = device or self._here()
+        return plan_run(
+            media.geometry, media.plan, request.fps, settings, self.options, self.weights, device, work
+        )  # fmt: skip
+
+    def _here(self) -> Device:
+        """This device, with all the memory that is free or that the models of this pipeline hold."""
+        if self.device.type != "cuda":
+            return Device()
+        held = self.residency.device_bytes if "residency" in vars(self) else 0
+        held += module_bytes(self.vae) if "vae" in vars(self) else 0
+        heads = self.weights.dim // HEAD_WIDTH
+        attention = choose(self.options.attention, self.device, self.dtype, HEAD_WIDTH, heads).name
+        name = torch.cuda.get_device_name(self.device)
+        return Device(name, free_device_bytes(self.device) + held, attention)
+
+    def _place(self, plan: RunPlan) -> None:
+        if plan.memory.num_streamed:
+            self._landing = torch.device("cpu")
+        self.residency.place(plan.memory.num_streamed)
+        self.transformer.set_attention(self.options.attention)
+
+    def _stream_more(self) -> bool:
+        """Let a quarter of the blocks more visit the device; False when all do already."""
+        if self.device.type != "cuda":
+            return False
+        before = self.residency.num_streamed
+        self.residency.place(before + max(1, len(self.transformer.blocks) // 4))
+        return self.residency.num_streamed > before
 
     def _condition(self, request: TalkRequest, media: Media) -> Conditioning:
         settings = request.settings
@@ -192,7 +267,11 @@ class TalkingVideoPipeline:
     def _encode_prompts(self, prompts: Sequence[str]) -> list[Tensor]:
         tokenizer = load_tokenizer(self.files.tokenizer)
         device = torch.device(self.options.text_encoder_device or self.device)
-        with _briefly(load_text_encoder(self.files.text_encoder, dtype=self.dtype, device=device)) as encoder:
+        streams = device.type == "cuda" and self.weights.text_encoder_bytes + 2**30 > free_device_bytes(device)
+        landing = torch.device("cpu") if streams else device
+        loaded = load_text_encoder(self.files.text_encoder, dtype=self.dtype, device=landing)
+        visits = streaming(loaded, loaded.encoder.block, device) if streams else nullcontext()
+        with _briefly(loaded) as encoder, visits:
             return [embeds.to(self.device) for embeds in encode_prompts(encoder, tokenizer, prompts)]
 
     def _look(self, references: Sequence[Tensor]) -> Tensor | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 KV_TOKENS_IMAGE, KV_TOKENS_TEXT = 257, 128
+VAE_BYTES_PER_PIXEL = 16_100  # live activations of a decode a pixel of the picture, two latent frames at a time, bf16
+TILE_PIXELS = 272 * 272
 CONTEXT_SLACK = 512 * 2**20  # kernels' workspaces and what the allocator cannot use
 
 
@@ -59,3 +61,11 @@ def window_need(
     text = num_layers * 2 * (KV_TOKENS_IMAGE + KV_TOKENS_TEXT) * dim * element_size
     speech = num_layers * 2 * latent_frames * audio_tokens * dim * element_size
     return WindowNeed(max(attention, feed_forward), num_texts * text + (num_speeches + num_speakers - 1) * speech)
+
+
+def vae_bytes(width: int, height: int, num_frames: int, tiled: bool, element_size: int = 2) -> int:
+    """Estimate of what decoding or encoding a clip needs beside the VAE's weights, the finished clip included."""
+    pixels = width * height
+    working = min(pixels, TILE_PIXELS) if tiled else pixels
+    clip = 3 * num_frames * pixels * (element_size + 4) * (2 if tiled else 1)
+    return working * VAE_BYTES_PER_PIXEL * element_size // 2 + clip + CONTEXT_SLACK

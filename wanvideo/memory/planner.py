@@ -1,12 +1,22 @@
-"""Decides how many blocks visit the device: as few as fit, from measured free memory and estimated needs."""
+"""Plans a run before anything is loaded: how many blocks visit the device, whether the VAE tiles, how long it takes.
+
+Needs are estimated from sizes (budget.py), free memory is measured, times come from measured GPUs only (speed.py).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import InputError
-from .budget import WindowNeed
+from ..geometry import VideoGeometry, WindowPlan
+from ..request import EngineOptions, LoopSettings
+from .budget import WindowNeed, vae_bytes, window_need
+from .speed import forward_flops, speeds_of
+
+GIB = 2**30
+HOST_BASE = 3 * GIB  # of a process with its libraries and one window of frames
 
 
 @dataclass(frozen=True)
@@ -53,3 +63,187 @@ def plan_blocks(
                 f"{free_bytes / 2**30:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
             )
     return MemoryPlan(streamed, peak(streamed), streamed * block_bytes)
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """Sizes of the models of a run, from the headers of their files.
+
+    block_bytes: of the largest block as it is held; other_bytes: of the transformer outside its blocks; stored: bf16,
+    or the quantised format that most of the blocks have. *_bytes of models that are not used are 0.
+    """
+
+    num_blocks: int
+    block_bytes: int
+    other_bytes: int
+    dim: int
+    ffn_dim: int
+    audio_tokens: int
+    stored: str
+    vae_bytes: int
+    text_encoder_bytes: int
+    text_block_bytes: int = 0
+
+    @property
+    def transformer_bytes(self) -> int:
+        return self.num_blocks * self.block_bytes + self.other_bytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run happens. name: as CUDA gives it, "" for a CPU; free_bytes: what may be used, None for a CPU.
+
+    attention: the backend that is used there.
+    """
+
+    name: str = ""
+    free_bytes: int | None = None
+    attention: str = "sdpa"
+
+
+@dataclass(frozen=True)
+class Work:
+    """How often the transformer runs, and on what.
+
+    num_passes: a step. num_texts, num_speeches: prompts and sounds whose contexts are held at once.
+    num_references: pictures that are encoded for the windows.
+    """
+
+    num_steps: int
+    num_passes: int
+    num_speakers: int
+    num_texts: int
+    num_speeches: int
+    num_references: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will be: its windows, where the weights go, and how long it takes.
+
+    memory: of the transformer's placement, device_bytes the peak of the whole run. host_bytes: expected peak of the
+    process. step_seconds, total_seconds: None where this GPU was not measured.
+    """
+
+    geometry: VideoGeometry
+    windows: WindowPlan
+    fps: float
+    memory: MemoryPlan
+    num_blocks: int
+    tiled_vae: bool
+    text_encoder_streams: bool
+    host_bytes: int
+    device: Device
+    work: Work
+    step_seconds: float | None
+    total_seconds: float | None
+
+    def describe(self) -> str:
+        """A few lines for the user."""
+        size, frames = self.geometry, self.windows.total_frames
+        video = f"{size.width}x{size.height}, {frames} frames ({frames / self.fps:.1f} s)"
+        passes = "one pass" if self.work.num_passes == 1 else f"{self.work.num_passes} passes"
+        steps = f"{len(self.windows)} windows of {self.work.num_steps} steps, {passes} a step"
+        return f"{video}: {steps}.\n{self.placement()}\n{self._times()}"
+
+    def placement(self) -> str:
+        """Where everything goes and how much memory it takes, on one line."""
+        host = f"{self.host_bytes / GIB:.1f} GiB in host memory"
+        if self.device.free_bytes is None:
+            return f"On the CPU{' in tiles' if self.tiled_vae else ''}: about {host}."
+        streams = f"{self.memory.num_streamed} of {self.num_blocks} blocks stream"
+        tiles = ", the VAE works in tiles" if self.tiled_vae else ""
+        text = ", the text encoder's blocks stream" if self.text_encoder_streams else ""
+        peak = f"peak about {self.memory.device_bytes / GIB:.1f} GiB there and {host}"
+        return (
+            f"On {self.device.name} with {self.device.free_bytes / GIB:.1f} GiB free: {streams}{tiles}{text}; {peak}."
+        )
+
+    def _times(self) -> str:
+        if self.step_seconds is None or self.total_seconds is None:
+            return "How long it takes is not known: this device and format were not measured (try `bench`)."
+        ratio = self.total_seconds * self.fps / self.windows.total_frames
+        return (
+            f"About {self.step_seconds:.1f} s a step, {self.total_seconds:.0f} s in all, "
+            f"{ratio:.1f} s for each second of video."
+        )
+
+
+def plan_run(
+    geometry: VideoGeometry, windows: WindowPlan, fps: float, settings: LoopSettings, options: EngineOptions,
+    weights: ModelWeights, device: Device, work: Work,
+) -> RunPlan:  # fmt: skip
+    """Plan a run on `device`.
+
+    Raises: InputError when it cannot fit even with every block streaming and a tiled VAE.
+    """
+    width, height, frames = geometry.width, geometry.height, geometry.num_frames
+    element_size = 4 if options.dtype == "fp32" else 2
+    need = window_need(
+        geometry.num_tokens, geometry.latent_frames, weights.dim, weights.ffn_dim, weights.num_blocks,
+        audio_tokens=weights.audio_tokens, num_speakers=max(1, work.num_speakers), num_texts=work.num_texts,
+        num_speeches=work.num_speeches, element_size=element_size,
+    )  # fmt: skip
+    if settings.step_cache is not None and not settings.step_cache.offload:
+        kept = (work.num_passes + 1) * geometry.num_tokens * weights.dim * element_size
+        need = WindowNeed(need.activation_bytes + kept, need.context_bytes)
+    whole, tiled = (vae_bytes(width, height, frames, tiles, element_size) for tiles in (False, True))
+    if device.free_bytes is None:
+        wanted, room = max(0, options.blocks_to_stream), 2**62
+    else:
+        wanted, room = options.blocks_to_stream, device.free_bytes
+
+    def place(reserve: int) -> MemoryPlan:
+        return plan_blocks(
+            room, weights.num_blocks, weights.block_bytes, weights.other_bytes + weights.vae_bytes, need,
+            reserve_bytes=reserve, prefetch=options.prefetch, wanted=wanted,
+        )  # fmt: skip
+
+    tiles = settings.tiled_vae or options.vae_tiling is True
+    memory = _placed(place, whole, room) if not tiles else None
+    if memory is None and options.vae_tiling is not False:
+        memory, tiles = place(tiled), True
+    memory = memory or place(whole)
+    text_streams = device.free_bytes is not None and weights.text_encoder_bytes + GIB > device.free_bytes
+    step, total = _seconds(geometry, windows, weights, device, work, memory.num_streamed)
+    return RunPlan(
+        geometry, windows, fps, memory, weights.num_blocks, tiles, text_streams,
+        _host_bytes(weights, memory, options, device), device, work, step, total,
+    )  # fmt: skip
+
+
+def _placed(place: Callable[[int], MemoryPlan], reserve: int, room: int) -> MemoryPlan | None:
+    """The placement beside a VAE that needs `reserve`, or None if it does not fit."""
+    try:
+        memory = place(reserve)
+    except InputError:
+        return None
+    return memory if memory.device_bytes <= room else None
+
+
+def _host_bytes(weights: ModelWeights, memory: MemoryPlan, options: EngineOptions, device: Device) -> int:
+    if device.free_bytes is None:
+        return HOST_BASE + max(memory.device_bytes, weights.text_encoder_bytes)
+    encodes_here = options.text_encoder_device == "cpu" or weights.text_encoder_bytes + GIB > device.free_bytes
+    loading = weights.transformer_bytes if memory.num_streamed else 0
+    return HOST_BASE + max(loading, weights.text_encoder_bytes if encodes_here else 0)
+
+
+def _seconds(
+    geometry: VideoGeometry, windows: WindowPlan, weights: ModelWeights, device: Device, work: Work, num_streamed: int
+) -> tuple[float | None, float | None]:
+    """Seconds of a step, and of all windows with the VAE's work; prompts and sound are encoded in a few more."""
+    speeds = speeds_of(device.name) if device.name else None
+    if speeds is None:
+        return None, None
+    flops = forward_flops(
+        geometry.num_tokens, weights.dim, weights.ffn_dim, weights.num_blocks, audio_tokens=weights.audio_tokens,
+        num_speakers=work.num_speakers,
+    )  # fmt: skip
+    forward = speeds.forward_seconds(flops, weights.stored, device.attention, num_streamed * weights.block_bytes)
+    if forward is None:
+        return None, None
+    step, pixels = forward * work.num_passes, geometry.width * geometry.height
+    decoding = len(windows) * geometry.num_frames * pixels / speeds.decode
+    encoded = work.num_references * geometry.num_frames + (len(windows) - 1) * windows.overlap
+    return step, len(windows) * work.num_steps * step + decoding + encoded * pixels / speeds.encode

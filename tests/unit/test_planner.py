@@ -1,0 +1,232 @@
+"""Plans made before anything is loaded: sizes from headers, blocks and tiles by memory, times of measured GPUs only."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from wanvideo import TalkingVideoPipeline
+from wanvideo.checkpoints.load import load_text_encoder, load_transformer, load_vae
+from wanvideo.checkpoints.resolve import resolve
+from wanvideo.checkpoints.synthetic import make_models
+from wanvideo.checkpoints.weigh import weigh
+from wanvideo.cli import plan as command
+from wanvideo.cli.demo import demo_files, demo_request
+from wanvideo.errors import InputError
+from wanvideo.geometry import VideoGeometry, WindowPlan
+from wanvideo.memory.hooked import HookedStreamer, streaming
+from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run
+from wanvideo.memory.residency import Residency, module_bytes
+from wanvideo.memory.speed import forward_flops, speeds_of
+from wanvideo.presets import load_preset, preset_names
+from wanvideo.request import EngineOptions, LoopSettings, StepCache
+
+GB = 10**9
+FP8 = ModelWeights(40, 465_000_000, 660_000_000, 5120, 13824, 32, "fp8", 254_000_000, 11_400_000_000, 385_000_000)
+BF16 = replace(FP8, block_bytes=929_000_000, stored="bf16")
+WORK = Work(num_steps=4, num_passes=1, num_speakers=1, num_texts=1, num_speeches=1, num_references=1)
+SIZES = {"infinitetalk-480": (832, 480), "infinitetalk-720": (1280, 704)}
+
+
+def plan(free_gb, weights=FP8, size=(832, 480), settings=None, options=None, work=WORK, name="", frames=550):
+    geometry = VideoGeometry(*size, 81)
+    device = Device(name, int(free_gb * GB), "flash_attn_3")
+    settings, options = settings or LoopSettings(), options or EngineOptions()
+    return plan_run(geometry, WindowPlan(frames), 25.0, settings, options, weights, device, work)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    make_models(folder, "tiny", "official")
+    return folder
+
+
+def files_of(folder):
+    (folder / "InfiniteTalk").mkdir(exist_ok=True)
+    return demo_files(folder)
+
+
+@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weighed_is_what_is_loaded(folder, quantise, dtype):
+    files = resolve(files_of(folder))
+    weights = weigh(files, dtype, quantise)
+    model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantise=quantise)
+    blocks = [module_bytes(block) for block in model.blocks]
+    assert (weights.num_blocks, weights.block_bytes) == (len(blocks), max(blocks))
+    assert weights.other_bytes == module_bytes(model) - sum(blocks)
+    assert (weights.dim, weights.ffn_dim) == (model.config.dim, model.config.ffn_dim)
+    assert weights.stored == (quantise or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
+    assert weights.vae_bytes == module_bytes(load_vae(files.vae, dtype=dtype))
+    encoder = load_text_encoder(files.text_encoder, dtype=dtype)
+    assert weights.text_encoder_bytes == module_bytes(encoder)
+    assert weights.text_block_bytes == max(map(module_bytes, encoder.encoder.block))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_fit_their_stated_memory(name):
+    preset = load_preset(name)
+    scales = preset.settings.guidance_scale != 1, preset.settings.audio_guidance_scale != 1
+    work = replace(WORK, num_passes=1 + sum(scales), num_texts=1 + scales[0], num_speeches=1 + scales[1])
+    weights = FP8 if preset.options.quantise else BF16
+    made = plan(preset.memory_gb, weights, SIZES[preset.size], preset.settings, preset.options, work)
+    assert made.memory.device_bytes <= preset.memory_gb * GB
+    if preset.options.blocks_to_stream >= 0:
+        assert made.memory.num_streamed == preset.options.blocks_to_stream
+
+
+@pytest.mark.parametrize("weights", [FP8, BF16])
+@pytest.mark.parametrize(("free", "size"), [(8, (832, 480)), (12, (832, 480)), (16, (1280, 720)), (24, (1280, 720))])
+def test_small_cards_stream_and_tile(weights, free, size):
+    made = plan(free, weights, size)
+    assert made.memory.device_bytes <= free * GB and made.memory.num_streamed > 0
+    assert made.text_encoder_streams == (free < 13)
+
+
+def test_a_large_card_holds_everything():
+    made = plan(140, BF16)
+    assert made.memory.num_streamed == 0 and not made.tiled_vae and not made.text_encoder_streams
+
+
+def test_streaming_comes_before_tiling():
+    """Blocks that stream cost next to nothing, tiles cost time."""
+    assert not plan(12).tiled_vae and plan(12).memory.num_streamed > 20
+    assert plan(7).tiled_vae
+
+
+def test_wishes_are_kept():
+    assert plan(140, options=EngineOptions(blocks_to_stream=13)).memory.num_streamed == 13
+    assert plan(140, options=EngineOptions(vae_tiling=True)).tiled_vae
+    assert plan(140, settings=LoopSettings(tiled_vae=True)).tiled_vae
+    with pytest.raises(InputError, match="smaller size"):
+        plan(7, options=EngineOptions(vae_tiling=False))
+
+
+def test_what_cannot_fit_is_refused():
+    with pytest.raises(InputError, match="every block streaming"):
+        plan(3)
+
+
+def test_a_step_cache_takes_memory():
+    plain, cached, offloaded = (
+        plan(140, settings=LoopSettings(step_cache=cache, tiled_vae=True)).memory.device_bytes
+        for cache in (None, StepCache(), StepCache(offload=True))
+    )
+    assert plain == offloaded < cached
+
+
+def test_flops_are_those_of_the_model():
+    """832x480x81: the matrices' 920 TFLOP and full attention's 879."""
+    flops = forward_flops(32760, 5120, 13824, 40)
+    assert flops.matmul == pytest.approx(920.6e12, rel=1e-3)
+    assert flops.attention == pytest.approx(890e12, rel=2e-2)
+    assert forward_flops(32760, 5120, 13824, 40, num_speakers=0).matmul == pytest.approx(783.2e12, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "attention", "seconds"),
+    [
+        ("bf16", "flash_attn_3", 2.73),
+        ("fp8", "flash_attn_3", 2.16),
+        ("fp8", "flash_attn_3_fp8", 1.85),
+        ("int8", "flash_attn_3", 2.76),
+    ],
+)
+def test_times_are_the_measured_ones(weights, attention, seconds):
+    flops, speeds = forward_flops(32760, 5120, 13824, 40), speeds_of("NVIDIA H200")
+    assert speeds.forward_seconds(flops, weights, attention) == pytest.approx(seconds, rel=0.02)
+
+
+def test_unknown_gpus_have_no_time():
+    assert speeds_of("NVIDIA GeForce RTX 9999") is None
+    assert speeds_of("NVIDIA H200").forward_seconds(forward_flops(1, 128, 128, 1), "Q4_K", "sdpa") is None
+    made = plan(140, name="NVIDIA GeForce RTX 9999")
+    assert made.total_seconds is None and "not known" in made.describe()
+
+
+def test_the_time_of_a_video():
+    made = plan(140, name="NVIDIA H200")
+    assert made.step_seconds == pytest.approx(2.15, rel=0.02)
+    per_window = 4 * made.step_seconds + 81 * 832 * 480 / 23.5e6
+    assert made.total_seconds == pytest.approx(8 * per_window + (81 + 7 * 9) * 832 * 480 / 40e6, rel=0.01)
+    assert "8 windows of 4 steps, one pass a step" in made.describe()
+    slow = plan(140, name="NVIDIA H200", options=EngineOptions(blocks_to_stream=40))
+    assert slow.step_seconds == made.step_seconds  # 18.6 GB arrive while 2 s are computed
+
+
+def test_the_pipeline_plans_without_loading(folder):
+    pipeline = TalkingVideoPipeline(files_of(folder), EngineOptions(device="cpu", dtype="fp32"))
+    made = pipeline.plan(demo_request())
+    assert "transformer" not in vars(pipeline) and made.memory.num_streamed == 0
+    assert "On the CPU" in made.describe()
+    assert pipeline.plan(demo_request(), Device("H200", 2 * GB)).memory.device_bytes < 2 * GB
+
+
+def test_the_command(folder, tmp_path, capsys):
+    request = demo_request()
+    job = {"prompt": "x", "cond_video": request.reference, "cond_audio": {"person1": request.speakers[0].audio}}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job))
+    files = files_of(folder)
+    flags = ["--input_json", str(path), "--ckpt_dir", files.transformer, "--infinitetalk_dir", files.adapter]
+    flags += ["--wav2vec_dir", files.wav2vec, "--size", "256x144", "--mode", "streaming", "--sample_steps", "4"]
+    assert command.main(["--memory_gb", "24", "--gpu", "H200", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "3 windows of 4 steps, 3 passes a step" in printed and "On H200 with 22.4 GiB free" in printed
+    assert "s a step" in printed
+    assert not list(Path(tmp_path).glob("*.mp4"))
+
+
+class Stack(nn.Module):
+    """A model of another library: it runs its blocks itself."""
+
+    def __init__(self, count=5):
+        super().__init__()
+        self.first, self.block = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(count))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.block:
+            x = block(x).relu()
+        return x
+
+
+@pytest.mark.parametrize("num_streamed", [0, 2, 5])
+def test_hooks_bring_each_block_in_its_time(num_streamed):
+    model, x = Stack().requires_grad_(False), torch.randn(3, 8)
+    expected = model(x)
+    streamer = HookedStreamer(model.block, "cpu", num_streamed)
+    assert streamer.streamer.num_streamed == num_streamed
+    for _ in range(3):
+        assert torch.equal(model(x), expected)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(3, 9))
+    assert torch.equal(model(x), expected)
+    streamer.close()
+    assert not any(block._forward_pre_hooks for block in model.block) and torch.equal(model(x), expected)
+
+
+def test_a_text_encoder_streams_to_the_same_result(folder):
+    files = resolve(files_of(folder))
+    encoder = load_text_encoder(files.text_encoder, dtype=torch.float32)
+    ids = torch.arange(1, 12)[None]
+    expected = encoder.encode(ids, torch.ones_like(ids))[0]
+    with streaming(encoder, encoder.encoder.block, "cpu"):
+        assert torch.equal(encoder.encode(ids, torch.ones_like(ids))[0], expected)
+
+
+def test_a_run_streams_what_is_asked_for(folder):
+    """Blocks that visit change nothing; the run's placement is the plan's."""
+    settings = replace(demo_request().settings, window_frames=5, motion_frames=1)
+    request = replace(demo_request(), max_frames=5, size=(96, 64), settings=settings)
+    frames = []
+    for streamed in (0, 2):
+        options = EngineOptions(device="cpu", dtype="fp32", blocks_to_stream=streamed)
+        pipeline = TalkingVideoPipeline(files_of(folder), options)
+        frames.append(torch.cat([window.frames for window in pipeline.run(request)]))
+        assert isinstance(pipeline.residency, Residency) and pipeline.residency.num_streamed == streamed
+    assert torch.equal(*frames)

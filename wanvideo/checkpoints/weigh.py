@@ -1,0 +1,104 @@
+"""Sizes of models from the headers of their files: what they will take once loaded, before anything is."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..memory.planner import ModelWeights
+from ..ops.formats import FORMATS
+from .detect import require
+from .dialects import Kind, to_canonical
+from .load import is_audio_key
+from .quantise import can_quantise, packed, with_markers
+from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
+from .resolve import ResolvedFiles
+
+if TYPE_CHECKING:
+    from ..models.transformer import TransformerConfig
+
+
+def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
+    """Sizes of a run's models as they will be held: matrices in their stored or wanted format, the rest in `dtype`.
+
+    Only headers are read.
+    """
+    from ..models.transformer import TransformerConfig, WanTransformer
+
+    source = _canonical(files.transformer, Kind.TRANSFORMER)
+    if files.adapter is not None:
+        source = source.only(lambda key: not is_audio_key(key)) | _canonical(files.adapter, Kind.ADAPTER)
+    config = TransformerConfig.from_shapes(source.shapes)
+    blocks: dict[int, int] = defaultdict(int)
+    other, formats = 0, Counter()
+    for name, tensor in source.items():
+        kept = torch.float32 if WanTransformer.keep_float32(name) else dtype
+        to = quantise if quantise and can_quantise(name, tensor, Kind.TRANSFORMER) else None
+        size = _bytes(tensor, kept, to)
+        if name.startswith("blocks."):
+            blocks[int(name.split(".")[1])] += size
+            if len(tensor.shape) == 2:
+                formats[_format(tensor, to) or str(dtype)] += size
+        else:
+            other += size
+    stored = formats.most_common(1)[0][0]
+    if stored not in DTYPES:  # LoRAs stay beside quantised matrices
+        for block in blocks:
+            blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
+    text_bytes, text_block = _text_encoder(files.text_encoder, dtype)
+    return ModelWeights(
+        config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
+        DTYPES.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
+    )  # fmt: skip
+
+
+DTYPES = {str(torch.bfloat16): "bf16", str(torch.float16): "fp16", str(torch.float32): "fp32"}
+
+
+def _canonical(paths: Sequence[Path], kind: Kind) -> TensorSource:
+    source = with_markers(open_tensors(paths))
+    return packed(to_canonical(source, require(source, kind).found))
+
+
+def _audio_tokens(config: TransformerConfig) -> int:
+    return config.audio.num_tokens if config.audio else 0
+
+
+def _format(tensor: StoredTensor, to: str | None) -> str | None:
+    return tensor.format if isinstance(tensor, PackedTensor) else to
+
+
+def _bytes(tensor: StoredTensor, dtype: torch.dtype, to: str | None = None) -> int:
+    held = _format(tensor, to)
+    if held is None or len(tensor.shape) != 2:
+        return _count(tensor) * dtype.itemsize
+    return sum(part.numel() * part.element_size() for part in FORMATS[held].parts(tuple(tensor.shape)).values())
+
+
+def _count(tensor: StoredTensor) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    return count
+
+
+def _all_bytes(paths: Sequence[Path] | None, kind: Kind, dtype: torch.dtype) -> int:
+    if paths is None:
+        return 0
+    source = open_tensors(paths)
+    return sum(_bytes(tensor, dtype) for tensor in to_canonical(source, require(source, kind).found).values())
+
+
+def _text_encoder(paths: Sequence[Path] | None, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes of the text encoder, and of one of its blocks."""
+    if paths is None:
+        return 0, 0
+    sizes: dict[str, int] = defaultdict(int)
+    for name, tensor in _canonical(paths, Kind.TEXT_ENCODER).items():
+        part = name.split(".")[2] if name.startswith("encoder.block.") else ""
+        sizes[part] += _bytes(tensor, dtype)
+    return sum(sizes.values()), max((size for part, size in sizes.items() if part), default=0)

@@ -1,0 +1,69 @@
+"""How long a forward and a window take on GPUs that were measured; nothing is guessed for others.
+
+`speeds.json` holds for each GPU what one was measured to do inside this model: TFLOP/s of the matrices by the format of
+their weights and of self-attention by its backend, megapixels a second of the VAE, GB/s from page-locked host memory.
+Legend: L video tokens, D width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).with_name("speeds.json")
+CROSS_TOKENS = 257 + 128  # of the picture and of a usual prompt, whose padding is counted and not attended to
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one forward: in the matrices of the blocks, and in all attention."""
+
+    matmul: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        return self.matmul + self.attention
+
+
+def forward_flops(
+    num_tokens: int, dim: int, ffn_dim: int, num_layers: int, *, audio_tokens: int = 32, num_speakers: int = 1
+) -> Flops:
+    """What one pass over a window of `num_tokens` costs; keys and values of prompt, picture and speech are kept."""
+    listens = num_speakers > 0
+    matmul = num_tokens * dim * (8 * dim + 4 * dim + 4 * ffn_dim + (4 * dim if listens else 0))
+    attention = 4 * num_tokens * dim * (num_tokens + CROSS_TOKENS + audio_tokens * num_speakers)
+    return Flops(float(matmul * num_layers), float(attention * num_layers))
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What one GPU was measured to do; operations, bytes and pixels a second."""
+
+    matmul: dict[str, float]
+    attention: dict[str, float]
+    decode: float
+    encode: float
+    host_bytes: float
+
+    def forward_seconds(self, flops: Flops, weights: str, attention: str, streamed_bytes: int = 0) -> float | None:
+        """Seconds of one pass, or None where the format of the weights was not measured.
+
+        weights: bf16, fp8 ...; attention: name of a backend. streamed_bytes: of the blocks that visit the device.
+        """
+        if weights not in self.matmul:
+            return None
+        rate = self.attention.get(attention, self.attention["sdpa"])
+        return max(flops.matmul / self.matmul[weights] + flops.attention / rate, streamed_bytes / self.host_bytes)
+
+
+def speeds_of(device_name: str) -> Speeds | None:
+    """The measured speeds of a GPU by the name that CUDA gives it (`NVIDIA H200`); None if it was not measured."""
+    for entry in json.loads(TABLE.read_text(encoding="utf-8"))["devices"]:
+        if entry["name"].lower() in device_name.lower():
+            tera = {kind: {k: v * 1e12 for k, v in entry[f"{kind}_tflops"].items()} for kind in ("matmul", "attention")}
+            pixels = entry["vae_mpixels"]
+            return Speeds(**tera, decode=pixels["decode"] * 1e6, encode=pixels["encode"] * 1e6,
+                          host_bytes=entry["host_gbytes"] * 1e9)  # fmt: skip
+    return None
