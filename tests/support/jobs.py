@@ -86,7 +86,8 @@ def request(folder, sounds=None, **changes):
     """A request for one or more speakers; sounds: paths, or None for a speaker without sound."""
     sounds = [speech(folder)] if sounds is None else sounds
     given = {
-        "prompts": ("She talks.",), "reference": picture(folder), "size": SIZE, "settings": SETTINGS,
+        "prompts": ("She talks.",), "reference": changes.get("reference") or picture(folder), "size": SIZE,
+        "settings": SETTINGS,
         "speakers": tuple(Speaker(sound) for sound in sounds),
     }  # fmt: skip
     return TalkRequest(**{**given, **changes})
