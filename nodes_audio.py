@@ -144,9 +144,7 @@ class MultiTalkWav2VecEmbeds(Node):
         encoder.rest()
         samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
         soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
-        speech = Speech(
-            tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack
-        )
+        speech = Speech(tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
 
 

@@ -23,6 +23,8 @@ from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.reader import open_tensors
 from .wanvideo.errors import CheckpointError, InputError, TalkError, UnsupportedError
 from .wanvideo.geometry import snap_frames
+from .wanvideo.memory.budget import free_device_bytes
+from .wanvideo.memory.planner import Device
 from .wanvideo.memory.residency import Residency, WholeResidency, module_bytes
 from .wanvideo.sampling.window import StepReport
 
@@ -84,7 +86,7 @@ def display_name(cls: type[Node]) -> str:
 
 
 def _widget(spec: Any, tooltip: str | None) -> tuple[Any, dict[str, Any]]:
-    kind, options = (spec.names(), {}) if isinstance(spec, Files) else spec
+    kind, options = spec.widget() if isinstance(spec, Files) else spec
     return kind, options | ({"tooltip": tooltip} if tooltip else {})
 
 
@@ -166,6 +168,9 @@ class Files:
 
     def names(self) -> list[str]:
         return [*self.first, *sorted({name for folder in self.folders for name in _listed(folder)}, key=str.lower)]
+
+    def widget(self) -> tuple[list[str], dict[str, Any]]:
+        return self.names(), {"default": self.first[0]} if self.first else {}
 
     def find(self, name: str) -> Path:
         """The file that a widget's value means, on any system: by its path, else by its bare name.
@@ -264,6 +269,24 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def whole_device(attention: str) -> Device:
+    """The device as if nothing were on it."""
+    return _device(attention, lambda where: torch.cuda.get_device_properties(where).total_memory)
+
+
+def free_device(attention: str, *models: Held | None) -> Device:
+    """The device with what is free on it, and with what these models have there."""
+    held = sum(model.residency.device_bytes for model in models if model and model.residency)
+    return _device(attention, lambda where: free_device_bytes(where) + held)
+
+
+def _device(attention: str, count: Callable[[torch.device], int]) -> Device:
+    where = device()
+    if where.type != "cuda":
+        return Device()
+    return Device(torch.cuda.get_device_name(where), count(where), attention)
+
+
 class Held:
     """A model that is recognised when it is named and loaded when it is first needed.
 
@@ -280,7 +303,7 @@ class Held:
         self.paths, self.tensors = tuple(paths), open_tensors(list(paths))
         self.identity = require(self.tensors, kind)
         self.precision = ""  # what else decides what it computes, for caches
-        self.applied: tuple[Any, ...] = ()  # LoRAs that it has now
+        self.applied: tuple[Any, ...] | None = ()  # LoRAs that it has now
         self._load, self._residency_type = load, residency
         self.residency: Any = None
         self.patcher: Any = None

@@ -24,24 +24,27 @@ from .nodes_common import (
     choice,
     expect,
     flag,
+    free_device,
     logger,
     number,
     refuse,
     socket,
     text,
     whole,
+    whole_device,
 )
 from .wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load_transformer, load_vae
+from .wanvideo.checkpoints.resolve import ResolvedFiles
+from .wanvideo.checkpoints.weigh import weigh
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import VideoGeometry
+from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan
+from .wanvideo.memory.planner import Device, RunPlan, Work, plan_run
 from .wanvideo.memory.residency import Residency
-from .wanvideo.models.transformer import WanTransformer
 from .wanvideo.ops.backends import ATTENTION_MODES, STAND_INS
-from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.request import EngineOptions, LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.schedulers import KNOWN_SCHEDULERS, make_scheduler
-from .wanvideo.scene import Speech
 from .wanvideo.video.picture import fit_images
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp16_fast": torch.float16}
@@ -88,12 +91,11 @@ class Adapter:
 
 @dataclass(frozen=True)
 class VideoModel:
-    """The transformer with its adapter, not loaded yet, and how it is to be used."""
+    """The transformer with its adapter, not loaded yet, and how it is to be used. mode: the adapter's loop, or None."""
 
     held: Held
-    mode: str | None
-    attention: str = "auto"
-    swap: BlockSwap = BlockSwap()
+    adapter: Adapter | None
+    options: EngineOptions
     loras: tuple[LoraUse, ...] = ()
     fp16_accumulation: bool = False
 
@@ -102,15 +104,51 @@ class VideoModel:
         """What ComfyUI's cache recognises a model by."""
         return self.held.patcher
 
-    def ready(self, geometry: VideoGeometry, settings: LoopSettings, speech: Speech | None) -> WanTransformer:
-        """The transformer on its device, with these LoRAs and this attention, ready for windows of this size."""
-        wanted = self.swap.of(self.held.identity.num_layers)
-        transformer = self.held.ready(place=lambda: self.held.residency.place(max(0, wanted)))
+    @property
+    def mode(self) -> str | None:
+        """The loop that its adapter was trained for; None for a model that hears nothing."""
+        if self.adapter:
+            return self.adapter.mode
+        return "infinitetalk" if self.held.identity.has_audio else None
+
+    def with_swap(self, swap: BlockSwap) -> VideoModel:
+        blocks = swap.of(self.held.identity.num_layers)
+        return replace(self, options=replace(self.options, blocks_to_stream=blocks, prefetch=max(1, swap.prefetch)))
+
+    def ready(self, windows: WindowPlan, geometry: VideoGeometry, settings: LoopSettings, work: Work, vae: Held | None):
+        """The transformer on its device with these LoRAs, and the plan of the run.
+
+        Raises: InputError, before anything is loaded, when not even an empty device of this kind could hold the run.
+        """
+        adapter = [self.adapter.path] if self.adapter else None
+        files = ResolvedFiles(
+            self.held.paths, adapter, vae and vae.paths, None, None, None, None, has_audio=bool(self.mode)
+        )
+        weights = weigh(files, PRECISIONS[self.options.dtype], self.options.quantise)
+
+        def plan(target: Device) -> RunPlan:
+            return plan_run(geometry, windows, FPS, settings, self.options, weights, target, work)
+
+        expected = plan(whole_device(self.options.attention))
+        logger.info("%s", expected.describe())
+        planned = [expected]
+
+        def place() -> None:
+            planned[0] = plan(free_device(self.options.attention, self.held, vae))
+            self.held.residency.prefetch = self.options.prefetch
+            self.held.residency.place(planned[0].memory.num_streamed)
+
+        transformer = self.held.ready(expected.memory.device_bytes, place)
         if self.held.applied != self.loras:
+            self.held.applied = None  # of no use until all of them are in place
             apply_loras(transformer, self.loras)
             self.held.applied = self.loras
-        transformer.set_attention(self.attention)
-        return transformer
+        transformer.set_attention(self.options.attention)
+        return transformer, planned[0]
+
+    def stream_more(self) -> bool:
+        """Let a quarter of the blocks more visit the device; False where that gives nothing back."""
+        return self.held.residency.device.type == "cuda" and self.held.residency.stream_more()
 
 
 @dataclass(frozen=True)
@@ -188,21 +226,20 @@ class WanVideoModelLoader(Node):
         if block_swap_args and vram_management_args:
             raise InputError("block_swap_args and vram_management_args say the same in two ways. Connect one of them.")
         swap = block_swap_args or vram_management_args or BlockSwap(0 if load_device == "main_device" else -1)
+        expect(swap, BlockSwap, "block_swap_args")
         if compile_args:
             expect(compile_args, CompileSettings, "compile_args")
             logger.info("torch.compile is not used: the kernels of this pack are fused already.")
+        options = EngineOptions(
+            dtype=base_precision.removesuffix("_fast"), quantise=QUANTISATIONS[quantization], attention=attention_mode
+        )
         path = TRANSFORMERS.find(model)
         load = partial(
-            load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[base_precision],
-            quantise=QUANTISATIONS[quantization],
-        )  # fmt: skip
+            load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[options.dtype], quantise=options.quantise
+        )
         held = Held([path], Kind.TRANSFORMER, load, Residency)
-        mode = adapter.mode if adapter else "infinitetalk" if held.identity.has_audio else None
-        result = VideoModel(
-            held, mode, attention_mode, expect(swap, BlockSwap, "block_swap_args"), _loras(lora),
-            fp16_accumulation=base_precision == "fp16_fast",
-        )  # fmt: skip
-        return (result,)
+        result = VideoModel(held, adapter, options, _loras(lora), fp16_accumulation=base_precision == "fp16_fast")
+        return (result.with_swap(swap),)
 
     def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
         """loadmodel under the names that scripts use; auto_cpu_offload keeps what does not fit in host memory."""
@@ -376,7 +413,7 @@ class WanVideoBlockSwap(Node):
         self, blocks_to_swap=20, offload_img_emb=False, offload_txt_emb=False, use_non_blocking=False,
         vace_blocks_to_swap=0, prefetch_blocks=0, block_swap_debug=False,
     ):  # fmt: skip
-        return (BlockSwap(blocks_to_swap, max(1, prefetch_blocks)),)
+        return (BlockSwap(blocks_to_swap, prefetch_blocks),)
 
 
 class WanVideoSetBlockSwap(Node):
@@ -389,7 +426,7 @@ class WanVideoSetBlockSwap(Node):
         model = expect(model, VideoModel, "model")
         if block_swap_args is None:
             return (model,)
-        return (replace(model, swap=expect(block_swap_args, BlockSwap, "block_swap_args")),)
+        return (model.with_swap(expect(block_swap_args, BlockSwap, "block_swap_args")),)
 
 
 class WanVideoVRAMManagement(Node):

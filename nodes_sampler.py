@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +56,7 @@ from .wanvideo.request import COLOUR_METHODS, LoopSettings, SkipLayers, StepCach
 from .wanvideo.sampling.clip import empty_condition, encode_video, picture_condition, sample_clip
 from .wanvideo.sampling.loop import finished, run_windows, seeded_draw
 from .wanvideo.sampling.schedulers import scheduler_of
-from .wanvideo.scene import Prompts, Speech, check_prompts, make_conditioning
+from .wanvideo.scene import Prompts, Speech, check_prompts, make_conditioning, work_of
 from .wanvideo.video.picture import fit_images, shown
 from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
@@ -625,12 +624,16 @@ class Job:
         geometry = VideoGeometry(width, height, settings.window_frames)
         plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
         fps = speech.fps if speech else FPS
-        logger.info("%d frames of %dx%d in %d windows.", plan.total_frames, width, height, len(plan))
+        work = work_of(settings, len(speech.features) if speech else 0, min(len(images.references), len(plan)))
+        transformer, expected = self.model.ready(plan, geometry, settings, work, images.vae)
+        settings = replace(settings, tiled_vae=expected.tiled_vae)
         recording = Recording(temporary_file("talking_video", ".mp4"), width, height, fps)
-        with contextlib.closing(recording):
+        with recording:
             vae = images.vae.ready()
-            transformer = self.model.ready(geometry, settings, speech)
-            for window in run_windows(transformer, vae, conditioning, settings, self.seed, progress):
+            windows = run_windows(
+                transformer, vae, conditioning, settings, self.seed, progress, self.model.stream_more
+            )  # fmt: skip
+            for window in windows:
                 recording.write(finished(window, plan))
                 last = window.latents
         video = TalkingVideo(recording, speech and speech.soundtrack)
@@ -642,7 +645,9 @@ class Job:
 
     def _clip(self, images: PlainClip, settings: LoopSettings, progress: RunProgress) -> dict[str, Any]:
         geometry, speech = images.geometry, self.extras.speech
-        transformer = self.model.ready(geometry, settings, speech)
+        work = work_of(settings, len(speech.features) if speech else 0, 0)
+        windows = WindowPlan(geometry.num_frames, geometry.num_frames, 1)
+        transformer, _ = self.model.ready(windows, geometry, settings, work, None)
         condition = images.condition
         if condition is None and transformer.config.in_dim > geometry.latent_shape[0]:
             condition = empty_condition(geometry)

@@ -35,7 +35,7 @@ from .geometry import WindowPlan
 from .media import Media, open_media
 from .memory.budget import free_device_bytes
 from .memory.hooked import streaming
-from .memory.planner import Device, ModelWeights, RunPlan, Work, plan_run
+from .memory.planner import Device, ModelWeights, RunPlan, plan_run
 from .memory.residency import Residency, module_bytes
 from .models.text_encoder import encode_prompts
 from .models.transformer import HEAD_WIDTH, WanTransformer
@@ -46,7 +46,7 @@ from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning, Window, finished, run_windows
 from .sampling.schedulers import scheduler_of
 from .sampling.window import StepReport
-from .scene import Prompts, make_conditioning
+from .scene import Prompts, make_conditioning, work_of
 from .video.writer import VideoWriter, check_output, free_name
 
 logger = logging.getLogger("wanvideo")
@@ -213,13 +213,7 @@ class TalkingVideoPipeline:
 
     def _plan(self, request: TalkRequest, media: Media, device: Device | None = None) -> RunPlan:
         settings = request.settings
-        guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=media.tracks is not None)
-        speakers = len(media.tracks or ())
-        work = Work(
-            num_steps=scheduler_of(settings).num_steps, num_passes=len(guidance.passes), num_speakers=speakers,
-            num_texts=1 + guidance.needs_negative, num_speeches=(speakers > 0) + guidance.needs_null_audio,
-            num_references=min(len(media.references), len(media.plan)),
-        )  # fmt: skip
+        work = work_of(settings, len(media.tracks or ()), min(len(media.references), len(media.plan)))
         device = device or self._here()
         return plan_run(
             media.geometry, media.plan, request.fps, settings, self.options, self.weights, device, work
@@ -246,9 +240,7 @@ class TalkingVideoPipeline:
         """Let a quarter of the blocks more visit the device; False when all do already."""
         if self.device.type != "cuda":
             return False
-        before = self.residency.num_streamed
-        self.residency.place(before + max(1, len(self.transformer.blocks) // 4))
-        return self.residency.num_streamed > before
+        return self.residency.stream_more()
 
     def _condition(self, request: TalkRequest, media: Media) -> Conditioning:
         settings = request.settings

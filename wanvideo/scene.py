@@ -12,9 +12,11 @@ from torch import Tensor
 
 from .audio.features import pad_features
 from .errors import InputError
+from .memory.planner import Work
 from .request import LoopSettings, Speaker
 from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning
+from .sampling.schedulers import scheduler_of
 from .video.regions import speaker_masks, stack_masks
 from .video.soundtrack import Soundtrack
 
@@ -83,3 +85,13 @@ def check_prompts(prompts: Prompts, settings: LoopSettings, has_audio: bool) -> 
             f"A guidance scale (cfg) of {settings.guidance_scale} compares with a negative prompt, and there is none. "
             "Encode one, it may be empty, or set the scale to 1."
         )
+
+
+def work_of(settings: LoopSettings, num_speakers: int, num_references: int) -> Work:
+    """How often the transformer runs with these settings, and on what."""
+    guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=num_speakers > 0)
+    return Work(
+        num_steps=scheduler_of(settings).num_steps, num_passes=len(guidance.passes), num_speakers=num_speakers,
+        num_texts=1 + guidance.needs_negative, num_speeches=(num_speakers > 0) + guidance.needs_null_audio,
+        num_references=num_references,
+    )  # fmt: skip

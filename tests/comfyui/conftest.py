@@ -9,18 +9,9 @@ import contextlib
 
 import pytest
 from support.comfy_client import ComfyClient
+from support.comfy_models import required, start_with_pack
 from support.comfy_page import ComfyPage, launch_chromium
-from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, find_comfyui, in_ci, install_pack
-
-
-@contextlib.contextmanager
-def required():
-    try:
-        yield
-    except Unavailable as reason:
-        if in_ci():
-            raise
-        pytest.skip(str(reason))
+from support.comfy_server import find_comfyui
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +21,8 @@ def comfyui():
 
 
 @pytest.fixture(scope="session")
-def prepare_models():
-    """Called with the server's models folder before the server starts; replace it to put model files there."""
-    return lambda models: None
-
-
-@pytest.fixture(scope="session")
-def server(comfyui, prepare_models, tmp_path_factory):
-    server = ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"))
-    install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
-    prepare_models(server.models)
-    with server:
-        assert not server.import_errors(), "\n".join(server.import_errors().values())
+def server(comfyui, tmp_path_factory):
+    with start_with_pack(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
         yield server
 
 

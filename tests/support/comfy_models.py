@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import safetensors.torch
 import torch
+from PIL import Image
+from support import media_files
+from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, in_ci, install_pack
 
 from wanvideo.checkpoints.dialects import Kind
 from wanvideo.checkpoints.synthetic import make_models
 from wanvideo.checkpoints.synthetic_weights import SIZES, shapes_of
 
-ASSETS = Path(__file__).resolve().parents[2] / "wanvideo" / "assets"
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "wanvideo" / "assets"
+WORKFLOWS = ROOT / "example_workflows"
+TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+WIDTH, HEIGHT = 96, 64
 BASE = "diffusion_models/wan2.1_i2v_480p_14B_bf16.safetensors"
 SINGLE = "diffusion_models/Wan2_1-InfiniteTalk-Single_bf16.safetensors"
 MULTI = "model_patches/wan2.1_infiniteTalk_multi_bf16.safetensors"
@@ -51,6 +64,60 @@ def write_clip(path: Path) -> None:
 
 
 def put_inputs(folder: Path) -> None:
-    """The pictures and sounds that the templates name."""
+    """The pictures, sounds and videos that the templates name, painted as the mask editor leaves them."""
     for file in ASSETS.iterdir():
         shutil.copyfile(file, folder / file.name)
+    picture = Image.open(ASSETS / "two_people.jpg").convert("RGBA")
+    half = picture.width // 2
+    for name, left in (("left", 0), ("right", half)):
+        painted = np.array(picture)
+        painted[40:-40, left + 40 : left + half - 40, 3] = 0
+        Image.fromarray(painted).save(folder / f"two_people_{name}.png")
+    media_files.video(folder / "talk.mp4", media_files.numbered_frames(60, HEIGHT * 2, WIDTH * 2))
+
+
+def template(name: str) -> dict[str, Any]:
+    """A template as the page opens it."""
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api_template(name: str) -> dict[str, Any]:
+    """A template as it is queued over HTTP."""
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def shrink(graph: dict[str, Any]) -> dict[str, Any]:
+    """A template's graph in API format at a size that a laptop's CPU samples in seconds; all else stays."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        if node["class_type"] == "WanVideoImageToVideoMultiTalk":
+            node["inputs"] |= {"width": WIDTH, "height": HEIGHT, "frame_window_size": 29, "motion_frame": 5}
+        if node["class_type"] == "ImageScale":
+            node["inputs"] |= {"width": WIDTH, "height": HEIGHT}
+        if node["class_type"] in ("WanVideoModelLoader", "WanVideoVAELoader"):
+            name = "base_precision" if "base_precision" in node["inputs"] else "precision"
+            node["inputs"][name] = "fp32"  # half precision has no fast path on a CPU
+    return graph
+
+
+@contextlib.contextmanager
+def required():
+    """What is missing on this machine is an error in CI and a skip with its reason elsewhere."""
+    try:
+        yield
+    except Unavailable as reason:
+        if in_ci():
+            raise
+        pytest.skip(str(reason))
+
+
+@contextlib.contextmanager
+def start_with_pack(comfyui, base):
+    """A server that has this pack, tiny models and everything that the templates name."""
+    server = ComfyServer(comfyui, base, ["--preview-method", "latent2rgb"])
+    install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
+    put_models(server.models)
+    put_inputs(base / "input")
+    with server:
+        assert not server.import_errors(), "\n".join(server.import_errors().values())
+        yield server

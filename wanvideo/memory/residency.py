@@ -86,6 +86,12 @@ class Residency:
         self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)
         self.model.ready_blocks = self.streamer
 
+    def stream_more(self) -> bool:
+        """Let a quarter of the blocks more visit the device; False when all do already."""
+        before = self.num_streamed
+        self.place(before + max(1, len(self.model.blocks) // 4))
+        return self.num_streamed > before
+
     def shrink(self, num_bytes: int) -> None:
         """Give at least so much device memory back: by more visiting blocks, else by leaving."""
         if self.streamer is None:

@@ -1,0 +1,83 @@
+"""The templates in the real page of ComfyUI: they open whole, look right, run, and keep what was set."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, api_template, template
+from support.comfy_server import PACK_NAME
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+SET = """([kind, values]) => {
+    for (const node of window.app.graph.nodes.filter((node) => node.type === kind))
+        for (const [name, value] of Object.entries(values))
+            node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+SMALL = {
+    "WanVideoImageToVideoMultiTalk": {"width": WIDTH, "height": HEIGHT, "frame_window_size": 13, "motion_frame": 5},
+    "ImageScale": {"width": WIDTH, "height": HEIGHT},
+    "MultiTalkWav2VecEmbeds": {"num_frames": 13},
+    "WanVideoModelLoader": {"base_precision": "fp32"},
+    "WanVideoVAELoader": {"precision": "fp32"},
+}
+
+
+def inputs_of(graph):
+    return {number: (node["class_type"], node["inputs"]) for number, node in graph.items()}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Where screenshots go: the folder that WANVIDEO_SCREENSHOTS names, for looking at, else a temporary one."""
+    folder = Path(os.environ.get("WANVIDEO_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
+def test_templates_open_and_keep_every_widget(server, open_page, pictures, nodes2):
+    page = open_page(server, nodes2=nodes2)
+    for name in TEMPLATES:
+        report = page.load(template(name), name)
+        assert not (report.missing or report.marked or report.absent or report.dialogs), f"{name}: {report}"
+        assert inputs_of(page.api_graph()) == inputs_of(api_template(name)), f"{name} in its two forms"
+        shot = page.screenshot(pictures / f"{name}{'_nodes2' if nodes2 else ''}.png")
+        assert shot.stat().st_size > 50_000
+        before, after = page.save_and_reload()
+        assert before == after, name
+    assert page.console_errors == [] and page.http_errors == []
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_runs_from_the_page(server, open_page, name):
+    page = open_page(server)
+    page.load(template(name), name)
+    for kind, values in SMALL.items():
+        page.page.evaluate(SET, [kind, values])
+    run = page.queue(timeout_s=300)
+    assert run.status == "success", run.detail
+    (saved,) = [output for output in run.executed.values() if "images" in output]
+    assert saved["images"][0]["filename"].endswith(".mp4")
+    assert page.console_errors == []
+
+
+def test_the_server_offers_templates_help_and_translations(client):
+    offered = client.get("/workflow_templates")[PACK_NAME]
+    assert sorted(offered) == TEMPLATES
+    for name in TEMPLATES:
+        picture = client.get_bytes(f"/api/workflow_templates/{PACK_NAME}/{name}.jpg")
+        assert picture.startswith(b"\xff\xd8") and len(picture) > 5000
+    for node in client.nodes_of(PACK_NAME):
+        for language in ("en", "zh"):
+            assert client.get_bytes(f"/extensions/{PACK_NAME}/docs/{node}/{language}.md")
+    translated = client.get("/i18n")["zh"]["nodeDefs"]
+    assert set(client.nodes_of(PACK_NAME)) <= set(translated)
+
+
+def test_a_chinese_page_shows_chinese_nodes(server, open_page, pictures):
+    page = open_page(server, locale="zh")
+    page.load(template("01_talking_person"))
+    shown = json.loads(page.page.evaluate("() => JSON.stringify(window.app.graph.nodes.map((node) => node.title))"))
+    assert sum(any("\u4e00" <= letter <= "\u9fff" for letter in title) for title in shown) >= 8
+    page.screenshot(pictures / "01_talking_person_zh.png")

@@ -1,0 +1,66 @@
+"""Graphs that users have saved keep working: ids, inputs, their order and defaults, outputs; ours are only appended."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from support.pack import load_pack
+
+CONTRACT = json.loads((Path(__file__).parent / "data" / "node_contract.json").read_text(encoding="utf-8"))
+NODES = load_pack().NODE_CLASS_MAPPINGS
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def kind_of(spec):
+    return "COMBO" if isinstance(spec[0], list) else spec[0]
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_inputs_come_in_the_order_of_saved_graphs(name):
+    types = NODES[name].INPUT_TYPES()
+    for group in ("required", "optional"):
+        wanted = [(item, kind) for item, kind, _, where in CONTRACT[name]["inputs"] if where == group]
+        ours = [(item, kind_of(spec)) for item, spec in types.get(group, {}).items()]
+        assert ours[: len(wanted)] == wanted
+        if group == "required":
+            assert len(ours) == len(wanted), "a new required input breaks every saved graph"
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_widgets_start_with_what_users_know(name):
+    specs = NODES[name].INPUT_TYPES()
+    for item, kind, default, group in CONTRACT[name]["inputs"]:
+        if kind in WIDGETS and default is not None:
+            assert specs[group][item][1]["default"] == default, item
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_outputs_stay(name):
+    node = NODES[name]
+    kinds = ["COMBO" if isinstance(kind, list) else kind for kind in node.RETURN_TYPES]
+    wanted = [[kind.split("[")[0], item] for kind, item in CONTRACT[name]["outputs"]]
+    assert [list(pair) for pair in zip(kinds, node.RETURN_NAMES, strict=True)][: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_can_be_called_with_what_its_schema_says(name):
+    node = NODES[name]
+    types = node.INPUT_TYPES()
+    parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
+    for item in types["required"]:
+        assert item in parameters
+    for item in (*types["optional"], *types["hidden"]):
+        assert parameters[item].default is not inspect.Parameter.empty
+    for item, spec in (types["required"] | types["optional"]).items():
+        default, kind = parameters[item].default, kind_of(spec)
+        if kind in WIDGETS and default is not inspect.Parameter.empty:
+            assert default == spec[1].get("default", default), f"{item}: {default} in Python"
+        if kind in ("INT", "FLOAT"):
+            assert {"min", "max", "step"} <= set(spec[1]) or item == "seed"
+
+
+def test_a_call_without_comfyui_says_what_is_missing():
+    loader = NODES["WanVideoVAELoader"]()
+    with pytest.raises(ValueError, match="Wan2_1_VAE.safetensors is missing(?s:.)*https://"):
+        loader.loadmodel("wanvideo\\Wan2_1_VAE.safetensors")
