@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 
 from .nodes_audio import NODES as AUDIO_NODES
 from .nodes_common import display_name, register_folders
@@ -14,25 +15,34 @@ from .nodes_sampler import NODES as SAMPLER_NODES
 WEB_DIRECTORY = "./wanvideo/web"
 OWN_IDS = "WANVIDEO_OWN_IDS"
 PREFIX = "Talk"
+OTHER = "wanvideowrapper"
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 
-def _is_taken() -> bool:
-    """Whether another pack has these ids, and the user has not asked for ours by setting WANVIDEO_OWN_IDS=1."""
-    registered = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
-    other = registered.get("WanVideoSampler")
-    taken = other is not None and not other.__module__.startswith(__name__)
-    if taken and os.environ.get(OWN_IDS) != "1":
-        logging.getLogger("wanvideo").warning(
-            "Another pack (%s) has nodes with the names of these: ours are called %sWanVideoSampler and so on. "
-            "Remove that pack, or set %s=1 to put ours in its place.", other.__module__, PREFIX, OWN_IDS,
-        )  # fmt: skip
-        return True
-    return False
+def _other_pack() -> str | None:
+    """The pack that has these ids too, registered already or in the folder beside this one; packs load in any order."""
+    registered = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get("WanVideoSampler")
+    if registered is not None and not registered.__module__.startswith(__name__):
+        return registered.__module__
+    folder = Path(__file__).resolve().parent
+    beside = folder.parent.iterdir() if folder.parent.name == "custom_nodes" else ()
+    names = (path.name for path in beside if path.is_dir() and path != folder)
+    return next((name for name in names if OTHER in name.lower() and not name.endswith(".disabled")), None)
+
+
+def _prefix() -> str:
+    other = _other_pack()
+    if other is None or os.environ.get(OWN_IDS) == "1":
+        return ""
+    logging.getLogger("wanvideo").warning(
+        "%s has nodes with the names of these: ours are called %sWanVideoSampler and so on. "
+        "Remove that pack, or set %s=1 to put ours in its place.", other, PREFIX, OWN_IDS,
+    )  # fmt: skip
+    return PREFIX
 
 
 register_folders()
-_prefix = PREFIX if _is_taken() else ""
-_nodes = {_prefix + node.__name__: node for node in (*LOADING_NODES, *AUDIO_NODES, *SAMPLER_NODES)}
+_start = _prefix()
+_nodes = {_start + node.__name__: node for node in (*LOADING_NODES, *AUDIO_NODES, *SAMPLER_NODES)}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}

@@ -78,7 +78,7 @@ def test_a_template_makes_its_video(server, client, tmp_path, name):
     assert (info.width, info.height, info.frames) == (WIDTH, HEIGHT, expected)
     assert info.fps == 25 and abs(info.audio_duration_s - info.duration_s) <= 1 / 25
     values = [(data["value"], data["max"]) for data in run.data_of("progress") if data["node"] == sampler]
-    assert values[-1][0] == values[-1][1] and len(values) > 4
+    assert values[-1][0] == values[-1][1] and len(values) >= 4
     assert run.previews
     if name == "04_long_audio":
         folder = server.base / "output" / inputs_of(graph, "WanVideoImageToVideoMultiTalk")["output_path"]
@@ -250,7 +250,7 @@ NODE_CLASS_MAPPINGS = {"WanVideoSampler": WanVideoSampler}
 
 def test_two_packs_with_the_same_names_live_side_by_side(comfyui, tmp_path):
     server = ComfyServer(comfyui, tmp_path)
-    other = server.custom_nodes / "a-wan-pack"
+    other = server.custom_nodes / "ComfyUI-WanVideoWrapper"
     other.mkdir()
     (other / "__init__.py").write_text(OTHER_PACK, encoding="utf-8")
     install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
