@@ -39,10 +39,11 @@ from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load
 from .wanvideo.checkpoints.resolve import ResolvedFiles
 from .wanvideo.checkpoints.weigh import weigh
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan
+from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan, bucket_size
 from .wanvideo.memory.planner import Device, RunPlan, Work, plan_run
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.backends import ATTENTION_MODES, STAND_INS
+from .wanvideo.presets import load_preset, preset_names
 from .wanvideo.request import EngineOptions, LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.schedulers import KNOWN_SCHEDULERS, make_scheduler
 from .wanvideo.video.picture import fit_images
@@ -642,6 +643,37 @@ def make_schedule(
     return Schedule(name, steps, shift, start_step, end_step, levels)
 
 
+class WanVideoTalkingPreset(Node):
+    CATEGORY = OPTIONS
+    SEARCH_ALIASES = ["preset", "quality", "fast", "low vram"]
+    REQUIRED = {"preset": choice(preset_names()[0], *preset_names())}
+    OPTIONAL = {"image": socket("IMAGE")}
+    RETURN_TYPES = (
+        "INT", "INT", "INT", "INT", "INT", "FLOAT", "FLOAT", "FLOAT", list(KNOWN_SCHEDULERS), "FLOAT", "BLOCKSWAPARGS",
+        "STRING",
+    )  # fmt: skip
+    RETURN_NAMES = (
+        "width", "height", "frame_window_size", "motion_frame", "steps", "cfg", "audio_cfg_scale", "shift",
+        "scheduler", "lora_strength", "block_swap_args", "summary",
+    )  # fmt: skip
+    FUNCTION = "process"
+
+    def process(self, preset, image=None):
+        chosen = load_preset(preset)
+        s = chosen.settings
+        picture = (832, 480) if image is None else (image.shape[2], image.shape[1])
+        width, height = bucket_size(chosen.size, *picture)
+        audio_cfg = s.audio_guidance_scale
+        if s.guidance_scale != 1 and audio_cfg != 1:
+            audio_cfg /= s.guidance_scale  # the sampler multiplies the two
+        strength = chosen.loras[0].strength if chosen.loras else 0.0
+        swap = BlockSwap(chosen.options.blocks_to_stream, chosen.options.prefetch)
+        return (
+            width, height, s.window_frames, s.motion_frames, s.steps, s.guidance_scale, audio_cfg, s.shift,
+            s.scheduler, strength, swap, chosen.describe(),
+        )  # fmt: skip
+
+
 def _loras(lora: Any) -> tuple[LoraUse, ...]:
     if lora is None:
         return ()
@@ -682,4 +714,5 @@ NODES = (
     WanVideoExperimentalArgs,
     WanVideoScheduler,
     WanVideoSchedulerv2,
+    WanVideoTalkingPreset,
 )
