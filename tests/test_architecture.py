@@ -30,6 +30,7 @@ DOORS = {
 }
 COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))
+NODE_FILES = [ROOT / "__init__.py", *sorted(ROOT.glob("nodes_*.py"))]
 
 
 def room_of(path: Path) -> str:
@@ -64,6 +65,28 @@ def test_imports_point_down(path):
             if not allowed:
                 wrong.append(f"line {line}: {room} imports {target}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_one_file_of_the_pack_touches_comfyui():
+    for path in NODE_FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        }
+        touched = {name for name in names if name.split(".")[0] in COMFY}
+        assert not touched or path.name == "nodes_common.py", f"{path.name} imports {touched}"
+
+
+def test_nodes_stay_thin():
+    assert (ROOT / "__init__.py").read_text(encoding="utf-8").count("\n") <= 60
+    for path in NODE_FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 50, f"{path.name}: {node.name} has {length} lines"
 
 
 def test_library_imports_itself_relatively():
