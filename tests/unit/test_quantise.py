@@ -168,7 +168,7 @@ def test_quanto_maps(tmp_path):
     ):
         listed.write_text(json.dumps(wrong))
         with pytest.raises(CheckpointError, match="single_fp8.json is not the map of infinitetalk_single_fp8.safetens"):
-            load.load_transformer(path)
+            load.load_transformer([path])
     listed.write_text("{")
     with pytest.raises(CheckpointError, match="map of .* is unreadable"):
         load.load_transformer(path)

@@ -144,7 +144,7 @@ def load_text_encoder(
     model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, identity.family, dtype, device)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear):
-            model.set_submodule(name, SealedLinear(layer))
+            _replace(model, name, SealedLinear(layer))
     return model
 
 
@@ -180,8 +180,9 @@ def _open(weights: Weights, kind: Kind) -> tuple[TensorSource, Identity]:
         weights = file_for(weights, kind)
     source = with_markers(open_tensors(weights))
     identity = require(source, kind)
-    if isinstance(weights, str | Path):
-        check_quanto_map(Path(weights).expanduser(), source)
+    paths = [weights] if isinstance(weights, str | Path) else weights
+    if isinstance(paths, Sequence) and len(paths) == 1:
+        check_quanto_map(Path(paths[0]).expanduser(), source)
     canonical = to_canonical(source, identity.found)
     return (packed if kind in BLOCKS else dequantised)(canonical), identity
 
@@ -273,7 +274,7 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
         if isinstance(model.get_submodule(name), nn.Linear)
     }
     for name, weight in layers.items():
-        model.set_submodule(name, _packed_layer(model.get_submodule(name), source[weight], device))
+        _replace(model, name, _packed_layer(model.get_submodule(name), source[weight], device))
     packed_names = set(layers.values())
     placed: dict[int, Tensor] = {}  # tensors that have two names stay one
     for name, empty in wanted.items():
@@ -303,6 +304,11 @@ def _packed_layer(dense: nn.Linear, stored: PackedTensor, device: Device) -> nn.
         setattr(layer, name, nn.Parameter(own, False) if name in layer._parameters else own)
     stored.release()
     return layer
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
 
 
 def _owned(stored: StoredTensor | None, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     result = convert(flags.source, flags.out, flags.to)
     print(
-        f"{result.path}: {result.size_bytes / 1e9:.2f} GB, {result.tensors} tensors, "
+        f"{result.path}: {result.size_bytes / 1e6:.1f} MB, {result.tensors} tensors, "
         f"{result.quantised} matrices in {flags.to}."
     )
     return 0
