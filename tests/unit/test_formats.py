@@ -69,6 +69,14 @@ def test_error_of_a_layer_is_the_rounding_of_its_format(name, dtype):
     check_parameters(layer, "cpu")
 
 
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_format_takes_rows_that_were_quantised_for_a_neighbour(name):
+    """Layers that share an input may be stored differently."""
+    layer = layer_of(name, dense_weight(), recipes.tensor("format.bias", (ROWS,), 1))
+    rows = quantise_rows(recipes.tensor("format.x", (9, COLUMNS), 1), torch.int8)
+    assert torch.equal(layer(rows), layer(rows.dense(torch.float32)))
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_gguf_blocks_are_widened_bit_by_bit(name):
