@@ -23,7 +23,7 @@ from wanvideo.request import LoopSettings
 from wanvideo.sampling.loop import Conditioning, run_windows
 
 CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
-VAE_TILED_BYTES, VAE_BYTES = 2 * GIB, 5 * GIB
+VAE_TILED_BYTES, VAE_BYTES = 2 * GIB, 6 * GIB  # weights and pixels included
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def cards(report: Report) -> None:
                     limit, config.num_layers, residency.block_bytes, residency.other_bytes + GIB // 4, need,
                     reserve_bytes=reserve, wanted=card.streamed,
                 )  # fmt: skip
+                residency.rest()  # on a small card the model never was on the device as a whole
                 residency.place(plan.num_streamed)
                 free()
                 torch.cuda.set_per_process_memory_fraction(limit / total)
@@ -171,7 +172,7 @@ def cards(report: Report) -> None:
                 )
                 report.add("cards", card.name, peak_gib(), "GiB", note + ("" if finite else " NOT FINITE"))
             except (torch.OutOfMemoryError, TalkError) as problem:
-                report.add("cards", card.name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:150]}")
+                report.add("cards", card.name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:400]}")
             finally:
                 torch.cuda.set_per_process_memory_fraction(1.0)
         del model, decoder, residency

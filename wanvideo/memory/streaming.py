@@ -96,10 +96,11 @@ class BlockStreamer:
         self.on_gpu = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
         with torch.inference_mode(False):
+            # Those that leave make room for those that come.
+            self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
             for index, block in enumerate(blocks):
                 if index not in chosen:
                     block.to(self.device)
-            self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
         self.order = chosen
         self.num_slots = min(prefetch + 1, len(chosen))
         self.slots: list[Tensor] = []

@@ -109,7 +109,7 @@ class AudioContext:
         shares = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
         scores = shares / self.regions.sum(1, keepdim=True).clamp_min(1)
         best = scores.argmax(0)
-        lows = torch.tensor(_label_starts(self.num_speakers), device=scores.device)[:, None]
+        lows = _label_starts(self.num_speakers, scores.device)[:, None]
         speakers = scores[: self.num_speakers]
         least, most = speakers.amin(1, keepdim=True), speakers.amax(1, keepdim=True)
         stretched = lows + LABEL_INTERVAL * (speakers - least) / (most - least).clamp_min(1e-20)
@@ -117,11 +117,10 @@ class AudioContext:
         return torch.cat((stretched, background)).gather(0, best[None])[0]
 
 
-def _label_starts(num_speakers: int) -> list[float]:
+def _label_starts(num_speakers: int, device: torch.device) -> Tensor:
     """Two speakers sit at the ends of the label range, as trained; more take neighbouring intervals."""
-    if num_speakers == 2:
-        return [0.0, LABEL_RANGE - LABEL_INTERVAL]
-    return [LABEL_INTERVAL * speaker for speaker in range(num_speakers)]
+    distance = LABEL_RANGE - LABEL_INTERVAL if num_speakers == 2 else LABEL_INTERVAL
+    return torch.arange(num_speakers, device=device) * distance  # made there: a copy would make the host wait
 
 
 def speaker_regions(masks: Tensor, num_speakers: int, height: int, width: int) -> Tensor:
@@ -157,7 +156,7 @@ class AudioCrossAttention(nn.Module):
         """Keys and values [T, S * A, N, D] of a window's audio tokens, keys turned to their speaker's label."""
         key, value = self.kv_linear(context.tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         if context.regions is not None:
-            starts = torch.tensor(_label_starts(context.num_speakers), device=key.device)
+            starts = _label_starts(context.num_speakers, key.device)
             labels = (starts + LABEL_INTERVAL / 2).repeat_interleave(key.shape[1] // context.num_speakers)
             table = label_rope(labels, key.shape[-1]).repeat(key.shape[0], 1, 1)
             key = rotate(key.flatten(0, 1), table).view_as(key)
