@@ -1,0 +1,276 @@
+"""Nodes called as plain Python, without a server: what scripts do, and what graphs rely on."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support.pack import load_pack, node
+
+from wanvideo.checkpoints.synthetic import make_models
+
+NODES = load_pack().NODE_CLASS_MAPPINGS
+common = sys.modules["pack_under_test.nodes_common"]
+SIZE = {"width": 64, "height": 48, "frame_window_size": 13, "motion_frame": 5}
+FAST = {"steps": 2, "cfg": 1.0, "shift": 11.0, "seed": 3, "scheduler": "flowmatch_distill"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    make_models(folder, "tiny", "comfy")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def parts(models):
+    """What a graph has before its sampler."""
+    file = {path.parent.name: str(path) for path in sorted(models.rglob("*.safetensors"))}
+    adapter = node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob("*Single*"))))[0]
+    base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
+    text = node("WanVideoTextEncodeCached").process(
+        file["text_encoders"], "fp32", "one|two", "bad", use_disk_cache=False
+    )
+    clip = node("LoadWanVideoClipTextEncoder").loadmodel(file["clip_vision"], "fp32")[0]
+    return {
+        "base": base,
+        "adapter": adapter,
+        "model": node("WanVideoModelLoader").loadmodel(base, "fp32", multitalk_model=adapter)[0],
+        "vae": node("WanVideoVAELoader").loadmodel(file["vae"], "fp32")[0],
+        "text": text[0],
+        "clip": clip,
+        "speech_encoder": node("Wav2VecModelLoader").loadmodel(file["wav2vec2"])[0],
+        "lora": file["loras"],
+        "t5": node("LoadWanVideoT5TextEncoder").loadmodel(file["text_encoders"], "fp32")[0],
+    }
+
+
+def audio(seconds, rate=16000, channels=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {"waveform": torch.randn(1, channels, round(seconds * rate), generator=generator) * 0.1, "sample_rate": rate}
+
+
+def picture(count=1, height=48, width=64):
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def speech(parts):
+    return node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], audio(0.8), num_frames=0)[0]
+
+
+@pytest.fixture(scope="module")
+def embeds(parts):
+    return node("WanVideoImageToVideoMultiTalk").process(parts["vae"], **SIZE, start_image=picture())[0]
+
+
+def sample(parts, embeds, speech, **changes):
+    values = FAST | {"text_embeds": parts["text"], "multitalk_embeds": speech} | changes
+    return node("WanVideoSampler").process(values.pop("model", parts["model"]), embeds, **values)[0]
+
+
+def images(samples):
+    return node("WanVideoPassImagesFromSamples").decode(samples)[0]
+
+
+def test_the_same_inputs_give_the_same_video_and_are_left_alone(parts, embeds, speech):
+    before = [tensor.clone() for tensor in (embeds.references, *speech.features, *parts["text"].positive)]
+    first, second = (images(sample(parts, embeds, speech)) for _ in range(2))
+    assert first.shape == (20, 48, 64, 3) and torch.equal(first, second)
+    after = (embeds.references, *speech.features, *parts["text"].positive)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert not torch.equal(first, images(sample(parts, embeds, speech, seed=4)))
+
+
+def test_both_samplers_are_one(parts, embeds, speech):
+    scheduler = node("WanVideoSchedulerv2").process("flowmatch_distill", 2, 11.0)[0]
+    extra = node("WanVideoSamplerExtraArgs").process(multitalk_embeds=speech)[0]
+    other = node("WanVideoSamplerv2").process(
+        parts["model"], embeds, 1.0, 3, True, scheduler, parts["text"], extra_args=extra
+    )[0]
+    assert torch.equal(images(sample(parts, embeds, speech)), images(other))
+
+
+def test_a_scheduler_node_gives_the_levels_that_the_name_gives(parts, embeds, speech):
+    sigmas, steps, shift, name, start, end = node("WanVideoScheduler").process("flowmatch_distill", 2, 11.0)
+    assert (steps, shift, name, start, end) == (2, 11.0, "flowmatch_distill", 0, -1) and len(sigmas) == 3
+    linked = sample(parts, embeds, speech, sigmas=sigmas, steps=99)
+    # Sockets carry float32, the schedule has doubles.
+    torch.testing.assert_close(images(linked), images(sample(parts, embeds, speech)), atol=1.5 / 255, rtol=0)
+
+
+def test_the_names_that_scripts_use(parts, embeds, speech, caplog):
+    model = node("WanVideoModelLoader").load_model(
+        model_name=parts["base"], base_precision="fp8_e4m3fn", load_device="main_device", auto_cpu_offload=True,
+        compile_args=None, multitalk_model=parts["adapter"],
+    )[0]  # fmt: skip
+    assert model.options.quantise == "fp8" and model.options.blocks_to_stream == -1
+    clip = node("WanVideoClipVisionEncode").encode(clip_vision=parts["clip"], image=picture())[0]
+    assert clip.tokens.shape == (1, 257, 1280)
+    sample(parts, embeds, speech, model=model, use_tf32=True, force_contiguous_tensors=True)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("quantisation", ["fp8_e4m3fn", "int8", "fp4"])
+def test_quantised_models_with_a_lora_and_streamed_blocks(parts, embeds, speech, quantisation, caplog):
+    caplog.set_level(logging.INFO, "wanvideo")
+    lora = node("WanVideoLoraSelect").getlorapath(parts["lora"], 0.8)[0]
+    swap = node("WanVideoBlockSwap").setargs(2, prefetch_blocks=1)[0]
+    model = node("WanVideoModelLoader").loadmodel(
+        parts["base"], "fp32", quantisation, multitalk_model=parts["adapter"], lora=lora, block_swap_args=swap
+    )[0]
+    resident = node("WanVideoSetBlockSwap").loadmodel(model, node("WanVideoBlockSwap").setargs(0)[0])[0]
+    streamed = images(sample(parts, embeds, speech, model=model))
+    assert "side path" in caplog.text
+    assert torch.equal(streamed, images(sample(parts, embeds, speech, model=resident)))
+
+
+def test_loras_can_be_changed_and_taken_back(parts, embeds, speech, caplog):
+    plain = images(sample(parts, embeds, speech))
+    slots = node("WanVideoLoraSelectMulti").getlorapath(parts["lora"], 1.0, parts["lora"], 0.0)[0]
+    assert len(slots) == 1
+    with_lora = node("WanVideoSetLoRAs").setlora(parts["model"], slots)[0]
+    assert not torch.equal(images(sample(parts, embeds, speech, model=with_lora)), plain)
+    assert torch.equal(images(sample(parts, embeds, speech)), plain)
+
+
+def test_speech_is_capped_and_its_sound_kept(parts):
+    embeds, sound, frames = node("MultiTalkWav2VecEmbeds").process(
+        parts["speech_encoder"], audio(2.0, 44100, 2), num_frames=30
+    )
+    assert frames == embeds.num_frames == 30
+    assert sound["sample_rate"] == 44100 and sound["waveform"].shape == (1, 2, round(1.2 * 44100))
+    followed = node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], audio(2.0), num_frames=0)
+    assert followed[2] == 50
+
+
+def test_two_speakers_are_left_and_right_or_masked(parts, embeds):
+    wav2vec, two = parts["speech_encoder"], {"audio_2": audio(0.4, seed=5), "num_frames": 0}
+    alone = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, multi_audio_type="add")[0]
+    assert alone.num_frames == 20 and alone.masks(64, 48).shape == (3, 48, 64)
+    left, right = torch.zeros(1, 48, 64), torch.zeros(1, 48, 64)
+    left[:, :, :32], right[:, :, 32:] = 1, 1
+    masked = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, mask_1=left, mask_2=right)[0]
+    batch = torch.cat((left, right))
+    batched = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, ref_target_masks=batch)[0]
+    assert torch.equal(masked.masks(64, 48), batched.masks(64, 48))
+    assert images(sample(parts, embeds, masked)).shape[0] == 10
+    for wrong, said in (
+        ({"mask_1": left}, "1 masks for 2 speakers"),
+        ({"mask_1": left, "ref_target_masks": batch}, "Use the batch or single masks"),
+        ({"mask_1": left, "mask_2": torch.zeros(1, 10, 10)}, "different sizes"),
+        ({"audio_3": audio(0.4)}, "need a mask each"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, **wrong)
+
+
+def test_prompts_of_windows_and_embeddings_from_elsewhere(parts):
+    assert len(parts["text"].positive) == 2
+    whole = node("WanVideoTextEncode").process("one|two", "bad", parts["t5"])[0]
+    assert torch.equal(whole.positive[1], parts["text"].positive[1])
+    single = node("WanVideoTextEncodeSingle").process("one", parts["t5"])[0]
+    assert single.negative is None and torch.equal(single.positive[0], whole.positive[0])
+    padded = torch.nn.functional.pad(whole.positive[0], (0, 0, 0, 100))[None]
+    bridged = node("WanVideoTextEmbedBridge").process([[padded, {}]])[0]
+    assert torch.equal(bridged.positive[0], whole.positive[0])
+
+
+def test_plain_clips_and_videos_through_the_vae(parts, speech):
+    encode = node("WanVideoImageToVideoEncode")
+    start = encode.process(64, 48, 13, vae=parts["vae"], start_image=picture())[0]
+    both = encode.process(64, 48, 13, vae=parts["vae"], start_image=picture(), end_image=picture())[0]
+    empty = node("WanVideoEmptyEmbeds").process(64, 48, 13)[0]
+    for clip in (start, both, empty):
+        samples = sample(parts, clip, None)
+        assert samples["samples"].shape == (1, 16, 4, 6, 8)
+        frames = node("WanVideoDecode").decode(parts["vae"], samples)[0]
+        assert frames.shape == (13, 48, 64, 3) and 0 <= frames.min() and frames.max() <= 1
+    video = node("WanVideoEncode").encode(parts["vae"], picture(11))[0]
+    assert video["samples"].shape == (1, 16, 4, 6, 8)
+    assert not torch.equal(sample(parts, start, speech, samples=video, start_step=1)["samples"],
+                           sample(parts, start, speech)["samples"])  # fmt: skip
+
+
+def test_silence_needs_an_encoder_but_no_sound(parts, embeds):
+    silent = node("MultiTalkSilentEmbeds").process(20, parts["speech_encoder"])[0]
+    assert images(sample(parts, embeds, silent)).shape[0] == 20
+    with pytest.raises(ValueError, match="connect wav2vec_model"):
+        node("MultiTalkSilentEmbeds").process(20)
+
+
+def test_finished_videos_go_where_output_path_says(parts, speech, tmp_path):
+    embeds, folder = node("WanVideoImageToVideoMultiTalk").process(
+        parts["vae"], **SIZE, start_image=picture(), output_path="my run"
+    )
+    samples = sample(parts, embeds, speech)
+    assert folder == str(tmp_path / "output" / "my run") or folder.endswith("my run")
+    assert samples["output_path"].endswith("talking_video.mp4")
+    again = sample(parts, embeds, speech)
+    assert again["output_path"].endswith("talking_video_2.mp4"), "nothing is overwritten"
+
+
+@pytest.mark.parametrize("cache", ["WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache"])
+def test_step_caches_are_taken_by_the_sampler(parts, embeds, speech, cache):
+    setting = getattr(node(cache), NODES[cache].FUNCTION)(0.3)[0]
+    assert images(sample(parts, embeds, speech, steps=7, cache_args=setting)).shape[0] == 20
+    assert getattr(node(cache), NODES[cache].FUNCTION)(0.0)[0] is None
+
+
+def test_layers_are_skipped_in_the_pass_without_the_prompt(parts, embeds, speech):
+    skip = node("WanVideoSLG").process("1", 0.0, 1.0)[0]
+    plain = images(sample(parts, embeds, speech, cfg=4.0))
+    assert not torch.equal(images(sample(parts, embeds, speech, cfg=4.0, slg_args=skip)), plain)
+    with pytest.raises(ValueError, match="numbers of blocks"):
+        node("WanVideoSLG").process("ten")
+
+
+def test_what_is_not_supported_is_refused_in_one_sentence(parts, embeds, speech):
+    for name in ("feta_args", "context_options", "uni3c_embeds", "unianimate_poses", "freeinit_args", "flowedit_args"):
+        with pytest.raises(ValueError, match=f"^{name} is not supported by this pack yet"):
+            sample(parts, embeds, speech, **{name: {"anything": 1}})
+    with pytest.raises(ValueError, match="cfg_zero_star is not supported"):
+        node("WanVideoExperimentalArgs").process(cfg_zero_star=True)
+    assert sample(parts, embeds, speech, experimental_args=node("WanVideoExperimentalArgs").process(use_tf32=True)[0])
+
+
+def test_objects_of_another_pack_are_told_apart(parts, embeds, speech):
+    foreign = {"prompt_embeds": [torch.zeros(1, 3, 64)]}
+    with pytest.raises(ValueError, match=r"text_embeds comes from another pack \(builtins.dict\)"):
+        sample(parts, embeds, speech, text_embeds=foreign)
+    with pytest.raises(ValueError, match="text_embeds is not connected"):
+        sample(parts, embeds, speech, text_embeds=None)
+    with pytest.raises(ValueError, match="audio_1 is no AUDIO"):
+        node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], "speech.wav")
+
+
+def test_a_model_without_adapter_cannot_speak(parts, embeds, speech):
+    silent = node("WanVideoModelLoader").loadmodel(parts["base"], "fp32")[0]
+    with pytest.raises(ValueError, match="no audio adapter"):
+        sample(parts, embeds, speech, model=silent)
+    assert images(sample(parts, embeds, None, model=silent)).shape[0] == 13
+
+
+def test_a_preset_gives_numbers_that_the_sampler_takes():
+    names = NODES["WanVideoTalkingPreset"].INPUT_TYPES()["required"]["preset"][0]
+    for name in names:
+        result = dict(zip(NODES["WanVideoTalkingPreset"].RETURN_NAMES,
+                          node("WanVideoTalkingPreset").process(name, picture(1, 832, 480)), strict=True))  # fmt: skip
+        assert result["height"] > result["width"] and result["width"] % 16 == 0
+        assert result["scheduler"] in NODES["WanVideoSampler"].INPUT_TYPES()["required"]["scheduler"][0]
+        assert name in result["summary"]
+
+
+def test_wrong_sound_is_named(parts):
+    silent = {"waveform": torch.zeros(1, 1, 16000), "sample_rate": 16000}
+    with pytest.raises(ValueError, match="audio_1, is silent"):
+        node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], silent)
+    broken = {"waveform": torch.full((1, 1, 16000), np.nan), "sample_rate": 16000}
+    with pytest.raises(ValueError, match="no numbers"):
+        node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], broken)
