@@ -7,6 +7,7 @@ from torch import nn
 
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
+from ..models.vae import VAEConfig, WanVAE
 from .quantise import ROW_FORMATS, pack_linears
 
 
@@ -56,3 +57,16 @@ def random_transformer(
 def quantise_linears(module: nn.Module, storage: torch.dtype) -> None:
     """Replace the linear layers of a module by ones that hold their weights in 8 bits."""
     pack_linears(module, ROW_FORMATS[storage])
+
+
+def random_vae(config: VAEConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 1) -> WanVAE:
+    """A VAE with random weights; its norms are near 1, so that frames stay finite."""
+    with torch.device("meta"):
+        model = WanVAE(config)
+    model = model.to(dtype).to_empty(device=device).requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(seed)
+    fill_(model, generator)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            parameter.normal_(1.0, 0.1, generator=generator)
+    return model.eval()
