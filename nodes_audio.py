@@ -14,6 +14,7 @@ from torch import Tensor
 from .nodes_common import (
     AUDIO_ENCODERS,
     CATEGORY,
+    FileNode,
     Held,
     Node,
     choice,
@@ -65,7 +66,7 @@ class DownloadAndLoadWav2VecModel(Node):
         return (_encoder(file_for(download(model, _home()), Kind.AUDIO_ENCODER)),)
 
 
-class Wav2VecModelLoader(Node):
+class Wav2VecModelLoader(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["wav2vec2", "audio encoder"]
     REQUIRED = {

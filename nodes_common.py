@@ -81,6 +81,15 @@ class Node:
         return types | {"hidden": dict(cls.HIDDEN)}
 
 
+class FileNode(Node):
+    """A node that names files: it runs again when one of them has changed."""
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs: Any) -> str:
+        files = {name: spec for name, spec in (cls.REQUIRED | cls.OPTIONAL).items() if isinstance(spec, Files)}
+        return " ".join(spec.stamp(inputs[name]) for name, spec in files.items() if name in inputs)
+
+
 def display_name(cls: type[Node]) -> str:
     return texts().get(cls.__name__, {}).get("display_name", cls.__name__)
 
@@ -197,6 +206,13 @@ class Files:
             f"{name or 'The file'} is missing. Put {slot.wanted}, e.g. {slot.example}, into "
             f"{where or 'models/' + slot.folder}\nIt can be downloaded from {slot.link}"
         )
+
+    def stamp(self, name: str) -> str:
+        """What changes when the file does; empty where there is none."""
+        if self.check(name) is not True or name in self.first:
+            return ""
+        status = self.find(name).stat()
+        return f"{status.st_size}:{status.st_mtime_ns}"
 
     def check(self, name: str) -> bool | str:
         return True if name in self.first else checked(lambda: self.find(name))

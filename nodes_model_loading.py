@@ -18,6 +18,7 @@ from .nodes_common import (
     TEXT_ENCODERS,
     TRANSFORMERS,
     VAES,
+    FileNode,
     Held,
     Node,
     checked,
@@ -184,7 +185,7 @@ class Experimental:
     use_tf32: bool = False
 
 
-class WanVideoModelLoader(Node):
+class WanVideoModelLoader(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["wan 2.1 i2v", "infinitetalk model", "multitalk model", "diffusion model"]
     REQUIRED = {
@@ -247,7 +248,7 @@ class WanVideoModelLoader(Node):
         return self.loadmodel(model_name, load_device="offload_device" if auto_cpu_offload else load_device, **options)
 
 
-class MultiTalkModelLoader(Node):
+class MultiTalkModelLoader(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["infinitetalk", "audio adapter"]
     REQUIRED = {"model": ADAPTERS}
@@ -266,7 +267,7 @@ class MultiTalkModelLoader(Node):
         return (Adapter(path, mode),)
 
 
-class WanVideoVAELoader(Node):
+class WanVideoVAELoader(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["wan vae"]
     REQUIRED = {"model_name": VAES}
@@ -287,7 +288,7 @@ class WanVideoVAELoader(Node):
         return (Held([path], Kind.VAE, partial(load_vae, path, dtype=PRECISIONS[precision])),)
 
 
-class LoadWanVideoT5TextEncoder(Node):
+class LoadWanVideoT5TextEncoder(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["umt5", "t5", "text encoder"]
     REQUIRED = {"model_name": TEXT_ENCODERS, "precision": choice("bf16", "fp32", "bf16")}
@@ -314,7 +315,7 @@ def text_encoder(model_name: str, precision: str, quantization: str) -> Held:
     return held
 
 
-class LoadWanVideoClipTextEncoder(Node):
+class LoadWanVideoClipTextEncoder(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["clip vision", "vit-h"]
     REQUIRED = {"model_name": CLIP_VISIONS, "precision": choice("fp16", "fp16", "fp32", "bf16")}
@@ -331,7 +332,7 @@ class LoadWanVideoClipTextEncoder(Node):
         return (ClipEncoder(Held([path], Kind.CLIP_VISION, load)),)
 
 
-class WanVideoLoraSelect(Node):
+class WanVideoLoraSelect(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["lora", "lightx2v", "fusionx"]
     REQUIRED = {"lora": LORAS, "strength": number(1.0, -1000.0, 1000.0, 0.0001)}
@@ -355,7 +356,7 @@ class WanVideoLoraSelect(Node):
         return (_chain(prev_lora, [(lora, strength)], merge_loras),)
 
 
-class WanVideoLoraSelectMulti(Node):
+class WanVideoLoraSelectMulti(FileNode):
     CATEGORY = LOADERS
     SEARCH_ALIASES = ["lora stack"]
     REQUIRED = {
@@ -611,17 +612,8 @@ class WanVideoScheduler(Node):
         return torch.tensor(levels), s.steps, shift, scheduler, start_step, end_step
 
 
-class WanVideoSchedulerv2(Node):
-    CATEGORY = OPTIONS
-    SEARCH_ALIASES = WanVideoScheduler.SEARCH_ALIASES
-    REQUIRED = SCHEDULE
-    OPTIONAL = WanVideoScheduler.OPTIONAL
-    HIDDEN = WanVideoScheduler.HIDDEN
+class WanVideoSchedulerv2(WanVideoScheduler):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOSCHEDULER",), ("scheduler",), "process"
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, scheduler=None):
-        return check_scheduler(scheduler)
 
     def process(
         self, scheduler, steps, shift, start_step=0, end_step=-1, sigmas=None, enhance_hf=False, unique_id=None

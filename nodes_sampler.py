@@ -14,6 +14,7 @@ from .nodes_audio import samples_of
 from .nodes_common import (
     CATEGORY,
     TEXT_ENCODERS,
+    FileNode,
     Held,
     Node,
     RunProgress,
@@ -167,7 +168,7 @@ class WanVideoTextEncodeSingle(Node):
         return (replace(embeds, negative=None),)
 
 
-class WanVideoTextEncodeCached(Node):
+class WanVideoTextEncodeCached(FileNode):
     CATEGORY = TEXT
     SEARCH_ALIASES = ["prompt", "text encode", "umt5"]
     REQUIRED = {

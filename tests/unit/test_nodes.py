@@ -274,3 +274,13 @@ def test_wrong_sound_is_named(parts):
     broken = {"waveform": torch.full((1, 1, 16000), np.nan), "sample_rate": 16000}
     with pytest.raises(ValueError, match="no numbers"):
         node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], broken)
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    loader, path = NODES["WanVideoVAELoader"], tmp_path / "vae.safetensors"
+    path.write_bytes(b"one")
+    before = loader.IS_CHANGED(model_name=str(path), precision="bf16")
+    assert before and before == loader.IS_CHANGED(model_name=str(path), precision="fp32")
+    path.write_bytes(b"another")
+    assert loader.IS_CHANGED(model_name=str(path)) != before
+    assert loader.IS_CHANGED(model_name="missing.safetensors") == ""
