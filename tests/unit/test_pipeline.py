@@ -19,6 +19,7 @@ from wanvideo import TalkingVideoPipeline
 from wanvideo.errors import CheckpointError, InputError, OutputError, TalkError
 from wanvideo.request import Apg, LoopSettings, Speaker
 from wanvideo.video.reader import VideoFrames, probe
+from wanvideo.video.writer import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_WINDOW = 0.4  # seconds: 10 frames of a window of 13
@@ -98,6 +99,16 @@ def test_a_file_has_the_pictures_that_were_made_and_the_sound_as_it_was(tmp_path
     )
     assert np.abs(made - shown).max() < 16 and np.abs(made[1:] - made[:-1]).max() > 32
     assert [file.name for file in tmp_path.glob("*.mp4")] == ["talk.mp4"] and not list(tmp_path.glob(".*"))
+
+
+def test_the_same_frames_make_the_same_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 112, 192, 3), np.uint8)
+    shown = set()
+    for number in range(12):
+        with VideoWriter(tmp_path / f"{number}.mp4", 192, 112, 25) as writer:
+            writer.write(pixels)
+        shown.add(media_files.decoded_frames(writer.path).tobytes())
+    assert len(shown) == 1
 
 
 def test_one_seed_gives_one_video(tmp_path, pipeline):
