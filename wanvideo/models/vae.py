@@ -302,11 +302,10 @@ class WanVAE(nn.Module):
                 f"A clip of shape {list(pixels.shape)} cannot be encoded. It must be [3, 4n + 1, rows, columns], "
                 "rows and columns multiples of 8."
             )
-        pixels = pixels.to(self.device)
         shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
         if tiling is None:
             return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk)))
-        return over_tiles(pixels, shape, tiling.cells(8), self.encode)
+        return over_tiles(pixels.to(self.device), shape, tiling.cells(8), self.encode)
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
         """latents [16, T, H/8, W/8] -> pixels [3, F, H, W] in about -1..1, in the VAE's dtype."""
