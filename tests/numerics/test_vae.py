@@ -44,7 +44,8 @@ def test_chunks_do_not_matter(vae, chunk, frames):
 
 
 def test_the_first_latent_does_not_depend_on_what_follows(vae):
-    assert (vae.encode(VIDEO[:, :1])[:, 0] - vae.encode(VIDEO)[:, 0]).abs().max() <= 1e-6
+    # The sums are the same, their rounding is not: a convolution of other batches may take another path.
+    assert (vae.encode(VIDEO[:, :1])[:, 0] - vae.encode(VIDEO)[:, 0]).abs().max() <= 1e-5
 
 
 def diffusers_twin(dim, state):

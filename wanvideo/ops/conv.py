@@ -20,7 +20,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = No
         taps = _kernel().Taps(size, (-(size[1] // 2), -(size[2] // 2)))
         added = None if residual is None else _pixels(residual)
         return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps, added))
-    out = F.conv3d(x, weight, bias, padding=(0, size[1] // 2, size[2] // 2))
+    out = _plain(x, weight, bias, (size[1] // 2, size[2] // 2))
     return out if residual is None else out.add_(residual)
 
 
@@ -29,7 +29,7 @@ def conv3d_halving_frames(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if _has_kernel(x):
         taps = _kernel().Taps(tuple(weight.shape[2:]), step=2)
         return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps))
-    return F.conv3d(x, weight, bias, (2, 1, 1))
+    return _plain(x, weight, bias, step=2)
 
 
 def conv3d_doubling_frames(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -42,9 +42,23 @@ def conv3d_doubling_frames(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         for half in range(2):
             _kernel().conv(pixels, rows[half], biases[half], taps, out=out[half::2])
         return _clip(out)
-    pairs = F.conv3d(x, weight, bias).unflatten(1, (2, -1))  # [1, 2, N, n, H, W]
+    pairs = _plain(x, weight, bias).unflatten(1, (2, -1))  # [1, 2, N, n, H, W]
     doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
     return doubled.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0), step: int = 1) -> Tensor:
+    """Convolution of x [1, C, T, H, W], padded by rows and columns, of every `step`-th frame."""
+    if x.device.type != "cpu":
+        return F.conv3d(x, weight, bias, (step, 1, 1), padding=(0, *padding))
+    # On a CPU the sum of one convolution of pictures for each frame of the filter is several times faster.
+    pictures, length = _as_pictures(x), weight.shape[2]
+    count, out = (x.shape[2] - length) // step + 1, None
+    for tap in range(length):
+        part = pictures[tap : tap + (count - 1) * step + 1 : step]
+        change = F.conv2d(part, weight[:, :, tap], bias if out is None else None, padding=padding)
+        out = change if out is None else out.add_(change)
+    return _as_clip(out)
 
 
 def conv2d_halving(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
