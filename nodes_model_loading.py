@@ -35,8 +35,11 @@ from .nodes_common import (
     whole_device,
 )
 from .wanvideo.checkpoints.adapt import LoraUse, apply_loras
+from .wanvideo.checkpoints.detect import Identity, check_fit, require
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load_transformer, load_vae
+from .wanvideo.checkpoints.lora import open_lora
+from .wanvideo.checkpoints.reader import open_tensors
 from .wanvideo.checkpoints.resolve import ResolvedFiles
 from .wanvideo.checkpoints.weigh import weigh
 from .wanvideo.errors import InputError
@@ -88,6 +91,7 @@ class Adapter:
     """A recognised audio adapter. mode: the loop that it was trained for."""
 
     path: Path
+    identity: Identity
     mode: str
 
 
@@ -240,6 +244,8 @@ class WanVideoModelLoader(FileNode):
             load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[options.dtype], quantise=options.quantise
         )
         held = Held([path], Kind.TRANSFORMER, load, Residency)
+        if adapter:
+            check_fit(path.name, held.identity, adapter.path.name, adapter.identity)
         result = VideoModel(held, adapter, options, _loras(lora), fp16_accumulation=base_precision == "fp16_fast")
         return (result.with_swap(swap),)
 
@@ -260,11 +266,11 @@ class MultiTalkModelLoader(FileNode):
 
     def loadmodel(self, model):
         path = ADAPTERS.find(model)
-        Held([path], Kind.ADAPTER, lambda: None)
+        identity = require(open_tensors(path), Kind.ADAPTER)
         # The two adapters have the same tensors; only the file's name tells which loop they were trained for.
         name = path.name.lower()
         mode = "multitalk" if "multitalk" in name and "infini" not in name else "infinitetalk"
-        return (Adapter(path, mode),)
+        return (Adapter(path, identity, mode),)
 
 
 class WanVideoVAELoader(FileNode):
@@ -680,7 +686,7 @@ def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:
     for name, strength in slots:
         if name != "none" and strength:
             path = LORAS.find(name)
-            Held([path], Kind.LORA, lambda: None)
+            open_lora(path)
             strength = tuple(strength) if isinstance(strength, list) else strength
             added.append(LoraUse(path, strength, merge=merge))
     return (*_loras(previous), *added)

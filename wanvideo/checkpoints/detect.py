@@ -251,3 +251,17 @@ def require(source: TensorSource, kind: Kind, slot: str | None = None) -> Identi
         f"{describe(identity, source.name)}; the {slot or kind.value} slot needs {wanted.wanted}, "
         f"e.g. {wanted.example} in models/{wanted.folder}."
     )
+
+
+def check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
+    """Raises: CheckpointError when an adapter was made for a transformer of another size or kind."""
+    if (one.dim, one.num_layers) != (other.dim, other.num_layers):
+        raise CheckpointError(
+            f"{adapter} is an adapter for {other.num_layers} blocks of width {other.dim}; {base} has "
+            f"{one.num_layers} of width {one.dim}. It needs Wan2.1-I2V-14B (40 blocks of width 5120)."
+        )
+    if one.channels != 36:
+        raise CheckpointError(
+            f"{base} is {one.family}; an audio adapter needs a Wan2.1 image-to-video transformer (36 channels), "
+            "e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
+        )

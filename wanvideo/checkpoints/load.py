@@ -23,7 +23,7 @@ from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
 from ..ops.formats import FORMATS, QUANTISERS, SealedLinear
 from ..ops.linear import Linear
-from .detect import DTYPE_NAMES, Identity, require
+from .detect import DTYPE_NAMES, Identity, check_fit, require
 from .dialects import Kind, dequantised, to_canonical
 from .folders import file_for
 from .quantise import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
@@ -103,7 +103,7 @@ def load_transformer(
     family = identity.family
     if adapter is not None:
         extra, extra_identity = _open(adapter, Kind.ADAPTER)
-        _check_fit(source.name, identity, extra.name, extra_identity)
+        check_fit(source.name, identity, extra.name, extra_identity)
         if identity.has_audio:
             logger.warning("%s has an audio adapter already; that of %s takes its place.", source.name, extra.name)
             source = source.only(lambda key: not is_audio_key(key))
@@ -207,19 +207,6 @@ def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: D
     for stored, count in kept.items():
         logger.info("%s: %d matrices are stored as %s and stay so, not %s.", source.name, count, stored, quantise)
     return source.replaced(tensors)
-
-
-def _check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
-    if (one.dim, one.num_layers) != (other.dim, other.num_layers):
-        raise CheckpointError(
-            f"{adapter} is an adapter for {other.num_layers} blocks of width {other.dim}; {base} has "
-            f"{one.num_layers} of width {one.dim}. It needs Wan2.1-I2V-14B (40 blocks of width 5120)."
-        )
-    if one.channels != 36:
-        raise CheckpointError(
-            f"{base} is {one.family}; an audio adapter needs a Wan2.1 image-to-video transformer (36 channels), "
-            "e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
-        )
 
 
 def _build(

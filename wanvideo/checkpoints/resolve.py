@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..request import LoraFile, ModelFiles
-from .detect import Identity, require
+from .detect import Identity, check_fit, require
 from .dialects import Kind
 from .folders import FolderFiles, file_for, find_in_folder
 from .lora import open_lora
@@ -57,6 +57,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
         if paths is not None:
             identities[name] = require(open_tensors(paths), kind)
         found[name] = paths
+    if found["adapter"]:
+        base_name, adapter_name = found["transformer"][0].name, found["adapter"][0].name
+        check_fit(base_name, identities["transformer"], adapter_name, identities["adapter"])
     for name in ("vae", "text_encoder", "clip_vision"):
         if found[name] is None and (folder.refused or folder.others):
             file_for(base, SLOTS[name])  # raises, and names what lies there in its place
