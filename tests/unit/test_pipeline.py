@@ -426,7 +426,8 @@ def live_bytes():
     gc.collect()
     storages = {}
     for item in gc.get_objects():
-        if issubclass(type(item), torch.Tensor) and item.device.type != "meta":
+        # Subclasses that compilers leave behind have no memory of their own.
+        if type(item) in (torch.Tensor, torch.nn.Parameter) and item.device.type != "meta":
             storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
     return sum(storages.values())
 
