@@ -107,6 +107,7 @@ class TalkingVideoPipeline:
         )  # fmt: skip
         apply_loras(model, self.loras)
         model.set_attention(self.options.attention)
+        model.compile_blocks(self.options.compile)
         return model
 
     @cached_property

@@ -22,6 +22,7 @@ AUDIO_TYPES = ("para", "add")
 COLOUR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
 DTYPES = ("bf16", "fp16", "fp32")
 QUANTISERS = ("fp8", "int8", "fp4")
+COMPILE_MODES = ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead")
 CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6
 NEGATIVE_PROMPT = (
@@ -188,6 +189,7 @@ class EngineOptions:
         blocks_to_stream: blocks that visit the device only while they run; -1: as few as memory asks for.
         prefetch: blocks that are copied ahead of the one that runs.
         vae_tiling: whether the VAE works in tiles; None: where memory asks for it.
+        compile: mode of torch.compile for the transformer's blocks; None: they are not compiled.
     """
 
     device: str | None = None
@@ -198,11 +200,14 @@ class EngineOptions:
     blocks_to_stream: int = -1
     prefetch: int = 1
     vae_tiling: bool | None = None
+    compile: str | None = None
 
     def __post_init__(self) -> None:
         _choice("dtype", self.dtype, DTYPES)
         if self.quantise is not None:
             _choice("quantise", self.quantise, QUANTISERS)
+        if self.compile is not None:
+            _choice("compile", self.compile, COMPILE_MODES)
         _number("blocks_to_stream", self.blocks_to_stream, -1, 1000, whole=True)
         _number("prefetch", self.prefetch, 1, 40, whole=True)
 

@@ -2,16 +2,24 @@
 
 import gguf
 import torch
+from support.quantised_files import gguf_data
 from support.tiny import tiny_transformer
 
 from wanvideo.ops.formats import FORMATS
+from wanvideo.ops.formats_gguf import LAYOUTS
 from wanvideo.ops.linear import Linear
 
 
 def _quantised(weight, name):
     if FORMATS[name].quantise:
         return FORMATS[name].quantise(weight)
-    return {"weight": torch.from_numpy(gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType[name]))}
+    if name == "fp8_e5m2":
+        return {"weight": weight.to(torch.float8_e5m2), "weight_scale": torch.ones(weight.shape[0], 1)}
+    return {"weight": torch.from_numpy(gguf_data(weight.numpy(), gguf.GGMLQuantizationType[name]))}
+
+
+def _fits(layer, name):
+    return layer.in_features % (LAYOUTS[name].block_size if name in LAYOUTS else 32) == 0
 
 
 def packed_transformer(name, dense=False):
@@ -19,7 +27,7 @@ def packed_transformer(name, dense=False):
     model = tiny_transformer()
     for parent in list(model.blocks.modules()):
         for attribute, layer in list(parent.named_children()):
-            if type(layer) is Linear and layer.in_features % 32 == 0:
+            if type(layer) is Linear and _fits(layer, name):
                 shape = layer.out_features, layer.in_features
                 packed = FORMATS[name].layer(shape, _quantised(layer.weight.data, name))
                 if dense:

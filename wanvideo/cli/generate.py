@@ -16,6 +16,7 @@ from ..geometry import parse_size, snap_frames
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
     COLOUR_METHODS,
+    COMPILE_MODES,
     DTYPES,
     QUANTISERS,
     Apg,
@@ -109,6 +110,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
     add("--blocks_to_swap", type=int, help="blocks that stream; -1 or not given: as few as memory asks for")
     add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_2, flash_attn_3, sageattn ...")
+    add("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="compile the transformer's blocks")
     add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
     add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")
     add("--ring_size", type=int, default=1, help="ring-attention degree")
@@ -146,6 +148,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
     options = EngineOptions(
         device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None,
         quantise=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
+        compile=flags.compile,
     )  # fmt: skip
     return Job(request, _files(flags), options, flags.overwrite)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..ops.attention import SDPA, attend, attend_two
 from ..ops.backends import choose
+from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear import Linear
 from ..ops.low_rank import StepClock
 from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
@@ -88,7 +89,15 @@ class TextContext:
     image: Tensor | None
     embeds: tuple[Tensor, Tensor | None]
     version: int
-    keys_values: dict[int, tuple[KeysValues, KeysValues | None]] = field(default_factory=dict)
+    keys_values: dict[int, ContextKeys] = field(default_factory=dict)
+
+
+@dataclass
+class ContextKeys:
+    """A block's keys and values [tokens, N, D/N] of the prompt, and of the reference picture if there is one."""
+
+    text: KeysValues
+    image: KeysValues | None
 
 
 class SelfAttention(nn.Module):
@@ -126,20 +135,24 @@ class CrossAttention(nn.Module):
             self.k_img, self.v_img = Linear(dim, dim), Linear(dim, dim)
             self.norm_k_img = nn.RMSNorm(dim, eps=EPS)
 
-    def keys_values(self, context: TextContext) -> tuple[KeysValues, KeysValues | None]:
-        """Keys and values [tokens, N, D/N] of the prompt, and of the picture if there is one."""
+    def keys_values(self, context: TextContext) -> ContextKeys:
         text = self._keys_values(context.text, self.k, self.v, self.norm_k)
         if context.image is None:
-            return text, None
-        return text, self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img)
+            return ContextKeys(text, None)
+        return ContextKeys(text, self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img))
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
         key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads)
         return key, v(tokens).unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, hidden: Tensor, text: KeysValues, image: KeysValues | None, copies: int) -> Tensor:
+    def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
         query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads)
-        return self.o(attend_two(query, text, image, copies).flatten(1))
+        return self.o(_attend_context(query, context, keys_values).flatten(1))
+
+
+@opaque  # compiled code would be made anew for a prompt of another length
+def _attend_context(query: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
+    return attend_two(query, keys_values.text, keys_values.image, context.copies)
 
 
 class FeedForward(nn.Sequential):
@@ -172,7 +185,7 @@ class WanBlock(nn.Module):
         modulation: Tensor,
         rope: Tensor,
         text: TextContext,
-        text_kv: tuple[KeysValues, KeysValues | None],
+        text_kv: ContextKeys,
         audio: AudioContext | None,
         audio_kv: KeysValues | None,
     ) -> Tensor:
@@ -184,7 +197,7 @@ class WanBlock(nn.Module):
         query, key, value = attn.project(normed, rope)
         change = attn(query, key, value)
         hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_format)
-        change, strength = cross(normed, *text_kv, text.copies), 1.0
+        change, strength = cross(normed, text, text_kv), 1.0
         if audio is not None:
             heard = self.audio_cross_attn
             folded = heard.folds(hidden, audio_kv, audio)
@@ -267,6 +280,12 @@ class WanTransformer(nn.Module):
             block.self_attn.backend = backend
         return backend.name
 
+    def compile_blocks(self, mode: str | None, backend: str | Callable = "inductor") -> None:
+        """Compile the forward of every block in a mode of request.COMPILE_MODES; None: run them as written again."""
+        release_modules(self.blocks)
+        if mode is not None:
+            compile_modules(self.blocks, mode, backend)
+
     def set_step(self, step: int) -> None:
         """Say which step of a window comes next, counted from 0; LoRAs may have another strength in it."""
         if self.clock is not None and self.clock.set_step(step):
@@ -313,6 +332,8 @@ class WanTransformer(nn.Module):
             around: called with hidden [L, D], modulation [6, D] and what runs the blocks, in place of running them.
         """
         self._renew(text, audio)
+        if self.clock is not None:
+            self.clock.on(self.device)  # before a compiled block asks: it must find what it finds later
         grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
         hidden, time, modulation = self.embed(latents, timestep, condition)
         rope = video_rope(*grid, HEAD_WIDTH, hidden.device)

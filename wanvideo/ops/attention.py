@@ -10,17 +10,20 @@ from torch import Tensor
 
 from . import kernels
 from .backends import BACKENDS, Backend
+from .compiled import opaque
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
 FOLDED_ROWS = 512  # with fewer tokens a group, folding costs more than it saves
 
 
+@opaque
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
     """Full attention: query [B, L, N, D], key and value [B, M, N, D] -> [B, L, N, D]."""
     return backend.function(query, key, value)
 
 
+@opaque
 def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None = None) -> Tensor:
     """Exact attention where every group has its own few keys: query [G, L, N, D], key and value [G, M, N, D].
 
@@ -34,6 +37,7 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
     return attend(query, key, value)
 
 
+@opaque
 def can_fold(hidden: Tensor, key: Tensor) -> bool:
     """Whether `attend_folded` is the faster way for hidden [G * L, D] and key [G, M, N, D/N]."""
     num_keys, heads = key.shape[1:3]
@@ -44,6 +48,7 @@ def can_fold(hidden: Tensor, key: Tensor) -> bool:
     return enough and fits
 
 
+@opaque
 def attend_folded(
     hidden: Tensor, key: Tensor, value: Tensor, query: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor]
 ) -> Tensor:
@@ -87,6 +92,7 @@ def attend_two(
     return out.transpose(0, 1)
 
 
+@opaque
 def region_attention(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
     """The share of its attention that each token pays to each region of a frame, averaged over heads: [R, L] float32.
 

@@ -20,8 +20,8 @@ def _has_triton() -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels can run on this tensor."""
-    return x.is_cuda and _has_triton()
+    """Whether the kernels can run on this tensor; in compiled code the compiler fuses their plain twins itself."""
+    return x.is_cuda and not torch.compiler.is_compiling() and _has_triton()
 
 
 @cache

@@ -1,0 +1,74 @@
+"""torch.compile of single blocks, and what it must leave alone."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import InputError, UnsupportedError
+from ..request import COMPILE_MODES
+
+Function = TypeVar("Function", bound=Callable)
+_OPAQUE: list[tuple[Callable, Callable]] = []  # functions, and what is called in their place
+_DISABLED: dict[Callable, Callable] = {}  # filled when something is compiled: the compiler takes a second to import
+# CUDA graphs record addresses, and those of streamed weights change; these are the same without them.
+WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+logger = logging.getLogger("wanvideo")
+
+
+def opaque(function: Function) -> Function:
+    """A function that compiled code calls as it is: a fused kernel, or what sizes of prompts and sounds decide on."""
+
+    @functools.wraps(function)
+    def call(*args: object) -> object:
+        return _DISABLED.get(function, function)(*args)
+
+    _OPAQUE.append((function, call))
+    return call
+
+
+def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Callable = "inductor") -> None:
+    """Compile the forward of each module, all of which share one compiled code where they are alike.
+
+    Args:
+        mode: of request.COMPILE_MODES; those with CUDA graphs are used without them, said in the log.
+        backend: of torch.compile.
+    Raises: InputError for an unknown mode, UnsupportedError where nothing can be compiled.
+    """
+    if mode not in COMPILE_MODES:
+        raise InputError(f"compile {mode!r} is not known. Use one of {', '.join(COMPILE_MODES)}, or None.")
+    if backend == "inductor":
+        if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
+            raise UnsupportedError("torch.compile needs the package triton, which is not installed. Leave it out.")
+        if mode in WITHOUT_GRAPHS:
+            logger.info("Compiling: %r is used without CUDA graphs, as %r.", mode, WITHOUT_GRAPHS[mode])
+            mode = WITHOUT_GRAPHS[mode]
+    _leave_opaque_alone()
+    settings = {"mode": mode} if backend == "inductor" else {}
+    compiled: dict[type, Callable] = {}
+    for module in modules:
+        kind = type(module)
+        if kind not in compiled:
+            compiled[kind] = torch.compile(kind.forward, backend=backend, **settings)
+        module.forward = functools.partial(compiled[kind], module)
+
+
+def _leave_opaque_alone() -> None:
+    from torch._dynamo.decorators import skip
+
+    for function, call in _OPAQUE:
+        if function not in _DISABLED:
+            _DISABLED[function] = torch.compiler.disable(function)
+            skip(call)
+
+
+def release_modules(modules: Iterable[nn.Module]) -> None:
+    """Run them as they are written again."""
+    for module in modules:
+        vars(module).pop("forward", None)
