@@ -18,9 +18,10 @@ CONTEXT_SLACK = 512 * 2**20  # kernels' workspaces and what the allocator cannot
 
 def free_device_bytes(device: torch.device) -> int:
     """Memory of a GPU that this process could take: free, or held by its allocator and unused."""
-    free, _ = torch.cuda.mem_get_info(device)
+    index = torch.cuda.current_device() if device.index is None else device.index  # the fraction wants a number
+    free, _ = torch.cuda.mem_get_info(index)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    limit = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.get_device_properties(device).total_memory
+    limit = torch.cuda.get_per_process_memory_fraction(index) * torch.cuda.get_device_properties(device).total_memory
     return int(min(free + unused, limit - torch.cuda.memory_allocated(device)))
 
 
