@@ -1,0 +1,68 @@
+"""Every node says what it does, in English and Chinese: names, tooltips and help pages, complete and no more."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.pack import load_pack
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = load_pack()
+NODES = PACK.NODE_CLASS_MAPPINGS
+TEXTS = {
+    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for language in ("en", "zh")
+}
+PAGES = ROOT / "wanvideo" / "web" / "docs"
+CHINESE = re.compile("[\u4e00-\u9fff]")
+BOTH = [(language, name) for language in TEXTS for name in NODES]
+
+
+def inputs_of(name):
+    types = NODES[name].INPUT_TYPES()
+    return types["required"] | types["optional"]
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_there_is_a_text_for_every_node_and_for_no_other(language):
+    assert set(TEXTS[language]) == set(NODES)
+
+
+@pytest.mark.parametrize("language, name", BOTH)
+def test_a_node_names_and_explains_everything(language, name):
+    text = TEXTS[language][name]
+    assert text["display_name"] and text["description"]
+    assert set(text["inputs"]) == set(inputs_of(name))
+    assert list(text["outputs"]) == [str(index) for index in range(len(NODES[name].RETURN_TYPES))]
+    for item, said in (text["inputs"] | text["outputs"]).items():
+        assert said["name"].strip() and len(said["tooltip"]) >= (3 if language == "zh" else 9), item
+        assert language != "zh" or CHINESE.search(said["tooltip"]), item
+    if language == "zh":
+        assert CHINESE.search(text["description"])
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_the_node_itself_says_what_the_english_text_says(name):
+    node, text = NODES[name], TEXTS["en"][name]
+    assert PACK.NODE_DISPLAY_NAME_MAPPINGS[name] == text["display_name"]
+    assert node.DESCRIPTION == text["description"]
+    assert [spec[1]["tooltip"] for spec in inputs_of(name).values()] == [
+        text["inputs"][item]["tooltip"] for item in inputs_of(name)
+    ]
+    assert all(isinstance(alias, str) and alias for alias in getattr(node, "SEARCH_ALIASES", []))
+
+
+@pytest.mark.parametrize("language, name", BOTH)
+def test_a_help_page_tells_of_every_input_and_output(language, name):
+    page = (PAGES / name / f"{language}.md").read_text(encoding="utf-8")
+    text = TEXTS[language][name]
+    assert page.startswith(f"# {text['display_name']}\n")
+    for item in (*inputs_of(name), *NODES[name].RETURN_NAMES):
+        assert f"`{item}`" in page, item
+    for said in (text["inputs"] | text["outputs"]).values():
+        assert said["tooltip"].replace("|", "\\|").replace("\n", " ") in page, said["name"]
+
+
+def test_there_is_no_page_for_a_node_that_is_not_there():
+    assert {path.name for path in PAGES.iterdir()} == set(NODES)
