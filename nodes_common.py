@@ -320,6 +320,7 @@ class Held:
         self.identity = require(self.tensors, kind)
         self.precision = ""  # what else decides what it computes, for caches
         self.applied: tuple[Any, ...] | None = ()  # LoRAs that it has now
+        self.compiled: Any = None  # how its blocks are compiled now
         self._load, self._residency_type = load, residency
         self.residency: Any = None
         self.patcher: Any = None
@@ -350,7 +351,7 @@ class Held:
         """Forget the model; it is loaded anew when it is needed again."""
         self.rest()
         self.residency = self.patcher = None
-        self.applied = ()
+        self.applied, self.compiled = (), None
 
 
 def _patcher(residency: Any) -> Any:

@@ -78,12 +78,10 @@ class BlockSwap:
 
 @dataclass(frozen=True)
 class CompileSettings:
-    """What WanVideoTorchCompileSettings sets."""
+    """mode, backend: of torch.compile, for each block."""
 
-    backend: str
     mode: str
-    fullgraph: bool
-    dynamic: bool
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,7 @@ class VideoModel:
     options: EngineOptions
     loras: tuple[LoraUse, ...] = ()
     fp16_accumulation: bool = False
+    compiler: CompileSettings | None = None
 
     @property
     def patcher(self) -> Any:
@@ -150,6 +149,9 @@ class VideoModel:
             apply_loras(transformer, self.loras)
             self.held.applied = self.loras
         transformer.set_attention(self.options.attention)
+        if self.held.compiled != self.compiler:
+            transformer.compile_blocks(*((self.compiler.mode, self.compiler.backend) if self.compiler else (None,)))
+            self.held.compiled = self.compiler
         return transformer, planned[0]
 
     def stream_more(self) -> bool:
@@ -233,9 +235,7 @@ class WanVideoModelLoader(FileNode):
             raise InputError("block_swap_args and vram_management_args say the same in two ways. Connect one of them.")
         swap = block_swap_args or vram_management_args or BlockSwap(0 if load_device == "main_device" else -1)
         expect(swap, BlockSwap, "block_swap_args")
-        if compile_args:
-            expect(compile_args, CompileSettings, "compile_args")
-            logger.info("torch.compile is not used: the kernels of this pack are fused already.")
+        compiler = compile_args and expect(compile_args, CompileSettings, "compile_args")
         options = EngineOptions(
             dtype=base_precision.removesuffix("_fast"), quantise=QUANTISATIONS[quantization], attention=attention_mode
         )
@@ -246,7 +246,7 @@ class WanVideoModelLoader(FileNode):
         held = Held([path], Kind.TRANSFORMER, load, Residency)
         if adapter:
             check_fit(path.name, held.identity, adapter.path.name, adapter.identity)
-        result = VideoModel(held, adapter, options, _loras(lora), fp16_accumulation=base_precision == "fp16_fast")
+        result = VideoModel(held, adapter, options, _loras(lora), base_precision == "fp16_fast", compiler)
         return (result.with_swap(swap),)
 
     def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
@@ -469,7 +469,10 @@ class WanVideoTorchCompileSettings(Node):
         compile_transformer_blocks_only=True, dynamo_recompile_limit=128, force_parameter_static_shapes=False,
         allow_unmerged_lora_compile=False,
     ):  # fmt: skip
-        return (CompileSettings(backend, mode, fullgraph, dynamic),)
+        if backend == "cudagraphs":
+            logger.info("CUDA graphs record addresses, which streamed blocks change: inductor is used.")
+            backend = "inductor"
+        return (CompileSettings(mode, backend),)
 
 
 class WanVideoTeaCache(Node):
