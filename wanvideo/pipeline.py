@@ -27,6 +27,7 @@ from .checkpoints.load import (
     load_transformer,
     load_vae,
 )
+from .checkpoints.quantise import TEXT_ENCODER_FORMATS
 from .checkpoints.resolve import resolve
 from .checkpoints.tokenizer import load_tokenizer
 from .checkpoints.weigh import weigh
@@ -262,7 +263,10 @@ class TalkingVideoPipeline:
         device = torch.device(self.options.text_encoder_device or self.device)
         streams = device.type == "cuda" and self.weights.text_encoder_bytes + 2**30 > free_device_bytes(device)
         landing = torch.device("cpu") if streams else device
-        loaded = load_text_encoder(self.files.text_encoder, dtype=self.dtype, device=landing)
+        quantise = TEXT_ENCODER_FORMATS.get(self.options.quantise, self.options.quantise)
+        if quantise != self.options.quantise:
+            logger.info("The text encoder is quantised to %s, not %s.", quantise, self.options.quantise)
+        loaded = load_text_encoder(self.files.text_encoder, dtype=self.dtype, device=landing, quantise=quantise)
         visits = streaming(loaded, loaded.encoder.block, device) if streams else nullcontext()
         with _briefly(loaded) as encoder, visits:
             return [embeds.to(self.device) for embeds in encode_prompts(encoder, tokenizer, prompts)]

@@ -184,7 +184,8 @@ class EngineOptions:
         device: torch device; None: the GPU if there is one.
         dtype: bf16, fp16 or fp32, in which everything is computed that is not quantised.
         text_encoder_device: where the prompt is encoded; None: as device.
-        quantise: fp8, int8 or fp4 for the matrices of the blocks that are stored as plain numbers; None: as stored.
+        quantise: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
+            as plain numbers, fp8 for the latter in place of fp4; None: as stored.
         attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
         blocks_to_stream: blocks that visit the device only while they run; -1: as few as memory asks for.
         prefetch: blocks that are copied ahead of the one that runs.

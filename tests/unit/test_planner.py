@@ -10,6 +10,7 @@ from torch import nn
 
 from wanvideo import TalkingVideoPipeline
 from wanvideo.checkpoints.load import load_text_encoder, load_transformer, load_vae
+from wanvideo.checkpoints.quantise import TEXT_ENCODER_FORMATS
 from wanvideo.checkpoints.resolve import resolve
 from wanvideo.checkpoints.synthetic import make_models
 from wanvideo.checkpoints.weigh import weigh
@@ -62,7 +63,8 @@ def test_weighed_is_what_is_loaded(folder, quantise, dtype):
     assert (weights.dim, weights.ffn_dim) == (model.config.dim, model.config.ffn_dim)
     assert weights.stored == (quantise or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
     assert weights.vae_bytes == module_bytes(load_vae(files.vae, dtype=dtype))
-    encoder = load_text_encoder(files.text_encoder, dtype=dtype)
+    text_format = TEXT_ENCODER_FORMATS.get(quantise, quantise)
+    encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantise=text_format)
     assert weights.text_encoder_bytes == module_bytes(encoder)
     assert weights.text_block_bytes == max(map(module_bytes, encoder.encoder.block))
 

@@ -35,6 +35,7 @@ SCALES = (".weight_scale", ".scale_weight")
 # Scales of activations are left out: every row of activations gets a scale of its own when it is multiplied.
 UNUSED = (".input_scale", ".scale_input", ".output_scale")
 BLOCKS = {Kind.TRANSFORMER: "blocks.", Kind.ADAPTER: "blocks.", Kind.TEXT_ENCODER: "encoder.block."}
+TEXT_ENCODER_FORMATS = {"fp4": "fp8"}  # what text encoders take instead: prompts suffer from 4 bits
 MULTIPLE = 16  # sizes of matrices that are quantised are multiples of it, as the kernels that multiply them need
 
 

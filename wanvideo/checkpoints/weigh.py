@@ -14,7 +14,7 @@ from ..ops.formats import FORMATS
 from .detect import require
 from .dialects import Kind, to_canonical
 from .load import is_audio_key
-from .quantise import can_quantise, packed, with_markers
+from .quantise import TEXT_ENCODER_FORMATS, can_quantise, packed, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .resolve import ResolvedFiles
 
@@ -49,7 +49,7 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
     if stored not in DTYPES:  # LoRAs stay beside quantised matrices
         for block in blocks:
             blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
-    text_bytes, text_block = _text_encoder(files.text_encoder, dtype)
+    text_bytes, text_block = _text_encoder(files.text_encoder, dtype, quantise)
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
         DTYPES.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
@@ -93,12 +93,13 @@ def _all_bytes(paths: Sequence[Path] | None, kind: Kind, dtype: torch.dtype) -> 
     return sum(_bytes(tensor, dtype) for tensor in to_canonical(source, require(source, kind).found).values())
 
 
-def _text_encoder(paths: Sequence[Path] | None, dtype: torch.dtype) -> tuple[int, int]:
+def _text_encoder(paths: Sequence[Path] | None, dtype: torch.dtype, quantise: str | None) -> tuple[int, int]:
     """Bytes of the text encoder, and of one of its blocks."""
     if paths is None:
         return 0, 0
     sizes: dict[str, int] = defaultdict(int)
     for name, tensor in _canonical(paths, Kind.TEXT_ENCODER).items():
         part = name.split(".")[2] if name.startswith("encoder.block.") else ""
-        sizes[part] += _bytes(tensor, dtype)
+        to = TEXT_ENCODER_FORMATS.get(quantise, quantise) if can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
+        sizes[part] += _bytes(tensor, dtype, to)
     return sum(sizes.values()), max((size for part, size in sizes.items() if part), default=0)

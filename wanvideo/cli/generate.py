@@ -78,7 +78,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--lora_dir", nargs="+", default=[], help="LoRA files")
     add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
     add("--quant", choices=QUANTISERS, help="quantise what is stored as plain numbers")
-    add("--quant_dir", help="quantised transformer file")
+    add("--quant_dir", help="quantised transformer file; t5_QUANT.safetensors beside it is used too")
 
     add("--task", default="infinitetalk-14B", help=f"one of {', '.join(TASKS)}")
     add("--size", default="infinitetalk-480", help="infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT")
@@ -249,10 +249,19 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
         vae=flags.vae_path,
-        text_encoder=flags.t5_path,
+        text_encoder=flags.t5_path or _beside(flags.quant_dir, flags.quant),
         clip_vision=flags.clip_path,
         loras=loras,
     )
+
+
+def _beside(quantised: str | None, quant: str | None) -> str | None:
+    """The text encoder that lies beside a quantised transformer, under the name that the published set gives it."""
+    if quantised is None or quant is None:
+        return None
+    place = Path(quantised).expanduser()
+    path = (place if place.is_dir() else place.parent) / f"t5_{quant}.safetensors"
+    return str(path) if path.is_file() else None
 
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
