@@ -43,7 +43,7 @@ OWN_NUMBERS = 1e-5  # relative error against dense layers with the same numbers,
 
 
 def compiled_cases(name):
-    """(LoRA, speakers) that run compiled: three for a row of the table, shared by its formats, in turn with the next."""
+    """(LoRA, speakers) that run compiled: three for a row of the table, shared by its formats."""
     row, names = next((row, names) for row, names in enumerate(ROWS.values()) if name in names)
     cases = [(lora, SPEAKERS[(number + row) % 2]) for number, lora in enumerate(LORAS)]
     return cases[names.index(name) :: len(names)]

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from support import recipes
+from support.quantised_files import write_gguf
 
-from wanvideo.checkpoints.detect import SLOTS, Kind, describe, identify, require
+from wanvideo.checkpoints.detect import SLOTS, Kind, describe, identify, require, storage_of
 from wanvideo.checkpoints.reader import open_tensors
 from wanvideo.errors import CheckpointError
 
@@ -158,3 +159,16 @@ def test_details():
 def test_storage(change, storage):
     identity = identify(open_tensors(change(transformer())))
     assert identity.kind is Kind.TRANSFORMER and identity.storage == storage
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_K"])
+def test_storage_of_gguf(kind, tmp_path):
+    state = recipes.transformer_state_dict(5, ffn_dim=512)
+    blocks = {key: value for key, value in state.items() if key.startswith("blocks.")}
+    write_gguf(tmp_path / "x.gguf", blocks, kind)
+    assert storage_of(open_tensors(tmp_path / "x.gguf")) == kind
+
+
+@pytest.mark.parametrize("end", ["diff", "diff_b", "diff_m", "w_norm", "b_norm"])
+def test_a_lora_of_differences_alone(end):
+    assert identify(open_tensors({f"diffusion_model.blocks.0.norm3.{end}": torch.zeros(256)})).kind is Kind.LORA

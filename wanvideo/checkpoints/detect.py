@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import CheckpointError
+from ..ops.formats import FORMATS
 from .dialects import SCALES, Found, Kind, find_dialect, to_canonical
-from .reader import TensorSource, few
+from .reader import PackedTensor, TensorSource, few
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,9 +25,10 @@ DTYPE_NAMES = {
 class Identity:
     """What a file holds.
 
-    family: in words, with an article. storage: the dtype most of its bytes have, with `scaled` or `quanto` where scales
-    lie beside the weights. found: how its tensors are named, where we can read it. has_audio: a transformer with the
-    adapter merged in. dim, num_layers, channels: width, depth and input (or latent) channels where they are known.
+    family: in words, with an article. storage: the dtype or packed format that most of its bytes have, with `scaled` or
+    `quanto` where scales lie beside the weights. found: how its tensors are named, where we can read it. has_audio: a
+    transformer with the adapter merged in. dim, num_layers, channels: width, depth and input (or latent) channels where
+    they are known.
     """
 
     kind: Kind
@@ -85,6 +88,7 @@ SLOTS = {
 }  # fmt: skip
 
 LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1", ".lokr_w1")
+LORA_ENDS = (".diff", ".diff_b", ".diff_m", ".w_norm", ".b_norm")
 BASES = {
     16: "a Wan2.1 text-to-video transformer (16 channels)",
     36: "a Wan2.1 image-to-video transformer (36 channels)",
@@ -120,9 +124,7 @@ OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
 def identify(source: TensorSource) -> Identity:
     """Tell what a source holds from its keys and shapes, whatever the dialect."""
     storage = storage_of(source)
-    if any(mark in key for key in source for mark in LORA_MARKS) or any(
-        key.endswith((".diff", ".diff_b")) for key in source
-    ):
+    if any(mark in key for key in source for mark in LORA_MARKS) or any(key.endswith(LORA_ENDS) for key in source):
         return Identity(Kind.LORA, "a LoRA", storage)
     z_dim = _wan22_vae_channels(source)
     if z_dim:
@@ -218,15 +220,16 @@ def _layers(shapes: Shapes, start: str) -> int:
 
 
 def storage_of(source: TensorSource) -> str:
-    """How the bulk of the weights is stored, e.g. `bf16`, `fp8_e4m3fn scaled`, `int8 quanto`."""
-    sizes: dict[torch.dtype, int] = {}
+    """How the bulk of the weights is stored, e.g. `bf16`, `fp8_e4m3fn scaled`, `int8 quanto`, `Q4_K`."""
+    sizes: dict[str, float] = {}
     for tensor in source.values():
-        size = tensor.dtype.itemsize
-        for side in tensor.shape:
-            size *= side
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + size
-    dtype = max(sizes, key=lambda item: sizes[item])
-    name = DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
+        if isinstance(tensor, PackedTensor):
+            name, size = tensor.format, FORMATS[tensor.format].bits / 8
+        else:
+            name = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+            size = tensor.dtype.itemsize
+        sizes[name] = sizes.get(name, 0) + math.prod(tensor.shape) * size
+    name = max(sizes, key=lambda item: sizes[item])
     if any(key.endswith("._scale") for key in source):
         return f"{name} quanto"
     return f"{name} scaled" if any(key.endswith(SCALES) for key in source) else name
