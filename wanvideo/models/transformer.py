@@ -258,6 +258,7 @@ class WanTransformer(nn.Module):
         # Who brings a block's weights to the device is decided outside: this yields the blocks in order, ready to run.
         self.ready_blocks: Callable[[nn.ModuleList], Iterable[WanBlock]] = iter
         self.clock: StepClock | None = None  # of weights that change from step to step
+        self.compiled: tuple[str | None, str | Callable] = (None, "inductor")  # mode and backend
         self.weights_version = 0  # counts changes of weights, after which contexts are made anew
 
     @staticmethod
@@ -282,9 +283,12 @@ class WanTransformer(nn.Module):
 
     def compile_blocks(self, mode: str | None, backend: str | Callable = "inductor") -> None:
         """Compile the forward of every block in a mode of request.COMPILE_MODES; None: run them as written again."""
+        if (mode, backend) == self.compiled:
+            return
         release_modules(self.blocks)
         if mode is not None:
             compile_modules(self.blocks, mode, backend)
+        self.compiled = mode, backend
 
     def set_step(self, step: int) -> None:
         """Say which step of a window comes next, counted from 0; LoRAs may have another strength in it."""
