@@ -134,6 +134,12 @@ def test_off_is_off(graphs):
     assert EngineOptions().compile is None
 
 
+def test_recorded_addresses_are_not_used(caplog):
+    with caplog.at_level("INFO", "wanvideo"):
+        tiny_transformer().compile_blocks("max-autotune", "cudagraphs")
+    assert "'inductor' is used" in caplog.text and "as 'max-autotune-no-cudagraphs'" in caplog.text
+
+
 def test_unknown_modes_are_refused():
     with pytest.raises(InputError, match="'fast'.*default, max-autotune"):
         EngineOptions(compile="fast")

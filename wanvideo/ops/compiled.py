@@ -38,11 +38,14 @@ def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Call
 
     Args:
         mode: of request.COMPILE_MODES; those with CUDA graphs are used without them, said in the log.
-        backend: of torch.compile.
+        backend: of torch.compile, where cudagraphs stands for inductor.
     Raises: InputError for an unknown mode, UnsupportedError where nothing can be compiled.
     """
     if mode not in COMPILE_MODES:
         raise InputError(f"compile {mode!r} is not known. Use one of {', '.join(COMPILE_MODES)}, or None.")
+    if backend == "cudagraphs":
+        logger.info("Compiling: the backend 'cudagraphs' cannot follow streamed weights; 'inductor' is used.")
+        backend = "inductor"
     if backend == "inductor":
         if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
             raise UnsupportedError("torch.compile needs the package triton, which is not installed. Leave it out.")
