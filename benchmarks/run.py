@@ -8,17 +8,21 @@ Every section also compares its result with a plain one, so that a fast wrong an
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
 from functools import partial
 from pathlib import Path
 
-import torch
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the command line does
+
+import torch  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import kernels  # noqa: E402
+import loading  # noqa: E402
 import transformer  # noqa: E402
 import windows  # noqa: E402
 from measure import Report, free, read_peer  # noqa: E402
@@ -39,6 +43,7 @@ SECTIONS = {
     "vae": windows.vae,
     "window": windows.window,
     "cards": windows.cards,
+    "loading": loading.loading,
 }
 
 

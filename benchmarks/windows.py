@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,44 +13,23 @@ from measure import GIB, SIZES, Report, cosine, draw, free, peak_gib, seconds
 from transformer import FAST, build
 
 from wanvideo.errors import TalkError
-from wanvideo.geometry import VideoGeometry
-from wanvideo.memory.budget import window_need
-from wanvideo.memory.planner import plan_blocks
-from wanvideo.memory.residency import Residency
+from wanvideo.geometry import FPS, VideoGeometry, WindowPlan
+from wanvideo.memory.planner import Device, ModelWeights, plan_run
+from wanvideo.memory.residency import Residency, module_bytes
 from wanvideo.models.transformer import WanTransformer
 from wanvideo.models.vae import VAEConfig, WanVAE
 from wanvideo.models.vae_tiling import Tiling
-from wanvideo.request import LoopSettings
+from wanvideo.presets import load_preset, preset_names
+from wanvideo.request import EngineOptions, LoopSettings
 from wanvideo.sampling.loop import Conditioning, run_windows
+from wanvideo.scene import work_of
 
 CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
-VAE_TILED_BYTES, VAE_BYTES = 2 * GIB, 6 * GIB  # weights and pixels included
-
-
-@dataclass(frozen=True)
-class Card:
-    """A configuration, and the memory (in 10^9 bytes) that it must stay inside; passes: of the model in a step."""
-
-    name: str
-    gigabytes: int
-    size: str
-    tiled: bool
-    guidance: tuple[float, float] = (1.0, 1.0)
-    streamed: int = -1
-    storage: str = "fp8"
-
-
-CARDS = (
-    Card("01_ultra_fast", 10, "480p", True),
-    Card("02_comfyui_equivalent", 12, "480p", True, streamed=30),
-    Card("03_balanced", 14, "480p", True),
-    Card("04_high_quality", 18, "480p", False, (5.0, 4.0)),
-    Card("05_low_vram", 10, "480p", True, streamed=40),
-    Card("06_720p_high_res", 22, "720p", True),
-    Card("8 GB, fp8", 8, "480p", True),
-    Card("10 GB, bf16", 10, "480p", True, storage="bf16"),
-    Card("16 GB, fp8", 16, "480p", True),
-    Card("24 GB, fp8", 24, "480p", False),
+# Beside the presets in their stated memory: configurations for cards of 8, 10, 12, 16 and 24 GB.
+FAST_SETTINGS = LoopSettings(steps=4, shift=11.0, guidance_scale=1.0, audio_guidance_scale=1.0)
+CARDS = tuple(
+    (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantise=storage))
+    for size, storage in ((8, "fp8"), (16, "fp8"), (24, "fp8"))
 )
 
 
@@ -111,12 +91,13 @@ def settings(steps: int, guidance: tuple[float, float] = (1.0, 1.0), tiled: bool
 
 
 def run_timed(
-    transformer: WanTransformer, decoder: WanVAE, geometry: VideoGeometry, num_windows: int, how: LoopSettings
-) -> tuple[list[float], bool]:
+    transformer: WanTransformer, decoder: WanVAE, geometry: VideoGeometry, num_windows: int, how: LoopSettings,
+    relieve: Callable[[], bool] | None = None,
+) -> tuple[list[float], bool]:  # fmt: skip
     """Seconds of each window, to its pixels on the GPU; whether all of them are numbers."""
     times, finite = [], True
     start = time.perf_counter()
-    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42):
+    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42, None, relieve):
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         finite = finite and bool(window.pixels.isfinite().all())
@@ -141,39 +122,61 @@ def window(report: Report) -> None:
 
 @torch.inference_mode()
 def cards(report: Report) -> None:
-    """A window of one step inside the memory of each smaller card, which the allocator enforces."""
-    total, device = torch.cuda.get_device_properties(0).total_memory, torch.device("cuda")
-    for storage in ("fp8", "bf16"):
-        model, decoder = build(storage), random_vae()
-        model.set_attention(FAST)
-        residency = Residency(model, device)
-        for card in (card for card in CARDS if card.storage == storage):
-            free()
-            limit = int(card.gigabytes * 1e9) - CONTEXT_BYTES
-            geometry, config = SIZES[card.size], model.config
-            need = window_need(
-                geometry.num_tokens, geometry.latent_frames, config.dim, config.ffn_dim, config.num_layers,
-                num_texts=1 + (card.guidance[0] > 1), num_speeches=1 + (card.guidance[1] > 1),
-            )  # fmt: skip
-            reserve = VAE_TILED_BYTES if card.tiled else VAE_BYTES
-            try:
-                plan = plan_blocks(
-                    limit, config.num_layers, residency.block_bytes, residency.other_bytes + GIB // 4, need,
-                    reserve_bytes=reserve, wanted=card.streamed,
-                )  # fmt: skip
-                residency.rest()  # on a small card the model never was on the device as a whole
-                residency.place(plan.num_streamed)
-                free()
-                torch.cuda.set_per_process_memory_fraction(limit / total)
-                how = settings(1, card.guidance, card.tiled)
-                times, finite = run_timed(model, decoder, geometry, 1, how)
-                note = (
-                    f"limit {limit / GIB:.1f} GiB, {plan.num_streamed} blocks stream, a step's window {times[0]:.1f} s"
-                )
-                report.add("cards", card.name, peak_gib(), "GiB", note + ("" if finite else " NOT FINITE"))
-            except (torch.OutOfMemoryError, TalkError) as problem:
-                report.add("cards", card.name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:400]}")
-            finally:
-                torch.cuda.set_per_process_memory_fraction(1.0)
+    """A window of one step, as the planner places it, inside the memory that the allocator then enforces."""
+    presets = [(load_preset(name), name) for name in preset_names()]
+    named = [
+        (name, preset.memory_gb, "720p" if "720" in preset.size else "480p", preset.settings, preset.options)
+        for preset, name in presets
+    ]
+    for storage in ("fp8", None):
+        model, decoder = build(storage or "bf16"), random_vae()
+        model.set_attention("auto")
+        residency = Residency(model, "cuda")
+        residency.rest()  # on a small card the model never was on the device as a whole
+        for card in (card for card in (*named, *CARDS) if card[4].quantise == storage):
+            _card(report, model, decoder, residency, *card)
         del model, decoder, residency
+        free()
+
+
+def _card(
+    report: Report, model: WanTransformer, decoder: WanVAE, residency: Residency,
+    name: str, gigabytes: float, size: str, how: LoopSettings, options: EngineOptions,
+) -> None:  # fmt: skip
+    total, geometry, config = torch.cuda.get_device_properties(0).total_memory, SIZES[size], model.config
+    limit = int(gigabytes * 1e9) - CONTEXT_BYTES
+    weights = ModelWeights(
+        config.num_layers, residency.block_bytes, residency.other_bytes, config.dim, config.ffn_dim,
+        config.audio.num_tokens, options.quantise or "bf16", module_bytes(decoder), 0,
+    )  # fmt: skip
+    plan = WindowPlan(geometry.num_frames, how.window_frames, how.motion_frames)
+    free()
+    try:
+        expected = plan_run(
+            geometry,
+            plan,
+            FPS,
+            how,
+            options,
+            weights,
+            Device("", limit),
+            work_of(how, num_speakers=1, num_references=1),
+        )
+        residency.rest()
+        torch.cuda.set_per_process_memory_fraction(limit / total)
+        residency.place(expected.memory.num_streamed)
+        free()
+        one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, colour_match="disabled")
+        times, finite = run_timed(model, decoder, geometry, 1, one_step, residency.stream_more)
+        note = (
+            f"limit {limit / GIB:.1f} GiB, planned {expected.memory.device_bytes / GIB:.1f}, "
+            f"{residency.num_streamed} blocks stream (planned {expected.memory.num_streamed}){', tiled VAE' if expected.tiled_vae else ''}, "
+            f"window of a step {times[0]:.1f} s"
+        )
+        report.add("cards", name, peak_gib(), "GiB", note + ("" if finite else " NOT FINITE"))
+    except (torch.OutOfMemoryError, TalkError) as problem:
+        report.add("cards", name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:300]}")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        residency.rest()
         free()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning
 from .sampling.schedulers import scheduler_of
 from .video.regions import speaker_masks, stack_masks
-from .video.soundtrack import Soundtrack
+
+if TYPE_CHECKING:
+    from .video.soundtrack import Soundtrack
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(command, arguments: list[str]) -> int:
     """Run `command(arguments)` with logging set up, and its errors as messages instead of tracebacks."""
+    # Blocks and windows come and go in many sizes; without this a tenth of a small card is lost between them.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("wanvideo").setLevel(logging.INFO)
