@@ -129,11 +129,14 @@ def cards(report: Report) -> None:
         for preset, name in presets
     ]
     for storage in ("fp8", None):
+        chosen = [card for card in (*named, *CARDS) if card[4].quantise == storage]
+        if not chosen:
+            continue
         model, decoder = build(storage or "bf16"), random_vae()
         model.set_attention("auto")
         residency = Residency(model, "cuda")
         residency.rest()  # on a small card the model never was on the device as a whole
-        for card in (card for card in (*named, *CARDS) if card[4].quantise == storage):
+        for card in chosen:
             _card(report, model, decoder, residency, *card)
         del model, decoder, residency
         free()
@@ -168,10 +171,10 @@ def _card(
         free()
         one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, colour_match="disabled")
         times, finite = run_timed(model, decoder, geometry, 1, one_step, residency.stream_more)
+        tiles = ", tiled VAE" if expected.tiled_vae else ""
         note = (
-            f"limit {limit / GIB:.1f} GiB, planned {expected.memory.device_bytes / GIB:.1f}, "
-            f"{residency.num_streamed} blocks stream (planned {expected.memory.num_streamed}){', tiled VAE' if expected.tiled_vae else ''}, "
-            f"window of a step {times[0]:.1f} s"
+            f"limit {limit / GIB:.1f} GiB, planned {expected.memory.device_bytes / GIB:.1f} with "
+            f"{expected.memory.num_streamed} blocks streaming, {residency.num_streamed} did{tiles}, {times[0]:.1f} s"
         )
         report.add("cards", name, peak_gib(), "GiB", note + ("" if finite else " NOT FINITE"))
     except (torch.OutOfMemoryError, TalkError) as problem:

@@ -286,8 +286,11 @@ def _packed_layer(dense: nn.Linear, stored: PackedTensor, device: Device) -> nn.
     """The layer in the format of its weight, filled, its bias still empty."""
     layer = FORMATS[stored.format].empty((dense.out_features, dense.in_features), dense.bias is not None)
     for name, tensor in stored.read_parts().items():
-        own = torch.empty_like(getattr(layer, name), device=device, requires_grad=False)
-        own.copy_(tensor)
+        wanted = getattr(layer, name)
+        own = tensor
+        # A second copy of every matrix costs time, and host allocators keep the gaps that the first ones leave.
+        if not stored.is_computed or tensor.dtype != wanted.dtype or tensor.shape != wanted.shape:
+            own = torch.empty_like(wanted, device=device, requires_grad=False).copy_(tensor)
         setattr(layer, name, nn.Parameter(own, False) if name in layer._parameters else own)
     stored.release()
     return layer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,7 @@ def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | s
         check_scales(name, parts)
         return parts
 
-    return PackedTensor.of(to, tensor.shape, read_parts, tensor.release)
+    return replace(PackedTensor.of(to, tensor.shape, read_parts, tensor.release), is_computed=True)
 
 
 def pack_linears(module: nn.Module, to: str) -> None:

@@ -71,11 +71,13 @@ class PackedTensor(StoredTensor):
     """A weight in one of the storage formats of `ops/formats.py`; shape, dtype and `read` are those of plain numbers.
 
     matrix: the rows and columns in which it is packed. read_parts: the tensors of a layer in that format, by name.
+    is_computed: read_parts makes tensors that nobody else has; otherwise they may be views of a file.
     """
 
     format: str
     matrix: tuple[int, int]
     read_parts: Callable[[], dict[str, Tensor]]
+    is_computed: bool = False
 
     @classmethod
     def of(
