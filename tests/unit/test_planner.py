@@ -153,8 +153,8 @@ def test_unknown_gpus_have_no_time():
 def test_the_time_of_a_video():
     made = plan(140, name="NVIDIA H200")
     assert made.step_seconds == pytest.approx(2.15, rel=0.02)
-    per_window = 4 * made.step_seconds + 81 * 832 * 480 / 23.5e6
-    assert made.total_seconds == pytest.approx(8 * per_window + (81 + 7 * 9) * 832 * 480 / 40e6, rel=0.01)
+    per_window = 4 * made.step_seconds + 81 * 832 * 480 / 56.1e6
+    assert made.total_seconds == pytest.approx(8 * per_window + (81 + 7 * 9) * 832 * 480 / 87e6, rel=0.01)
     assert "8 windows of 4 steps, one pass a step" in made.describe()
     slow = plan(140, name="NVIDIA H200", options=EngineOptions(blocks_to_stream=40))
     assert slow.step_seconds == made.step_seconds  # 18.6 GB arrive while 2 s are computed
