@@ -37,6 +37,7 @@ from .wanvideo.checkpoints.folders import file_for
 from .wanvideo.checkpoints.load import load_audio_encoder
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import FPS, frames_of
+from .wanvideo.request import MAX_SPEAKERS
 from .wanvideo.scene import Speech
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 
@@ -133,6 +134,7 @@ class MultiTalkWav2VecEmbeds(Node):
         masks = _regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
         _check_regions(masks, len(waves))
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
+        sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
         if fps != FPS:
             logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
         how = Preparation(normalize_loudness, add_noise_floor, smooth_transients, num_frames / fps)
@@ -208,8 +210,11 @@ def _check_regions(masks: Tensor | None, num_speakers: int) -> None:
                 f"{num_speakers} speakers need a mask each: connect mask_1 to mask_{num_speakers}, or a batch of "
                 f"{num_speakers} to ref_target_masks. Only two speakers can be placed by themselves, left and right."
             )
-    elif len(masks) != num_speakers:
-        raise InputError(f"{len(masks)} masks for {num_speakers} speakers: give one for each, in their order.")
+    elif len(masks) < num_speakers or len(masks) > MAX_SPEAKERS:
+        raise InputError(
+            f"{len(masks)} masks for {num_speakers} speakers: give one for each, in their order, and further ones for "
+            f"people who only listen, at most {MAX_SPEAKERS} in all."
+        )
 
 
 NODES = (DownloadAndLoadWav2VecModel, Wav2VecModelLoader, MultiTalkWav2VecEmbeds, MultiTalkSilentEmbeds)

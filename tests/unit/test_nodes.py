@@ -173,6 +173,9 @@ def test_two_speakers_are_left_and_right_or_masked(parts, embeds):
     batched = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, ref_target_masks=batch)[0]
     assert torch.equal(masked.masks(64, 48), batched.masks(64, 48))
     assert images(sample(parts, embeds, masked)).shape[0] == 10
+    listener = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), num_frames=0, ref_target_masks=batch)[0]
+    assert len(listener.features) == 2 and not torch.equal(*listener.features)
+    assert images(sample(parts, embeds, listener)).shape[0] == 10
     for wrong, said in (
         ({"mask_1": left}, "1 masks for 2 speakers"),
         ({"mask_1": left, "ref_target_masks": batch}, "Use the batch or single masks"),
