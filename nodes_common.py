@@ -307,13 +307,13 @@ class Held:
     """A model that is recognised when it is named and loaded when it is first needed.
 
     Args:
-        paths: its files. kind: what they must be. load: makes the model on the CPU.
+        paths: its files. kind: what they must be. load: makes the model, on the CPU or on a given device.
         residency: how it comes to the device and leaves it.
     Raises: CheckpointError when the file is of another kind.
     """
 
     def __init__(
-        self, paths: Sequence[Path], kind: Kind, load: Callable[[], nn.Module],
+        self, paths: Sequence[Path], kind: Kind, load: Callable[..., nn.Module],
         residency: type[WholeResidency] | type[Residency] = WholeResidency,
     ) -> None:  # fmt: skip
         self.paths, self.tensors = tuple(paths), open_tensors(list(paths))
@@ -325,11 +325,20 @@ class Held:
         self.residency: Any = None
         self.patcher: Any = None
 
-    def ready(self, memory_required: int = 0, place: Callable[[], None] | None = None) -> Any:
-        """The model, on its device. memory_required: bytes it needs beside its weights. place: how it gets there."""
+    def ready(
+        self, memory_required: int = 0, place: Callable[[], None] | None = None, is_resident: bool = False
+    ) -> Any:
+        """The model, on its device.
+
+        memory_required: bytes it needs beside its weights. place: how it gets there. is_resident: it will be there as a
+        whole, so that it need not pass through host memory.
+        """
         if self.residency is None:
+            landing = device() if is_resident else torch.device("cpu")
+            if comfy and is_resident:
+                comfy.model_management.free_memory(memory_required, landing)
             with torch.inference_mode(False):  # ComfyUI runs nodes in it, and its tensors could never be changed again
-                model = self._load()
+                model = self._load(device=landing)
             self.residency = self._residency_type(model, device())
             self.patcher = _patcher(self.residency)
         arrive = place or self.residency.place

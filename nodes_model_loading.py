@@ -143,7 +143,7 @@ class VideoModel:
             self.held.residency.prefetch = self.options.prefetch
             self.held.residency.place(planned[0].memory.num_streamed)
 
-        transformer = self.held.ready(expected.memory.device_bytes, place)
+        transformer = self.held.ready(expected.memory.device_bytes, place, expected.memory.num_streamed == 0)
         if self.held.applied != self.loras:
             self.held.applied = None  # of no use until all of them are in place
             apply_loras(transformer, self.loras)
