@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from measure import GIB, SIZES, Report, draw, relative, seconds
 
 from wanvideo.ops import attention, backends, norm, quantised
+from wanvideo.ops.formats import FORMATS
 from wanvideo.ops.rope import video_rope
 
 
@@ -47,6 +48,29 @@ def ceilings(report: Report) -> None:
         4 * GIB / 1e9 / seconds(lambda: big.copy_(other), report.repeats),
         "GB/s",
     )
+
+
+LINEARS = ("fp8", "int8", "fp4", "Q8_0", "Q6_K", "Q4_K")
+
+
+@torch.inference_mode()
+def linears(report: Report) -> None:
+    """One linear layer in each storage format, what it does to its input included, beside dense bf16."""
+    tokens, narrow, wide = SIZES["480p"].num_tokens, 5120, 13824
+    x, weight, flops = draw(tokens, narrow), draw(wide, narrow), 2 * tokens * narrow * wide
+    took = seconds(lambda: F.linear(x, weight), report.repeats)
+    report.add("linears", f"bf16 Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
+    for name in LINEARS:
+        form = FORMATS[name]
+        if form.quantise is None:  # only read: blocks of zeros take as long as others
+            parts = {part: torch.zeros_like(like, device="cuda") for part, like in form.parts(weight.shape).items()}
+        else:
+            parts = form.quantise(weight)
+        layer = form.layer(tuple(weight.shape), parts)
+        took = seconds(lambda: layer(x), report.repeats)
+        report.add("linears", f"{name} Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
+        if form.quantise is not None:
+            report.add("linears", "  error to bf16", relative(layer(x[:4096]), F.linear(x[:4096], weight)), "")
 
 
 def kernels(report: Report) -> None:

@@ -31,6 +31,7 @@ EXACT, FAST = (("bf16", "auto"),), ("fp8", transformer.FAST)
 SECTIONS = {
     "ceilings": kernels.ceilings,
     "kernels": kernels.kernels,
+    "linears": kernels.linears,
     "attention": kernels.attention_backends,
     "block": transformer.block,
     "forward_480p": partial(transformer.forward, size="480p", cases=(*EXACT, ("fp8", "auto"), FAST)),
