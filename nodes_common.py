@@ -320,7 +320,6 @@ class Held:
         self.identity = require(self.tensors, kind)
         self.precision = ""  # what else decides what it computes, for caches
         self.applied: tuple[Any, ...] | None = ()  # LoRAs that it has now
-        self.compiled: Any = None  # how its blocks are compiled now
         self._load, self._residency_type = load, residency
         self.residency: Any = None
         self.patcher: Any = None
@@ -360,7 +359,7 @@ class Held:
         """Forget the model; it is loaded anew when it is needed again."""
         self.rest()
         self.residency = self.patcher = None
-        self.applied, self.compiled = (), None
+        self.applied = ()
 
 
 def _patcher(residency: Any) -> Any:

@@ -149,9 +149,7 @@ class VideoModel:
             apply_loras(transformer, self.loras)
             self.held.applied = self.loras
         transformer.set_attention(self.options.attention)
-        if self.held.compiled != self.compiler:
-            transformer.compile_blocks(*((self.compiler.mode, self.compiler.backend) if self.compiler else (None,)))
-            self.held.compiled = self.compiler
+        transformer.compile_blocks(*((self.compiler.mode, self.compiler.backend) if self.compiler else (None,)))
         return transformer, planned[0]
 
     def stream_more(self) -> bool:
@@ -469,9 +467,6 @@ class WanVideoTorchCompileSettings(Node):
         compile_transformer_blocks_only=True, dynamo_recompile_limit=128, force_parameter_static_shapes=False,
         allow_unmerged_lora_compile=False,
     ):  # fmt: skip
-        if backend == "cudagraphs":
-            logger.info("CUDA graphs record addresses, which streamed blocks change: inductor is used.")
-            backend = "inductor"
         return (CompileSettings(mode, backend),)
 
 
