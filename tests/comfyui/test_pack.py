@@ -82,6 +82,7 @@ def test_a_template_makes_its_video(server, client, tmp_path, name):
     values = [(data["value"], data["max"]) for data in run.data_of("progress") if data["node"] == sampler]
     assert values[-1][0] == values[-1][1] and len(values) >= 4
     assert run.previews
+    assert any(re.search(r"window 1/\d+ · step 1/\d · [\d.]+ s/step · \d+:\d\d left", text) for text in run.texts)
     if name == "04_long_audio":
         (written,) = (server.base / "output" / picture["output_path"]).glob("*.mp4")
         assert probe(written).frames == 53
