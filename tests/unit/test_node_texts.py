@@ -66,3 +66,21 @@ def test_a_help_page_tells_of_every_input_and_output(language, name):
 
 def test_there_is_no_page_for_a_node_that_is_not_there():
     assert {path.name for path in PAGES.iterdir()} == set(NODES)
+
+
+def test_other_nodes_are_named_as_the_page_shows_them():
+    titles = {text["display_name"] for text in TEXTS["zh"].values()}
+    quoted = re.compile("\u201c(WanVideo [^\u201c\u201d]+)\u201d")
+    for name, text in TEXTS["zh"].items():
+        for said in (text, *text["inputs"].values(), *text["outputs"].values()):
+            told = said.get("tooltip") or said["description"]
+            assert set(quoted.findall(told)) <= titles, name
+            others = (TEXTS["en"][other]["display_name"] for other in NODES if other != name)
+            assert not [title for title in others if title not in titles and f" {title} " in f" {told} "], name
+
+
+def test_categories_have_chinese_names():
+    categories = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    parts = {part for node in NODES.values() for part in node.CATEGORY.split("/")}
+    assert parts - set(categories) <= {"audio", "image", "loaders", "sampling"}, "ComfyUI translates these itself"
+    assert set(categories) <= parts and all(CHINESE.search(said) for said in categories.values())
