@@ -336,9 +336,7 @@ class Held:
             landing = device() if is_resident else torch.device("cpu")
             if comfy and is_resident:
                 comfy.model_management.free_memory(memory_required, landing)
-            with torch.inference_mode(False):  # ComfyUI runs nodes in it, and its tensors could never be changed again
-                model = self._load(device=landing)
-            self.residency = self._residency_type(model, device())
+            self.residency = self._residency_type(self._load(device=landing), device())
             self.patcher = _patcher(self.residency)
         arrive = place or self.residency.place
         if self.patcher is None:

@@ -135,6 +135,15 @@ def test_parameters_own_their_memory(tmp_path):
         assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
+def test_models_loaded_in_inference_mode_can_be_changed_outside(quantise):
+    with torch.inference_mode():
+        state = {key: value.clone() for key, value in state_of("transformer").items()}
+        model = load.load_transformer(state, quantise=quantise)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert not any(tensor.is_inference() or tensor.requires_grad for tensor in tensors)
+
+
 @pytest.mark.parametrize("names", [("weight", "scale_weight"), ("weight._data", "weight._scale")])
 def test_scaled_weights_are_multiplied_out(names):
     state = state_of(BASE)

@@ -209,6 +209,8 @@ def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: D
     return source.replaced(tensors)
 
 
+@torch.inference_mode(False)  # tensors made in it could never be streamed or changed outside
+@torch.no_grad()
 def _build(
     config: Any, model: Callable[[Any], Model], source: TensorSource, kind: Kind, family: str,
     dtype: torch.dtype, device: Device,
