@@ -29,7 +29,7 @@ CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
 FAST_SETTINGS = LoopSettings(steps=4, shift=11.0, guidance_scale=1.0, audio_guidance_scale=1.0)
 CARDS = tuple(
     (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantise=storage))
-    for size, storage in ((8, "fp8"), (16, "fp8"), (24, "fp8"))
+    for size, storage in ((8, "fp8"), (12, "fp8"), (16, "fp8"), (24, "fp8"), (10, None), (24, None))
 )
 
 
