@@ -282,6 +282,17 @@ def test_a_preset_gives_numbers_that_the_sampler_takes():
         assert name in result["summary"]
 
 
+def test_two_pictures_are_combined(parts):
+    encode, one, two = node("WanVideoClipVisionEncode"), picture(), picture(2)
+    shapes = {"average": (1, 257, 1280), "sum": (1, 257, 1280), "concat": (1, 514, 1280), "batch": (2, 257, 1280)}
+    for how, shape in shapes.items():
+        assert encode.process(parts["clip"], one, combine_embeds=how, image_2=one)[0].tokens.shape == shape
+    assert encode.process(parts["clip"], one, combine_embeds="batch", image_2=two)[0].tokens.shape == (3, 257, 1280)
+    for how in ("average", "sum", "concat"):
+        with pytest.raises(ValueError, match="image_1 holds 1 pictures and image_2 2"):
+            encode.process(parts["clip"], one, combine_embeds=how, image_2=two)
+
+
 def test_wrong_sound_is_named(parts):
     silent = {"waveform": torch.zeros(1, 1, 16000), "sample_rate": 16000}
     with pytest.raises(ValueError, match="audio_1, is silent"):
