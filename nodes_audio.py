@@ -14,6 +14,8 @@ from torch import Tensor
 from .nodes_common import (
     AUDIO_ENCODERS,
     CATEGORY,
+    DEVICES,
+    LOADERS,
     FileNode,
     Held,
     Node,
@@ -41,9 +43,8 @@ from .wanvideo.request import MAX_SPEAKERS
 from .wanvideo.scene import Speech
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 
-AUDIO, LOADERS = f"{CATEGORY}/audio", f"{CATEGORY}/loaders"
+AUDIO = f"{CATEGORY}/audio"
 MAX_FRAMES = 10_000_000
-DEVICES = ("main_device", "offload_device")
 PRECISIONS = choice("fp16", "fp32", "bf16", "fp16")
 
 

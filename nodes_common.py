@@ -39,6 +39,8 @@ except ImportError:
 
 PACK = Path(__file__).resolve().parent
 CATEGORY = "Talking Video"
+LOADERS = f"{CATEGORY}/loaders"
+DEVICES = ("main_device", "offload_device")
 logger = logging.getLogger("wanvideo")
 Socket = TypeVar("Socket")
 Loaded = TypeVar("Loaded", bound=nn.Module)

@@ -13,6 +13,8 @@ from .nodes_common import (
     ADAPTERS,
     CATEGORY,
     CLIP_VISIONS,
+    DEVICES,
+    LOADERS,
     LORAS,
     SOME_LORAS,
     TEXT_ENCODERS,
@@ -56,9 +58,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 # What users' graphs name; a dense file is then quantised with one scale a row, which is nearer to it than any of these.
 FP8_NAMES = tuple(f"fp8_{kind}{how}" for kind in ("e4m3fn", "e5m2") for how in ("", "_fast", "_scaled", "_scaled_fast"))
 QUANTISATIONS = {"disabled": None} | dict.fromkeys(FP8_NAMES, "fp8") | {"int8": "int8", "fp4": "fp4"}
-DEVICES = ("main_device", "offload_device")
 ATTENTION = ("sdpa", *(name for name in (*ATTENTION_MODES, *STAND_INS) if name != "sdpa"))
-LOADERS, OPTIONS = f"{CATEGORY}/loaders", f"{CATEGORY}/options"
+OPTIONS = f"{CATEGORY}/options"
 
 
 SCHEDULER = choice("unipc", *KNOWN_SCHEDULERS)

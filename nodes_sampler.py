@@ -521,10 +521,7 @@ class WanVideoSampler(Node):
             expect(model, VideoModel, "model"), image_embeds, expect(text_embeds, Prompts, "text_embeds"),
             schedule, cfg, seed, extras, _latents(samples), denoise_strength, add_noise_to_samples,
         )  # fmt: skip
-        result = job.run(RunProgress(unique_id))
-        if force_offload:
-            job.model.held.rest()
-        return result, result
+        return job.run(RunProgress(unique_id), force_offload)
 
 
 class WanVideoSamplerv2(Node):
@@ -556,10 +553,7 @@ class WanVideoSamplerv2(Node):
             expect(scheduler, Schedule, "scheduler"), cfg, seed, expect(extra_args or Extras(), Extras, "extra_args"),
             _latents(samples), 1.0, add_noise_to_samples,
         )  # fmt: skip
-        result = job.run(RunProgress(unique_id))
-        if force_offload:
-            job.model.held.rest()
-        return result, result
+        return job.run(RunProgress(unique_id), force_offload)
 
 
 def _latents(samples: Any) -> Tensor | None:
@@ -584,7 +578,14 @@ class Job:
     denoise_strength: float
     add_noise_to_samples: bool
 
-    def run(self, progress: RunProgress) -> dict[str, Any]:
+    def run(self, progress: RunProgress, force_offload: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The LATENT of both outputs, which are one."""
+        result = self._checked_run(progress)
+        if force_offload:
+            self.model.held.rest()
+        return result, result
+
+    def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
         images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
         settings = self._settings(images)
         scheduler_of(settings)
