@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from measure import GIB, SIZES, Report, draw, relative, seconds
+from torch import nn
 
 from wanvideo.ops import attention, backends, norm, quantised
 from wanvideo.ops.formats import FORMATS
@@ -67,10 +68,16 @@ def linears(report: Report) -> None:
         else:
             parts = form.quantise(weight)
         layer = form.layer(tuple(weight.shape), parts)
+        layer.bias = nn.Parameter(draw(wide), requires_grad=False)
         took = seconds(lambda: layer(x), report.repeats)
         report.add("linears", f"{name} Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
+        if layer.input_dtype in quantised.LARGEST:
+            rows = quantised.quantise_rows(x, layer.input_dtype)
+            bare = seconds(lambda: layer(rows), report.repeats)
+            report.add("linears", f"{name}, of that without quantising the input", 1000 * bare, "ms")
         if form.quantise is not None:
-            report.add("linears", "  error to bf16", relative(layer(x[:4096]), F.linear(x[:4096], weight)), "")
+            error = relative(layer(x[:4096]), F.linear(x[:4096], weight, layer.bias))
+            report.add("linears", f"{name}, error to bf16", error, "")
 
 
 def kernels(report: Report) -> None:
@@ -78,13 +85,14 @@ def kernels(report: Report) -> None:
     fp8 = torch.float8_e4m3fn
     x, y, wide = draw(tokens, dim), draw(tokens, dim), draw(tokens, ffn)
     scale, shift, gate, weight = (draw(dim, dtype=torch.float32) for _ in range(4))
+    stream = draw(tokens, dim, dtype=torch.float32)
     table = video_rope(21, 30, 52, 128, x.device)
     mb = tokens * dim / 1e9
     cases = {
-        "layer norm, bf16 out": (lambda: norm.layer_norm(x, scale, shift, 1e-6), 4 * mb),
-        "layer norm, fp8 out": (lambda: norm.layer_norm(x, scale, shift, 1e-6, fp8), 3 * mb),
-        "add + layer norm, fp8 out": (lambda: norm.add_layer_norm(x, y, gate, scale, shift, 1e-6, fp8), 7 * mb),
-        "add gated": (lambda: norm.add_gated(x, y, gate), 6 * mb),
+        "layer norm, bf16 out": (lambda: norm.layer_norm(stream, scale, shift, 1e-6, x.dtype), 6 * mb),
+        "layer norm, fp8 out": (lambda: norm.layer_norm(stream, scale, shift, 1e-6, fp8), 5 * mb),
+        "add + layer norm, fp8 out": (lambda: norm.add_layer_norm(stream, y, gate, scale, shift, 1e-6, fp8), 11 * mb),
+        "add gated": (lambda: norm.add_gated(stream, y, gate), 10 * mb),
         "rms norm + rope, bf16 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table), 4 * mb),
         "rms norm + rope, fp8 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table, fp8), 3 * mb),
         "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),

@@ -21,20 +21,23 @@ GIB = 2**30
 
 
 class Report:
-    """The rows of a run (section, what, value, unit, note), printed as they come beside a peer's."""
+    """The rows of a run (section, what, value, unit, note), printed as they come beside a peer's.
 
-    def __init__(self, repeats: int, peer: dict[tuple[str, str], float]) -> None:
-        self.repeats, self.peer, self.rows = repeats, peer, []
+    out: a file that holds all rows so far, so that a run that is cut off loses none.
+    """
+
+    def __init__(self, repeats: int, peer: dict[tuple[str, str], float], out: Path | None) -> None:
+        self.repeats, self.peer, self.out, self.rows = repeats, peer, out, []
 
     def add(self, section: str, what: str, value: float, unit: str, note: str = "") -> None:
         self.rows.append({"section": section, "what": what, "value": value, "unit": unit, "note": note})
         other = self.peer.get((section, what))
         beside = "" if other is None else f"  peer {other:.4g}"
         print(f"{section:<10} {what:<54} {value:>10.4g} {unit:<8} {note}{beside}", flush=True)
-
-    def write(self, path: Path) -> None:
-        head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-        path.write_text(json.dumps({**head, "rows": self.rows}, indent=1))
+        if self.out:
+            head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+            text = json.dumps({**head, "date": time.strftime("%Y-%m-%d"), "rows": self.rows}, indent=1)
+            self.out.write_text(text, encoding="utf-8")
 
 
 def read_peer(path: Path | None) -> dict[tuple[str, str], float]:

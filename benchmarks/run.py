@@ -43,7 +43,8 @@ SECTIONS = {
     "profile": transformer.profile,
     "vae": windows.vae,
     "window": windows.window,
-    "cards": windows.cards,
+    "cards_fp8": partial(windows.cards, storage="fp8"),
+    "cards_bf16": partial(windows.cards, storage="bf16"),
     "loading": loading.loading,
 }
 
@@ -60,7 +61,8 @@ def main() -> None:
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     if not torch.cuda.is_available():
         parser.error("a CUDA GPU is needed")
-    report, cudnn = Report(flags.repeats, read_peer(flags.peer)), torch.backends.cudnn.version()
+    report = Report(flags.repeats, read_peer(flags.peer), flags.out)
+    cudnn = torch.backends.cudnn.version()
     now = time.strftime("%Y-%m-%d %H:%M")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {cudnn}, {now}", flush=True)
     for section in flags.sections.split(","):
@@ -71,8 +73,6 @@ def main() -> None:
             traceback.print_exc()
         free()
         print(f"-- {section}: {time.perf_counter() - start:.0f} s", flush=True)
-        if flags.out:
-            report.write(flags.out)
 
 
 if __name__ == "__main__":

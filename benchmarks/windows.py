@@ -12,6 +12,7 @@ import torch
 from measure import GIB, SIZES, Report, cosine, draw, free, peak_gib, seconds
 from transformer import FAST, build
 
+from wanvideo.checkpoints.random_weights import random_vae
 from wanvideo.errors import TalkError
 from wanvideo.geometry import FPS, VideoGeometry, WindowPlan
 from wanvideo.memory.planner import Device, ModelWeights, plan_run
@@ -35,23 +36,13 @@ CARDS = tuple(
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def random_vae() -> WanVAE:
-    with torch.device("meta"):
-        model = WanVAE(VAEConfig(96))
-    model = model.bfloat16().to_empty(device="cuda").requires_grad_(False)
-    generator = torch.Generator("cuda").manual_seed(3)
-    for parameter in model.parameters():
-        fan_in = parameter[0].numel()
-        if parameter.dim() == 1:
-            parameter.normal_(0, 0.05, generator=generator)
-        else:
-            parameter.normal_(float(fan_in == 1), 0.1 if fan_in == 1 else 0.8 / fan_in**0.5, generator=generator)
-    return model.eval()
+def build_vae() -> WanVAE:
+    return random_vae(VAEConfig(96), "cuda", torch.bfloat16)
 
 
 @torch.inference_mode()
 def vae(report: Report) -> None:
-    model = random_vae()
+    model = build_vae()
     for size, geometry in SIZES.items():
         latents = draw(*geometry.latent_shape, dtype=torch.float32)
         pixels = draw(3, geometry.num_frames, geometry.height, geometry.width).clamp_(-1, 1)
@@ -109,7 +100,7 @@ def run_timed(
 def window(report: Report) -> None:
     """Later windows of 4 steps, conditioning and decoding included."""
     for storage, mode in (("fp8", FAST), ("bf16", "auto")):
-        model, decoder = build(storage), random_vae()
+        model, decoder = build(storage), build_vae()
         mode = model.set_attention(mode)
         free()
         count = report.repeats + 1 if storage == "fp8" else 3
@@ -121,25 +112,20 @@ def window(report: Report) -> None:
 
 
 @torch.inference_mode()
-def cards(report: Report) -> None:
+def cards(report: Report, storage: str) -> None:
     """A window of one step, as the planner places it, inside the memory that the allocator then enforces."""
     presets = [(load_preset(name), name) for name in preset_names()]
     named = [
         (name, preset.memory_gb, "720p" if "720" in preset.size else "480p", preset.settings, preset.options)
         for preset, name in presets
     ]
-    for storage in ("fp8", None):
-        chosen = [card for card in (*named, *CARDS) if card[4].quantise == storage]
-        if not chosen:
-            continue
-        model, decoder = build(storage or "bf16"), random_vae()
-        model.set_attention("auto")
-        residency = Residency(model, "cuda")
-        residency.rest()  # on a small card the model never was on the device as a whole
-        for card in chosen:
+    model, decoder = build(storage), build_vae()
+    model.set_attention("auto")
+    residency = Residency(model, "cuda")
+    residency.rest()  # on a small card the model never was on the device as a whole
+    for card in (*named, *CARDS):
+        if (card[4].quantise or "bf16") == storage:
             _card(report, model, decoder, residency, *card)
-        del model, decoder, residency
-        free()
 
 
 def _card(

@@ -42,6 +42,7 @@ from .models.text_encoder import encode_prompts
 from .models.transformer import HEAD_WIDTH, WanTransformer
 from .models.vae import WanVAE
 from .ops.backends import choose
+from .ops.precision import DTYPES
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning, Window, finished, run_windows
@@ -51,7 +52,6 @@ from .scene import Prompts, make_conditioning, work_of
 from .video.writer import VideoWriter, check_output, free_name
 
 logger = logging.getLogger("wanvideo")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Loaded = TypeVar("Loaded", bound=nn.Module)
 
 

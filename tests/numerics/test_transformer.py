@@ -41,6 +41,18 @@ def test_bf16_stays_close(tiny, name):
     assert torch.nn.functional.cosine_similarity(half(**inputs).flatten(), tiny(**inputs).flatten(), 0) >= 0.999
 
 
+def test_depth_does_not_wear_out_bf16():
+    """A residual stream in bf16 would lose as much again with every block."""
+    weights, inputs = tiny_transformer(24), recipes.transformer_inputs(4, 8, 8, 1, 400, 3)
+    for name, parameter in weights.named_parameters():  # so that only what is computed differs
+        parameter.data = parameter.data.bfloat16().float()
+    half = tiny_transformer(24, dtype=torch.bfloat16)
+    for name, parameter in half.named_parameters():
+        parameter.data = weights.get_parameter(name).data.to(parameter.dtype)
+    exact, ours = weights(**inputs), half(**inputs)
+    assert ((ours - exact).norm() / exact.norm()) <= 0.006
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"speaker_masks": None}, "need masks"), ({"text_embeds": torch.zeros(513, 48)}, "at most 512"),

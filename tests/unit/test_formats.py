@@ -179,7 +179,7 @@ def test_products_in_8_bits_on_the_gpu(name):
     layer = layer_of(name, recipes.tensor("w", (512, 768), 1), recipes.tensor("b", (512,), 1)).cuda()
     layer.bias.data = layer.bias.data.bfloat16()
     x = recipes.tensor("x", (4096, 768), 1).cuda().bfloat16()
-    rows = quantise_rows(x, layer.input_format)
+    rows = quantise_rows(x, layer.input_dtype)
     exact = torch.nn.functional.linear(rows.dense(torch.float32), layer.dense_weight(torch.float32), layer.bias.float())
     assert error(layer(x), exact) < 0.006 and torch.equal(layer(x), layer(rows))
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed; the plain twins a
 from wanvideo.ops.kernels import attention, rows  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STORES = [None, torch.int8] + ([torch.float8_e4m3fn] if torch.cuda.is_available() else [])
+DTYPES = [torch.float32, torch.int8] + ([torch.float8_e4m3fn] if torch.cuda.is_available() else [])
 ROWS, WIDTH, HEADS = 7, 1280, 10
 
 
@@ -21,32 +21,41 @@ def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
-def agree(ours, twin, store):
-    if store is None:
+def agree(ours, twin, dtype):
+    if dtype == torch.float32:
         assert (ours - twin).abs().max() <= 2e-5
         return
-    expected = quantised.quantise_rows(twin, store)
+    expected = quantised.quantise_rows(twin, dtype)
     assert torch.allclose(ours.scale, expected.scale, rtol=1e-5)
     steps = (ours.data.float() - expected.data.float()).abs()
-    assert steps.max() <= (1 if store == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
+    assert steps.max() <= (1 if dtype == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_layer_norm(store):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm(dtype):
     x, scale, shift = draw(ROWS, WIDTH), draw(WIDTH) + 1, draw(WIDTH)
-    agree(rows.layer_norm(x, scale, shift, 1e-6, store), norm.layer_norm(x, scale, shift, 1e-6), store)
+    agree(rows.layer_norm(x, scale, shift, 1e-6, dtype), norm.layer_norm(x, scale, shift, 1e-6), dtype)
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gate", ["vector", 0.5])
-def test_add_layer_norm(store, gate):
+def test_add_layer_norm(dtype, gate):
     x, y, scale, shift = draw(ROWS, WIDTH), draw(ROWS, WIDTH), draw(WIDTH) + 1, draw(WIDTH)
     gate = draw(WIDTH) if gate == "vector" else gate
-    hidden, out = rows.add_layer_norm(x, y, gate, scale, shift, 1e-6, store)
-    twin_hidden, twin = norm.add_layer_norm(x, y, gate, scale, shift, 1e-6)
+    twin_hidden, twin = norm.add_layer_norm(x.clone(), y, gate, scale, shift, 1e-6)
+    added = rows.add_gated(x.clone(), y, gate)
+    hidden, out = rows.add_layer_norm(x, y, gate, scale, shift, 1e-6, dtype)
     assert (hidden - twin_hidden).abs().max() <= 1e-6
-    agree(out, twin, store)
-    assert torch.equal(rows.add_gated(x, y, gate), hidden)
+    agree(out, twin, dtype)
+    assert torch.equal(added, hidden)
+
+
+def test_the_stream_stays_float32_where_its_changes_are_bf16():
+    x, y, scale, shift = draw(ROWS, WIDTH), draw(ROWS, WIDTH).bfloat16(), draw(WIDTH) + 1, draw(WIDTH)
+    twin_hidden, twin = norm.add_layer_norm(x.clone(), y, 1.0, scale, shift, 1e-6, torch.bfloat16)
+    hidden, out = rows.add_layer_norm(x, y, 1.0, scale, shift, 1e-6, torch.bfloat16)
+    assert hidden.dtype == torch.float32 and (hidden - twin_hidden).abs().max() <= 1e-6
+    assert out.dtype == torch.bfloat16 and torch.allclose(out, twin, rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize("rotated", [True, False])
@@ -57,12 +66,20 @@ def test_rms_norm_heads(rotated):
     assert (ours - norm.rms_norm_heads(x, weight, 1e-6, HEADS, table)).abs().max() <= 2e-5
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_gelu_and_quantise(store):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_and_quantise(dtype):
     x = draw(ROWS, WIDTH) * 3
-    agree(rows.gelu(x, store), torch.nn.functional.gelu(x, approximate="tanh"), store)
-    if store is not None:
-        agree(rows.quantise_rows(x, store), x, store)
+    agree(rows.gelu(x, dtype), torch.nn.functional.gelu(x, approximate="tanh"), dtype)
+    if dtype != torch.float32:
+        agree(rows.quantise_rows(x, dtype), x, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_widening_multiplies_each_row_by_its_scale(dtype):
+    stored = quantised.quantise_rows(draw(ROWS, WIDTH), DTYPES[-1])
+    wide = rows.widen_rows(stored.data, stored.scale, dtype)
+    assert wide.dtype == dtype
+    assert torch.allclose(wide, stored.dense(dtype), rtol=1e-6 if dtype == torch.float32 else 2**-7)
 
 
 def test_a_row_of_zeros_stays_zero():
@@ -102,6 +119,20 @@ def test_region_scores():
     regions = (draw(3, 70) > 0).float()
     twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="tiles in half precision come through a GPU's copy engine; there is no GPU")
+@pytest.mark.parametrize("length", [64, 203])
+def test_tiles_of_the_copy_engine(length):
+    query, key, value = (draw(n, 2, 128).bfloat16() for n in (length, 70, 71))
+    first, second = (key[:7], value[:7]), (key, value[:70])
+    cpu = [tuple(x.cpu().float() for x in pair) for pair in (first, second)]
+    twin = plain.attend_two(query.cpu().float(), *cpu, copies=30).to(DEVICE)
+    assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 0.03
+    regions = (draw(3, 70) > 0).float()
+    twin = plain.region_attention(query.cpu().float(), key.cpu().float(), regions.cpu()).to(DEVICE)
+    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-3
 
 
 def test_scale_products_and_heads():

@@ -11,6 +11,7 @@ import torch
 
 from ..memory.planner import ModelWeights
 from ..ops.formats import FORMATS
+from ..ops.precision import DTYPES
 from .detect import require
 from .dialects import Kind, to_canonical
 from .load import is_audio_key
@@ -46,17 +47,17 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
         else:
             other += size
     stored = formats.most_common(1)[0][0]
-    if stored not in DTYPES:  # LoRAs stay beside quantised matrices
+    if stored not in DENSE:  # LoRAs stay beside quantised matrices
         for block in blocks:
             blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
     text_bytes, text_block = _text_encoder(files.text_encoder, dtype, quantise)
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
-        DTYPES.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
+        DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
     )  # fmt: skip
 
 
-DTYPES = {str(torch.bfloat16): "bf16", str(torch.float16): "fp16", str(torch.float32): "fp32"}
+DENSE = {str(dtype): name for name, dtype in DTYPES.items()}
 
 
 def _canonical(paths: Sequence[Path], kind: Kind) -> TensorSource:

@@ -16,7 +16,7 @@ from ..memory.residency import Residency
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig
 from ..models.vae import VAEConfig, WanVAE
-from ..pipeline import DTYPES
+from ..ops.precision import DTYPES
 from ..request import QUANTISERS, LoopSettings
 from ..sampling.loop import Conditioning, run_windows
 from ..sampling.window import StepReport

@@ -185,7 +185,7 @@ def plan_run(
         num_speeches=work.num_speeches, element_size=element_size,
     )  # fmt: skip
     if settings.step_cache is not None and not settings.step_cache.offload:
-        kept = (work.num_passes + 1) * geometry.num_tokens * weights.dim * element_size
+        kept = (work.num_passes + 1) * geometry.num_tokens * weights.dim * 4  # the residual stream is float32
         need = WindowNeed(need.activation_bytes + kept, need.context_bytes)
     whole, tiled = (vae_bytes(width, height, frames, tiles, element_size) for tiles in (False, True))
     if device.free_bytes is None:

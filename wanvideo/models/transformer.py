@@ -161,7 +161,7 @@ class FeedForward(nn.Sequential):
 
     def forward(self, hidden: Tensor | QuantisedRows) -> Tensor:
         widen, _, narrow = self
-        return narrow(gelu(widen(hidden), narrow.input_format))
+        return narrow(gelu(widen(hidden), narrow.input_dtype))
 
 
 class WanBlock(nn.Module):
@@ -189,22 +189,22 @@ class WanBlock(nn.Module):
         audio: AudioContext | None,
         audio_kv: KeysValues | None,
     ) -> Tensor:
-        """hidden [L, D], modulation [6, D] float32 -> hidden [L, D]."""
+        """hidden [L, D] float32, which is written over, modulation [6, D] float32 -> hidden [L, D]."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation[0].float() + modulation
         attn, cross, ffn = self.self_attn, self.cross_attn, self.ffn
 
-        normed = layer_norm(hidden, 1 + scale, shift, EPS, attn.q.input_format)
+        normed = layer_norm(hidden, 1 + scale, shift, EPS, attn.q.input_dtype)
         query, key, value = attn.project(normed, rope)
         change = attn(query, key, value)
-        hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_format)
+        hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_dtype)
         change, strength = cross(normed, text, text_kv), 1.0
         if audio is not None:
             heard = self.audio_cross_attn
             folded = heard.folds(hidden, audio_kv, audio)
-            store = None if folded else heard.q_linear.input_format
-            hidden, normed = add_layer_norm(hidden, change, strength, *_affine(self.norm_x), EPS, store)
+            dtype = audio_kv[0].dtype if folded else heard.q_linear.input_dtype
+            hidden, normed = add_layer_norm(hidden, change, strength, *_affine(self.norm_x), EPS, dtype)
             change, strength = heard(normed, audio_kv, audio.positions(query, key), folded), audio.scale
-        hidden, normed = add_layer_norm(hidden, change, strength, 1 + ffn_scale, ffn_shift, EPS, ffn[0].input_format)
+        hidden, normed = add_layer_norm(hidden, change, strength, 1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
         return add_gated(hidden, ffn(normed), ffn_gate)
 
 
@@ -233,15 +233,16 @@ class Head(nn.Module):
         """hidden [L, D], time [D] float32 -> patches [L, out_dim] float32."""
         shift, scale = self.modulation[0].float() + time
         weight, bias = self.head.weight.float(), self.head.bias.float()
-        parts = (layer_norm(part.float(), 1 + scale, shift, EPS) for part in hidden.split(8192))
+        parts = (layer_norm(part, 1 + scale, shift, EPS) for part in hidden.split(8192))
         return torch.cat([_with_side(self.head, part, F.linear(part, weight, bias)) for part in parts])
 
 
 class WanTransformer(nn.Module):
     """Velocity of the noise-to-video flow.
 
-    Source: WanModel (i2v) of Wan2.1 with the audio layers of MultiTalk / InfiniteTalk. The residual stream has the
-    weights' dtype; time embedding, modulation and the output head are computed in float32.
+    Source: WanModel (i2v) of Wan2.1 with the audio layers of MultiTalk / InfiniteTalk. The residual stream, time
+    embedding, modulation and the output head are float32 whatever the weights are: in bf16 the 160 sums of the stream
+    alone would be most of the distance to float32.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -404,7 +405,7 @@ class WanTransformer(nn.Module):
         return AudioContext(self._audio_tokens(audio), speakers, regions, scale, audio, self.weights_version)
 
     def embed(self, latents: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents to tokens, and the step's time: hidden [L, D], time [D] float32, modulation [6, D] float32."""
+        """Latents to tokens, and the step's time: hidden [L, D], time [D] and modulation [6, D], all float32."""
         video = latents if condition is None else torch.cat((latents, condition.to(latents)))
         if video.shape[0] != self.config.in_dim:
             raise InputError(
@@ -414,7 +415,7 @@ class WanTransformer(nn.Module):
         weight = self.patch_embedding.weight
         patches = video.to(weight).unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))
         patches = patches.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
-        hidden = F.linear(patches, weight.flatten(1), self.patch_embedding.bias).to(self.dtype)
+        hidden = F.linear(patches, weight.flatten(1), self.patch_embedding.bias).float()
         time = self.time_embedding(sinusoid(timestep, self.config.freq_dim).to(self.time_embedding[0].weight))
         modulation = _linear_float32(self.time_projection[1], F.silu(time.float()))
         return hidden, time[0].float(), modulation.view(6, self.config.dim)
@@ -428,7 +429,10 @@ class WanTransformer(nn.Module):
         audio: AudioContext | None,
         skip: frozenset[int] = frozenset(),
     ) -> Tensor:
-        """hidden [L, D] through all blocks; each block's keys and values are made when it first runs, then kept."""
+        """hidden [L, D], which is written over, through all blocks.
+
+        Each block's keys and values are made when it first runs, then kept.
+        """
         for index, block in enumerate(self.ready_blocks(self.blocks)):
             if index in skip:
                 continue

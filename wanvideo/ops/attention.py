@@ -41,7 +41,7 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
 def can_fold(hidden: Tensor, key: Tensor) -> bool:
     """Whether `attend_folded` is the faster way for hidden [G * L, D] and key [G, M, N, D/N]."""
     num_keys, heads = key.shape[1:3]
-    if not (kernels.usable(hidden) and hidden.dtype in (torch.bfloat16, torch.float16)):
+    if not (kernels.usable(hidden) and key.dtype in (torch.bfloat16, torch.float16)):
         return False
     enough = hidden.shape[0] >= FOLDED_ROWS * key.shape[0] and 2 * heads * num_keys <= hidden.shape[1]
     fits = kernels.has_copy_engine(hidden.device) and kernels.folded_kernels().fits(heads, num_keys, hidden.shape[1])

@@ -22,12 +22,9 @@ FP8_MATMUL = torch.float8_e4m3fn
 class Linear(nn.Linear):
     """The dense storage format, and the base of the others: float32, bf16 or fp16, as the checkpoint or caller has it.
 
-    input_format: the 8-bit dtype in which the layer takes its rows fastest, or None for plain tensors. Every format
-    accepts both plain tensors and `QuantisedRows`. side: LoRAs that are not merged into the weight, added to what any
-    format computes; so formats override `product` and leave `forward` alone.
+    Every format accepts both plain tensors and `QuantisedRows`. side: LoRAs that are not merged into the weight, added
+    to what any format computes; so formats override `product` and leave `forward` alone.
     """
-
-    input_format: torch.dtype | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -35,6 +32,11 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """In what a layer with a bias takes its rows fastest; an 8-bit dtype stands for `QuantisedRows`."""
+        return self.bias.dtype
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight [N, K] as plain numbers."""
@@ -65,28 +67,33 @@ class RowScaledLinear(Linear):
         self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
 
     @property
-    def input_format(self) -> torch.dtype | None:
-        """What `forward` multiplies in: known once the weight is on its device."""
+    def multiplies_stored(self) -> bool:
+        """Whether the device multiplies the weight as it is stored: known once the weight is there."""
         dtype, device = self.weight.dtype, self.weight.device
         if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
-            return None
-        if dtype == torch.int8:
-            return dtype
-        return dtype if dtype == FP8_MATMUL and torch.cuda.get_device_capability(device) >= (8, 9) else None
+            return False
+        return dtype == torch.int8 or dtype == FP8_MATMUL and torch.cuda.get_device_capability(device) >= (8, 9)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        return self.weight.dtype if self.multiplies_stored else self.bias.dtype
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        if self.multiplies_stored and kernels.usable(self.weight):
+            return kernels.row_kernels().widen_rows(self.weight, self.weight_scale, dtype)
         dense = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
         for start, stop in row_blocks(*self.weight.shape, self.weight.device):
             dense[start:stop] = self.weight[start:stop].float() * self.weight_scale[start:stop]
         return dense
 
     def product(self, x: Tensor | QuantisedRows) -> Tensor:
-        storage = self.input_format
-        if isinstance(x, QuantisedRows) and storage is not None:
-            return self._multiply(x, self.bias.dtype)
-        if storage is None or x.numel() < FEW_ROWS * self.in_features:
+        if not self.multiplies_stored:
             return super().product(x)
-        out = self._multiply(quantise_rows(x.flatten(0, -2), storage), x.dtype)
+        if isinstance(x, QuantisedRows):
+            return self._multiply(x, self.bias.dtype)
+        if x.numel() < FEW_ROWS * self.in_features:
+            return super().product(x)
+        out = self._multiply(quantise_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
     def _multiply(self, x: QuantisedRows, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,8 @@
 """Normalisation and what is done next to it, in one pass over memory where a kernel can do it.
 
-Everything is computed in float32 and returned in the dtype of x, or, where `store` names one, as 8-bit rows for the
-linear layer that comes next. Scales, shifts and gates are [D] vectors. Legend: L tokens, D width, N heads.
+Everything is computed in float32. Where a `dtype` is taken it is that of the result, made for the linear layer that
+comes next: a float type, or an 8-bit one for `QuantisedRows`; None: as x. Scales, shifts and gates are [D] vectors.
+Legend: L tokens, D width, N heads.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from .quantised import LARGEST, QuantisedRows, quantise_rows
 from .rope import rotate
 
 
-def _stored(x: Tensor, dtype: torch.dtype, store: torch.dtype | None) -> Tensor | QuantisedRows:
-    return x.to(dtype) if store is None else quantise_rows(x, store)
+def _stored(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
+    return quantise_rows(x, dtype) if dtype in LARGEST else x.to(dtype)
 
 
 def layer_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float, store: torch.dtype | None = None
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor | QuantisedRows:
     """LN(x) * scale + shift for x [L, D]: an affine norm, or a modulated one with scale = 1 + s."""
     if kernels.usable(x):
-        return kernels.row_kernels().layer_norm(x.contiguous(), scale.float(), shift.float(), eps, store)
+        return kernels.row_kernels().layer_norm(x.contiguous(), scale.float(), shift.float(), eps, dtype or x.dtype)
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return _stored(torch.addcmul(shift.float(), normed, scale.float()), x.dtype, store)
+    return _stored(torch.addcmul(shift.float(), normed, scale.float()), dtype or x.dtype)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor | float = 1.0) -> Tensor:
-    """x + gate * y for x and y [L, D]."""
+    """x + gate * y for x and y [L, D], in the dtype of x, which may be written over."""
     gate = gate.float() if isinstance(gate, Tensor) else gate
     if kernels.usable(x):
         return kernels.row_kernels().add_gated(x.contiguous(), y.contiguous(), gate)
@@ -44,15 +45,15 @@ def add_layer_norm(
     scale: Tensor,
     shift: Tensor,
     eps: float,
-    store: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | QuantisedRows]:
-    """The residual step between two layers: (x + gate * y, LN of that * scale + shift)."""
+    """The residual step between two layers: (x + gate * y, LN of that * scale + shift). x may be written over."""
     if kernels.usable(x):
         gate = gate.float() if isinstance(gate, Tensor) else gate
-        args = x.contiguous(), y.contiguous(), gate, scale.float(), shift.float(), eps, store
+        args = x.contiguous(), y.contiguous(), gate, scale.float(), shift.float(), eps, dtype or x.dtype
         return kernels.row_kernels().add_layer_norm(*args)
     x = add_gated(x, y, gate)
-    return x, layer_norm(x, scale, shift, eps, store)
+    return x, layer_norm(x, scale, shift, eps, dtype)
 
 
 def rms_norm_heads(
@@ -65,7 +66,7 @@ def rms_norm_heads(
 ) -> Tensor:
     """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], turned by a rotary table if one is given.
 
-    dtype: of the result; float8_e4m3fn for attention in 8 bits (normed values need no scale), None: as x.
+    dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
     """
     if kernels.usable(x):
         return kernels.row_kernels().rms_norm_heads(x.contiguous(), weight, eps, num_heads, table, dtype)
@@ -77,10 +78,8 @@ def rms_norm_heads(
     return heads.to(x.dtype) if dtype is None else heads.clamp(-largest, largest).to(dtype)
 
 
-def gelu(x: Tensor, store: torch.dtype | None = None) -> Tensor | QuantisedRows:
+def gelu(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | QuantisedRows:
     """GELU in its tanh form for x [L, D]."""
     if kernels.usable(x):
-        return kernels.row_kernels().gelu(x.contiguous(), store)
-    if store is None:
-        return F.gelu(x, approximate="tanh")
-    return quantise_rows(F.gelu(x.float(), approximate="tanh"), store)
+        return kernels.row_kernels().gelu(x.contiguous(), dtype or x.dtype)
+    return _stored(F.gelu(x.float(), approximate="tanh"), dtype or x.dtype)

@@ -1,4 +1,4 @@
-"""How matrix products are computed on the GPU, as process-wide settings that are put back afterwards."""
+"""Dtypes by the names users know, and how matrix products are computed on the GPU: process-wide settings, put back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 `few_keys`: every group of tokens (a latent frame) has its own handful of keys, and queries may first be turned to a
 fractional label position. `two_sets`: the sum of two attentions to short sets of keys, in one pass over the queries.
-`region_scores`: how much attention tokens pay to a few regions of one frame.
+`region_scores`: how much attention tokens pay to a few regions of one frame. The last two read their tiles through
+descriptors where the GPU has a copy engine (DESCRIBED), and through pointers elsewhere.
 Legend: G groups, L tokens of a group, M keys, N heads, D head width (128), R regions.
 """
 
@@ -13,7 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import has_copy_engine
+
 MOST_KEYS = 128
+TWO_SETS = {"BLOCK_L": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
+REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2}
+EXACT_TILES = {"BLOCK_L": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
 LOG2_E = 1.4426950408889634
 
 
@@ -50,26 +56,36 @@ def _few_keys(
 
 
 @triton.jit
+def _tile(x, start, head, limit, N, D: tl.constexpr, BLOCK: tl.constexpr, DESCRIBED: tl.constexpr):
+    """BLOCK tokens of one head of x [limit, N, D] from `start` on, zeros behind the last: [BLOCK, D]."""
+    if DESCRIBED:
+        tile = x.load([start, head * D])
+    else:
+        rows = (start + tl.arange(0, BLOCK))[:, None]
+        place = (rows.to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
+        tile = tl.load(x + place, mask=rows < limit, other=0.0)
+    return tile
+
+
+@triton.jit
 def _softmax_sum(
-    q, key, value, last_bias, head, scale, N, M: tl.constexpr, PRECISION: tl.constexpr,
+    q, key, value, last_bias, head, scale, N, M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Attention of a tile of queries to M keys of one head; `last_bias` is added to the last key's score."""
-    columns = tl.arange(0, D)
     peak = tl.full((BLOCK_L,), -1.0e30, tl.float32)
     total = tl.zeros((BLOCK_L,), tl.float32)
     result = tl.zeros((BLOCK_L, D), tl.float32)
     for start in range(0, M, BLOCK_M):
         keys = start + tl.arange(0, BLOCK_M)
-        base = (keys * N + head) * D
-        k = tl.load(key + base[None, :] + columns[:, None], mask=keys[None, :] < M, other=0.0)
-        v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
+        k = _tile(key, start, head, M, N, D, BLOCK_M, DESCRIBED)
         bias = tl.where(keys == M - 1, last_bias, tl.where(keys < M, 0.0, -1.0e30))
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale + bias[None, :]
+        scores = tl.dot(q, k.T, input_precision=PRECISION) * scale + bias[None, :]
         higher = tl.maximum(peak, tl.max(scores, 1))
         fade = tl.exp2(peak - higher)
         weights = tl.exp2(scores - higher[:, None])
         total = total * fade + tl.sum(weights, 1)
+        v = _tile(value, start, head, M, N, D, BLOCK_M, DESCRIBED)
         result = tl.dot(weights.to(v.dtype), v, result * fade[:, None], input_precision=PRECISION)
         peak = higher
     return result / total[:, None]
@@ -78,40 +94,36 @@ def _softmax_sum(
 @triton.jit
 def _two_sets(
     query, key, value, other_key, other_value, out, L, N, scale, last_bias,
-    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1)
-    rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
-    place = (rows[:, None].to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
-    q = tl.load(query + place, mask=rows[:, None] < L, other=0.0)
-    result = _softmax_sum(q, key, value, last_bias, head, scale, N, M, PRECISION, BLOCK_L, BLOCK_M, D)
+    head, start = tl.program_id(1), tl.program_id(0) * BLOCK_L
+    q = _tile(query, start, head, L, N, D, BLOCK_L, DESCRIBED)
+    result = _softmax_sum(q, key, value, last_bias, head, scale, N, M, PRECISION, DESCRIBED, BLOCK_L, BLOCK_M, D)
     if OTHER_M > 0:
-        result += _softmax_sum(q, other_key, other_value, 0.0, head, scale, N, OTHER_M, PRECISION, BLOCK_L, BLOCK_M, D)
+        result += _softmax_sum(
+            q, other_key, other_value, 0.0, head, scale, N, OTHER_M, PRECISION, DESCRIBED, BLOCK_L, BLOCK_M, D
+        )
+    rows = start + tl.arange(0, BLOCK_L)
+    place = (rows[:, None].to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=rows[:, None] < L)
 
 
 @triton.jit
 def _region_scores(
-    query, key, regions, out, L, R, N, scale, M: tl.constexpr, EXACT: tl.constexpr,
+    query, key, regions, out, L, R, N, scale, M: tl.constexpr, EXACT: tl.constexpr, DESCRIBED: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """regions [R + 1, M]: the last row is all ones, so that its sum is the softmax's denominator; keys beyond M are
-    in no row and need no other mask."""
-    head = tl.program_id(1)
-    rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
-    columns, region = tl.arange(0, D), tl.arange(0, BLOCK_R)
-    row_start = (rows[:, None].to(tl.int64) * N + head) * D
-    q = tl.load(query + row_start + columns[None, :], mask=rows[:, None] < L, other=0.0)
+    """regions [M, BLOCK_R]: column R is all ones, so that its sum is the softmax's denominator, those behind it are
+    zeros; keys beyond M are in no region and need no other mask."""
+    head, first = tl.program_id(1), tl.program_id(0) * BLOCK_L
+    q = _tile(query, first, head, L, N, D, BLOCK_L, DESCRIBED)
     peak = tl.full((BLOCK_L,), -1.0e30, tl.float32)
     sums = tl.zeros((BLOCK_L, BLOCK_R), tl.float32)
     for start in range(0, M, BLOCK_M):
-        keys = start + tl.arange(0, BLOCK_M)
-        key_start = (keys[None, :] * N + head) * D
-        k = tl.load(key + key_start + columns[:, None], mask=keys[None, :] < M, other=0.0)
-        member = (region[None, :] <= R) & (keys[:, None] < M)
-        inside = tl.load(regions + region[None, :] * M + keys[:, None], mask=member, other=0.0)
-        scores = tl.dot(q, k, input_precision="ieee" if EXACT else "tf32")
+        k = _tile(key, start, head, M, N, D, BLOCK_M, DESCRIBED)
+        inside = _tile(regions, start, 0, M, 1, BLOCK_R, BLOCK_M, DESCRIBED)
+        scores = tl.dot(q, k.T, input_precision="ieee" if EXACT else "tf32")
         higher = tl.maximum(peak, tl.max(scores, 1) * scale)
         fade = tl.exp2(peak - higher)
         if EXACT:
@@ -123,9 +135,20 @@ def _region_scores(
             )  # fmt: skip
         sums = tl.dot(weights, inside, sums * fade[:, None], input_precision="ieee" if EXACT else "tf32")
         peak = higher
+    rows, region = first + tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_R)
     total = tl.sum(tl.where(region[None, :] == R, sums, 0.0), 1)
     target = out + (head * R + region[None, :]).to(tl.int64) * L + rows[:, None]
     tl.store(target, sums / total[:, None], mask=(region[None, :] < R) & (rows[:, None] < L))
+
+
+def _source(x: Tensor, block: int, described: bool) -> object:
+    """What `_tile` reads blocks of x [L, N, D] from."""
+    if not described:
+        return x
+    from triton.tools.tensor_descriptor import TensorDescriptor  # not in every Triton that can do without
+
+    flat = x.view(x.shape[0], -1)
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [block, x.shape[2]])
 
 
 def _precision(x: Tensor) -> str:
@@ -163,11 +186,12 @@ def two_sets(
     other = second or first
     out = torch.empty_like(query)
     exact = query.dtype == torch.float32
-    block = 32 if exact else 128
-    _two_sets[(triton.cdiv(length, block), heads)](
-        query, *first, *other, out, length, heads, LOG2_E * width**-0.5, LOG2_E * last_bias, M=first[0].shape[0],
-        OTHER_M=other[0].shape[0] if second else 0, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=64,
-        D=width, num_warps=4 if exact else 8,
+    tiles, described = (EXACT_TILES, False) if exact else (TWO_SETS, has_copy_engine(query.device))
+    keys = [_source(x, tiles["BLOCK_M"], described) for x in (*first, *other)]
+    _two_sets[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
+        _source(query, tiles["BLOCK_L"], described), *keys, out, length, heads, LOG2_E * width**-0.5,
+        LOG2_E * last_bias, M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
+        PRECISION=_precision(query), DESCRIBED=described, D=width, **tiles,
     )  # fmt: skip
     return out
 
@@ -181,10 +205,13 @@ def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
     num_regions, num_keys = regions.shape
     out = query.new_empty(heads, num_regions, length, dtype=torch.float32)
     exact = query.dtype == torch.float32
-    block = 32 if exact else 128
-    members = torch.cat((regions, torch.ones_like(regions[:1]))).to(torch.float32 if exact else torch.float16)
-    _region_scores[(triton.cdiv(length, block), heads)](
-        query, key, members, out, length, num_regions, heads, LOG2_E * width**-0.5, M=num_keys, EXACT=exact,
-        BLOCK_L=block, BLOCK_M=64, BLOCK_R=max(16, triton.next_power_of_2(num_regions + 1)), D=width, num_warps=4,
+    tiles, described = (EXACT_TILES, False) if exact else (REGIONS, has_copy_engine(query.device))
+    columns = max(16, triton.next_power_of_2(num_regions + 1))
+    members = query.new_zeros(num_keys, 1, columns, dtype=torch.float32 if exact else torch.float16)
+    members[:, 0, :num_regions], members[:, 0, num_regions] = regions.T, 1
+    sources = [_source(x, tiles["BLOCK_M"], described) for x in (key, members)]
+    _region_scores[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
+        _source(query, tiles["BLOCK_L"], described), *sources, out, length, num_regions, heads, LOG2_E * width**-0.5,
+        M=num_keys, EXACT=exact, DESCRIBED=described, BLOCK_R=columns, D=width, **tiles,
     )  # fmt: skip
     return out.mean(0)

@@ -1,8 +1,9 @@
 """Row kernels: one program reads a row [D], does everything that is to be done to it, and writes it once.
 
 A row is walked in chunks, more than once where a sum over the row comes first; only the first walk reaches beyond the
-nearest cache. All arithmetic is float32. STORE chooses the format of the written row: 0 as the input, 1 fp8 e4m3,
-2 int8, the last two with one scale a row. Conversion to fp8 saturates.
+nearest cache. All arithmetic is float32. STORE chooses the format of the written row: 0 plain numbers, 1 fp8 e4m3,
+2 int8, the last two with one scale a row. Conversion to fp8 saturates. The residual stream x of `add_gated` and
+`add_layer_norm` is written over: it is as large as everything else that a block reads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..quantised import QuantisedRows
 
-STORE = {None: 0, torch.float8_e4m3fn: 1, torch.int8: 2}
+STORE = {torch.float8_e4m3fn: 1, torch.int8: 2}
 CHUNK = 1024
 
 
@@ -47,19 +48,8 @@ def _store(out, out_scale, row, y, columns, mask, D, STORE: tl.constexpr):
 
 
 @triton.jit
-def _residual(x, y, gate, gate_value, place, columns, mask, ADD: tl.constexpr, GATED: tl.constexpr):
-    """x, or x + gate * y rounded to x's dtype, in float32."""
-    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    if ADD:
-        weight = tl.load(gate + columns, mask=mask, other=0.0) if GATED else gate_value
-        value += tl.load(y + place, mask=mask, other=0.0).to(tl.float32) * weight
-        value = value.to(x.dtype.element_ty).to(tl.float32)
-    return value
-
-
-@triton.jit
 def _layer_norm(
-    x, y, gate, scale, shift, hidden, out, out_scale, D, eps, gate_value,
+    x, y, gate, scale, shift, out, out_scale, D, eps, gate_value,
     ADD: tl.constexpr, GATED: tl.constexpr, STORE: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -67,11 +57,16 @@ def _layer_norm(
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * CHUNK + tl.arange(0, CHUNK)
         mask = columns < D
-        value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+        value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
         if ADD:
-            tl.store(hidden + row * D + columns, value.to(hidden.dtype.element_ty), mask=mask)
+            weight = tl.load(gate + columns, mask=mask, other=0.0) if GATED else gate_value
+            value += tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32) * weight
+            value = value.to(x.dtype.element_ty).to(tl.float32)
+            tl.store(x + row * D + columns, value.to(x.dtype.element_ty), mask=mask)
         total += value
         squares += value * value
+    if ADD:
+        tl.debug_barrier()  # the sums are read again below, by whichever thread
     mean = tl.sum(total) / D
     inverse = tl.rsqrt(tl.maximum(tl.sum(squares) / D - mean * mean, 0.0) + eps)
     factor = 1.0
@@ -80,28 +75,36 @@ def _layer_norm(
         for chunk in tl.static_range(CHUNKS):
             columns = chunk * CHUNK + tl.arange(0, CHUNK)
             mask = columns < D
-            value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+            value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
             normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
             peak = tl.maximum(peak, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
         factor = _scale_of(tl.max(peak), out_scale, row, STORE)
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * CHUNK + tl.arange(0, CHUNK)
         mask = columns < D
-        value = _residual(x, y, gate, gate_value, row * D + columns, columns, mask, ADD, GATED)
+        value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
         normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
         normed = normed + tl.load(shift + columns, mask=mask, other=0.0)
         tl.store(out + row * D + columns, _rounded(normed, factor, STORE).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _add_gated(x, y, gate, out, D, gate_value, GATED: tl.constexpr, BLOCK: tl.constexpr):
+def _add_gated(x, y, gate, D, gate_value, GATED: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
     weight = tl.load(gate + columns, mask=mask, other=0.0) if GATED else gate_value
     change = tl.load(y + row * D + columns, mask=mask, other=0.0).to(tl.float32) * weight
     value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32) + change
-    tl.store(out + row * D + columns, value, mask=mask)
+    tl.store(x + row * D + columns, value, mask=mask)
+
+
+@triton.jit
+def _widen(x, row_scale, out, D, BLOCK: tl.constexpr):
+    row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < D
+    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32) * tl.load(row_scale + row)
+    tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -213,49 +216,45 @@ def _chunks(width: int) -> dict[str, int]:
     return {"CHUNK": chunk, "CHUNKS": triton.cdiv(width, chunk), "num_warps": 4}
 
 
-def _output(x: Tensor, store: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-    scale = None if store is None else x.new_empty(x.shape[0], 1, dtype=torch.float32)
-    return torch.empty_like(x, dtype=store or x.dtype), scale
+def _output(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    scale = x.new_empty(x.shape[0], 1, dtype=torch.float32) if dtype in STORE else None
+    return torch.empty_like(x, dtype=dtype), scale
 
 
 def _result(out: Tensor, scale: Tensor | None) -> Tensor | QuantisedRows:
     return out if scale is None else QuantisedRows(out, scale)
 
 
-def layer_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float, store: torch.dtype | None
-) -> Tensor | QuantisedRows:
-    out, out_scale = _output(x, store)
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantisedRows:
+    out, out_scale = _output(x, dtype)
     rows, width = x.shape
     _layer_norm[(rows,)](
-        x, x, scale, scale, shift, x, out, out_scale, width, eps, 1.0,
-        ADD=False, GATED=False, STORE=STORE[store], **_chunks(width),
+        x, x, scale, scale, shift, out, out_scale, width, eps, 1.0,
+        ADD=False, GATED=False, STORE=STORE.get(dtype, 0), **_chunks(width),
     )  # fmt: skip
     return _result(out, out_scale)
 
 
 def add_layer_norm(
-    x: Tensor, y: Tensor, gate: Tensor | float, scale: Tensor, shift: Tensor, eps: float, store: torch.dtype | None
+    x: Tensor, y: Tensor, gate: Tensor | float, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | QuantisedRows]:
-    out, out_scale = _output(x, store)
-    hidden = torch.empty_like(x)
+    """x is written over and given back."""
+    out, out_scale = _output(x, dtype)
     rows, width = x.shape
     gated = isinstance(gate, Tensor)
     _layer_norm[(rows,)](
-        x, y, gate if gated else scale, scale, shift, hidden, out, out_scale, width, eps,
-        1.0 if gated else float(gate), ADD=True, GATED=gated, STORE=STORE[store], **_chunks(width),
+        x, y, gate if gated else scale, scale, shift, out, out_scale, width, eps,
+        1.0 if gated else float(gate), ADD=True, GATED=gated, STORE=STORE.get(dtype, 0), **_chunks(width),
     )  # fmt: skip
-    return hidden, _result(out, out_scale)
+    return x, _result(out, out_scale)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor | float) -> Tensor:
-    out = torch.empty_like(x)
+    """x is written over and given back."""
     rows, width = x.shape
     gated = isinstance(gate, Tensor)
-    _add_gated[(rows,)](
-        x, y, gate if gated else x, out, width, 1.0 if gated else float(gate), GATED=gated, **_blocks(width)
-    )
-    return out
+    _add_gated[(rows,)](x, y, gate if gated else x, width, 1.0 if gated else float(gate), GATED=gated, **_blocks(width))
+    return x
 
 
 def rms_norm_heads(
@@ -272,19 +271,27 @@ def rms_norm_heads(
     return out.unflatten(-1, (num_heads, -1))
 
 
-def gelu(x: Tensor, store: torch.dtype | None) -> Tensor | QuantisedRows:
+def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
     """Outside float32 the hyperbolic tangent is the hardware's, exact to 11 bits."""
-    out, scale = _output(x, store)
+    out, scale = _output(x, dtype)
     rows, width = x.shape
-    _gelu[(rows,)](x, out, scale, width, FAST=x.dtype != torch.float32, STORE=STORE[store], **_blocks(width))
+    _gelu[(rows,)](x, out, scale, width, FAST=x.dtype != torch.float32, STORE=STORE.get(dtype, 0), **_blocks(width))
     return _result(out, scale)
 
 
-def quantise_rows(x: Tensor, store: torch.dtype) -> QuantisedRows:
-    out, scale = _output(x, store)
+def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+    out, scale = _output(x, dtype)
     rows, width = x.shape
-    _quantise[(rows,)](x, out, scale, width, STORE=STORE[store], **_blocks(width))
+    _quantise[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
     return QuantisedRows(out, scale)
+
+
+def widen_rows(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """8-bit x [N, K] times scale [N, 1] float32, in `dtype`."""
+    out = torch.empty_like(x, dtype=dtype)
+    rows, width = x.shape
+    _widen[(rows, triton.cdiv(width, 4096))](x, scale, out, width, BLOCK=4096, num_warps=4)
+    return out
 
 
 def head_peaks(x: Tensor) -> Tensor:
