@@ -40,6 +40,7 @@ SECTIONS = {
     "formats": transformer.formats,
     "streaming_fp8": partial(transformer.streaming, storage="fp8", mode=transformer.FAST),
     "streaming_bf16": partial(transformer.streaming, storage="bf16", mode="auto"),
+    "compiled": transformer.compiled,
     "profile": transformer.profile,
     "vae": windows.vae,
     "window": windows.window,

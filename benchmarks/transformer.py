@@ -142,6 +142,26 @@ def streaming(report: Report, storage: str, mode: str) -> None:
             report.add("streaming", "  cosine to resident", cosine(out, resident), "", "DIFFERS")
 
 
+@torch.no_grad()  # as the pipeline runs; inside inference mode code would be compiled for that mode
+def compiled(report: Report) -> None:
+    """Blocks compiled one by one; a prompt of another length and another speech must not compile anything again."""
+    model, given = build("fp8"), inputs(SIZES["480p"], 1)
+    used = model.set_attention("auto")
+    plain = Forward(model, given)()
+    model.compile_blocks("default")
+    run = Forward(model, given)
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    report.add("compiled", f"480p fp8 {used}, first forward", time.perf_counter() - start, "s")
+    out = _measure(report, "compiled", f"480p fp8 {used}", run)
+    report.add("compiled", "cosine to blocks as written", cosine(out, plain), "")
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    Forward(model, {**given, "text_embeds": given["text_embeds"][:23], "audio": given["audio"].flip(1)})()
+    again = torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs
+    report.add("compiled", "graphs compiled again for another prompt and speech", again, "")
+
+
 @torch.inference_mode()
 def profile(report: Report) -> None:
     heavy = ("gemm", "cutlass", "flash", "sm90", "nvjet", "_few_keys", "_two_sets", "_region", "_folded", "cudnn")
