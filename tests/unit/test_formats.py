@@ -168,7 +168,12 @@ def test_products_in_8_bits(name, storage, rows):
     layer = layer_of(name, dense_weight(), recipes.tensor("format.bias", (ROWS,), 1))
     x = quantise_rows(recipes.tensor("format.x", (rows, COLUMNS), 1), storage)
     expected = torch.nn.functional.linear(x.dense(torch.float32), layer.dense_weight(torch.float32), layer.bias)
-    out = layer._multiply(x, torch.float32)
+    try:
+        out = layer._multiply(x, torch.float32)
+    except RuntimeError as problem:
+        if "per-tensor scaling" not in str(problem):
+            raise
+        pytest.skip(f"torch {torch.__version__} multiplies fp8 with one scale a row on GPUs only")
     assert error(out, expected) < (1e-6 if storage == torch.int8 else 0.004)  # fp8 products are given back in bf16
 
 
