@@ -2,14 +2,11 @@
 
 import functools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from support import recipes
+from support import host_memory, recipes
 
 from wanvideo.checkpoints import load
 from wanvideo.checkpoints.dialects import DIALECTS, Kind, find_dialect, from_canonical, to_canonical
@@ -19,8 +16,6 @@ from wanvideo.checkpoints.tokenizer import load_tokenizer
 from wanvideo.errors import CheckpointError
 from wanvideo.memory.placement import check_parameters
 from wanvideo.ops.linear import Linear, RowScaledLinear
-
-ROOT = Path(__file__).parents[2]
 
 
 @functools.cache
@@ -281,27 +276,14 @@ def test_two_files_of_one_kind(tmp_path, caplog):
 
 
 PEAK = """
-import os, sys, threading, torch
+import sys, torch
+from support.host_memory import Peak
 from wanvideo.checkpoints.load import load_transformer
 
-def anonymous():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
-
-def watch():
-    while not done.is_set():
-        peaks.append(anonymous())
-        done.wait(0.002)
-
 load_transformer(sys.argv[2])
-start, peaks, done = anonymous(), [], threading.Event()
-watcher = threading.Thread(target=watch)
-watcher.start()
-model = load_transformer(sys.argv[1], dtype=getattr(torch, sys.argv[3]))
-done.set()
-watcher.join()
-size = sum(p.numel() * p.element_size() for p in model.parameters())
-print(size, max(peaks) - start)
+with Peak() as peak:
+    model = load_transformer(sys.argv[1], dtype=getattr(torch, sys.argv[3]))
+print(sum(p.numel() * p.element_size() for p in model.parameters()), peak.grown)
 """
 
 
@@ -318,14 +300,12 @@ def large(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is read from Linux's /proc")
+@host_memory.NEEDS_PROC
 @pytest.mark.parametrize(
     "name, dtype",
     [("large.safetensors", "bfloat16"), ("large.safetensors", "float32"), ("large.pth", "bfloat16")],
 )
 def test_peak_memory_is_the_model(large, name, dtype):
-    command = [sys.executable, "-c", PEAK, str(large / name), str(large / "tiny.safetensors"), dtype]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    size, peak = map(int, result.stdout.split())
+    size, peak = host_memory.run(PEAK, large / name, large / "tiny.safetensors", dtype)
     assert size > 120e6
     assert peak <= size + 40e6

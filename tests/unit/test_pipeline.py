@@ -3,17 +3,14 @@
 import contextlib
 import gc
 import logging
-import os
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import jobs, media_files
+from support import host_memory, jobs, media_files
 
 from wanvideo import TalkingVideoPipeline
 from wanvideo.errors import CheckpointError, InputError, OutputError, TalkError
@@ -21,7 +18,6 @@ from wanvideo.request import Apg, LoopSettings, Speaker
 from wanvideo.video.reader import VideoFrames, probe
 from wanvideo.video.writer import VideoWriter
 
-ROOT = Path(__file__).resolve().parents[2]
 ONE_WINDOW = 0.4  # seconds: 10 frames of a window of 13
 
 
@@ -445,38 +441,31 @@ def test_nothing_that_a_window_made_outlives_it(tmp_path, pipeline):
 
 MEMORY = """
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import psutil
-from support import jobs
-from wanvideo import TalkingVideoPipeline
 from dataclasses import replace
+from support import jobs
+from support.host_memory import anonymous
+from wanvideo import TalkingVideoPipeline
 
+folder, windows = sys.argv[1], int(sys.argv[2])
 pipeline = TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS)
 settings = replace(jobs.SETTINGS, window_frames=9, motion_frames=5, steps=1)
-windows = int(sys.argv[1])
-sound = jobs.speech({folder!r}, (9 + (windows - 1) * 4) / 25, f"{{windows}}.wav")
-request = jobs.request({folder!r}, [sound], settings=settings, size=(32, 32))
+sound = jobs.speech(folder, (9 + (windows - 1) * 4) / 25, f"{windows}.wav")
+request = jobs.request(folder, [sound], settings=settings, size=(32, 32))
 peak = 0
 
 def look(report):
     global peak
-    line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
-    peak = max(peak, int(line.split()[1]))
+    peak = max(peak, anonymous())
     assert report.num_windows == windows
 
-pipeline.generate(request, {folder!r} + f"/{{windows}}.mp4", on_step=look)
+pipeline.generate(request, f"{folder}/{windows}.mp4", on_step=look)
 print(peak)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is read from Linux's /proc")
+@host_memory.NEEDS_PROC
 def test_host_memory_does_not_depend_on_the_number_of_windows(tmp_path):
-    code = MEMORY.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path))
     # Every array in a mapping of its own: what is measured is what is held, not what malloc keeps for later.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
-    peaks = {}
-    for windows in (2, 40):
-        command = [sys.executable, "-c", code, str(windows)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        peaks[windows] = int(done.stdout)
+    own = {"MALLOC_MMAP_THRESHOLD_": "262144"}
+    peaks = {windows: host_memory.run(MEMORY, tmp_path, windows, **own)[0] for windows in (2, 40)}
     assert abs(peaks[40] / peaks[2] - 1) <= 0.05, peaks

@@ -1,14 +1,11 @@
 """Quantised checkpoints as others write them, quantising while loading, and converting files."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support import host_memory, recipes
 from support import quantised_files as files
-from support import recipes
 
 from wanvideo.checkpoints import convert, load
 from wanvideo.checkpoints.reader import open_tensors
@@ -19,7 +16,6 @@ from wanvideo.memory.residency import Residency
 from wanvideo.ops.formats_fp4 import FP4Linear
 from wanvideo.ops.linear import Linear, RowScaledLinear
 
-ROOT = Path(__file__).parents[2]
 BASE, ADAPTER = recipes.transformer_state_dict(5), recipes.adapter_state_dict(5)
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 # How a file is quantised, what its layers become, and the largest relative error of a forward from that rounding alone
@@ -336,34 +332,22 @@ def test_a_failed_conversion_leaves_nothing(tmp_path):
 
 
 PEAK = """
-import sys, threading, torch
+import sys, torch
+from support.host_memory import Peak
 from wanvideo.checkpoints.convert import convert
 from wanvideo.checkpoints.load import load_transformer
-
-def anonymous():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
-
-def watch():
-    while not done.is_set():
-        peaks.append(anonymous())
-        done.wait(0.002)
 
 path, warm, to, out = sys.argv[1:]
 torch.set_num_threads(1)
 load_transformer(warm, quantise=to)
-start, peaks, done = anonymous(), [], threading.Event()
-watcher = threading.Thread(target=watch)
-watcher.start()
-if out:
-    convert(path, out, to)
-    size = 0
-else:
-    model = load_transformer(path, quantise=to)
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-done.set()
-watcher.join()
-print(size, max(peaks) - start)
+tensors = []
+with Peak() as peak:
+    if out:
+        convert(path, out, to)
+    else:
+        model = load_transformer(path, quantise=to)
+        tensors = [*model.parameters(), *model.buffers()]
+print(sum(t.numel() * t.element_size() for t in tensors), peak.grown)
 """
 
 
@@ -377,13 +361,11 @@ def large(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is read from Linux's /proc")
+@host_memory.NEEDS_PROC
 @pytest.mark.parametrize("to, out", [("fp8", ""), ("int8", ""), ("fp4", ""), ("fp8", "out.safetensors")])
 def test_peak_memory_is_the_result_and_one_tensor(large, to, out, tmp_path):
     """A matrix has 8 M weights here: what is held of it at a time is its result and a few float32 copies of 64 MB."""
-    paths = str(large / "large.safetensors"), str(large / "tiny.safetensors")
-    command = [sys.executable, "-c", PEAK, *paths, to, out and str(tmp_path / out)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    size, peak = map(int, result.stdout.split())
+    paths = large / "large.safetensors", large / "tiny.safetensors"
+    size, peak = host_memory.run(PEAK, *paths, to, out and tmp_path / out)
     assert (large / "large.safetensors").stat().st_size > 280e6
     assert peak <= size + 250e6
