@@ -15,20 +15,34 @@ from torch import Tensor
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Generation of an NVIDIA GPU; for other makers none, since the kernels hold lines of NVIDIA's assembly."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return torch.cuda.get_device_capability(device) if is_nvidia else (0, 0)
+
+
+@cache
+def _run_on(device: torch.device) -> bool:
+    """Ampere GPUs and later; Triton compiles for no older ones."""
+    return importlib.util.find_spec("triton") is not None and _capability(device) >= (8, 0)
 
 
 def usable(x: Tensor) -> bool:
     """Whether the kernels can run on this tensor; in compiled code the compiler fuses their plain twins itself."""
-    return x.is_cuda and not torch.compiler.is_compiling() and _has_triton()
+    return x.is_cuda and not torch.compiler.is_compiling() and _run_on(x.device)
 
 
 @cache
 def has_copy_engine(device: torch.device) -> bool:
     """Whether kernels that read whole tiles through descriptors run here, and fast: Hopper GPUs and later."""
     known = importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
-    return known and torch.cuda.get_device_capability(device) >= (9, 0)
+    return known and _capability(device) >= (9, 0)
+
+
+@cache
+def has_large_tiles(device: torch.device) -> bool:
+    """Whether a program has 160 KB for its tiles, as on GPUs for data centres; on others it has 99 KB."""
+    return _capability(device) in ((8, 0), (9, 0), (10, 0), (10, 3))
 
 
 @cache

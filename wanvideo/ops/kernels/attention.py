@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import has_copy_engine
+from . import has_copy_engine, has_large_tiles
 
 MOST_KEYS = 128
 TWO_SETS = {"BLOCK_L": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
 REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2}
-EXACT_TILES = {"BLOCK_L": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
+EXACT_TILES = {"BLOCK_L": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 1}
 LOG2_E = 1.4426950408889634
 
 
@@ -165,12 +165,13 @@ def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=query.device) / width
         frequencies = (10000.0**-exponents).float()
     rotated = positions is not None
-    block = 64 if query.dtype != torch.float32 else 32
-    per_program = heads if rotated else 1
+    exact, per_program = query.dtype == torch.float32, heads if rotated else 1
+    block, block_keys = 32 if exact else 64, max(16, triton.next_power_of_2(num_keys))
+    ahead = has_large_tiles(query.device) and not exact and block_keys <= 64  # else the tiles of three heads do not fit
     _few_keys[(triton.cdiv(length, block), groups, heads // per_program)](
         query, key, value, positions if rotated else query, frequencies, out, length, num_keys, LOG2_E * width**-0.5,
-        ROTATE=rotated, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=max(16, triton.next_power_of_2(num_keys)),
-        N=heads, HEADS=per_program, D=width, num_warps=4,
+        ROTATE=rotated, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
+        N=heads, HEADS=per_program, D=width, num_warps=4, num_stages=3 if ahead else 1,
     )  # fmt: skip
     return out
 
