@@ -1,8 +1,9 @@
 """Compile every fused kernel for a GPU that is not here: `python compile_kernels.py 89` prints what each one needs.
 
 Kernels are called as the engine calls them, on tensors in host memory; Triton then compiles to machine code and nothing
-is launched. The last line is JSON: kernel -> most shared memory of any of its forms, in bytes. bf16 stands for fp16 too;
-float32, which takes longest and the same everywhere, comes in its largest forms and for GPUs without a copy engine.
+is launched. The last line is JSON: kernel -> most shared memory of any of its forms, in bytes. bf16 stands for fp16
+too; float32 and the forms for one and four speakers, which need the same everywhere and take long, are compiled for
+GPUs without a copy engine only.
 """
 
 import json
@@ -75,8 +76,8 @@ def row_kernels(stores):
 def attention_kernels(stores):
     attention = kernels.attention_kernels()
     regions, labels = empty(3, 1560, dtype=FP32), empty(TOKENS, dtype=FP32)
-    exact = () if kernels.has_copy_engine(regions.device) else ((FP32, (4,)),)
-    for dtype, numbers in ((BF16, (1, 2, 4)), *exact):
+    forms = ((BF16, (2,)),) if kernels.has_copy_engine(regions.device) else ((BF16, (1, 2, 4)), (FP32, (4,)))
+    for dtype, numbers in forms:
         query, picture = empty(TOKENS, HEADS, HEAD, dtype=dtype), empty(257, HEADS, HEAD, dtype=dtype)
         for speakers in numbers:
             keys = empty(2, 32 * speakers, HEADS, HEAD, dtype=dtype)
