@@ -294,13 +294,13 @@ def _clip_encoder(clip_vision: Any, crop: str) -> Callable[[Tensor], Tensor]:
 def _combined(embeds: list[Tensor], how: str) -> Tensor:
     if len(embeds) == 1:
         return embeds[0]
-    if how == "batch" or (how == "concat" and len(embeds[0]) == len(embeds[1])):
-        return torch.cat(embeds, 1 if how == "concat" else 0)
-    if len(embeds[0]) != len(embeds[1]):
+    if how != "batch" and len(embeds[0]) != len(embeds[1]):
         raise InputError(
             f"image_1 holds {len(embeds[0])} pictures and image_2 {len(embeds[1])}: {how} needs as many. "
             "Use batch, or the same number."
         )
+    if how in ("concat", "batch"):
+        return torch.cat(embeds, 1 if how == "concat" else 0)
     total = embeds[0] + embeds[1]
     return total / 2 if how == "average" else total
 

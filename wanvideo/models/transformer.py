@@ -335,6 +335,7 @@ class WanTransformer(nn.Module):
         Args:
             skip: blocks that are left out.
             around: called with hidden [L, D], modulation [6, D] and what runs the blocks, in place of running them.
+                Running them writes over the hidden that they are given.
         """
         self._renew(text, audio)
         if self.clock is not None:

@@ -203,7 +203,7 @@ class _BlockCache(WindowCache):
         if not self.is_computed:
             return hidden + self._kept[which].to(hidden.device)
         self._kept.pop(which, None)  # its memory is needed by the blocks
-        before = hidden.clone()
+        before = hidden.clone()  # the blocks write over the other
         hidden = compute(hidden)
         self._keep(which, torch.sub(hidden, before, out=before))
         return hidden
