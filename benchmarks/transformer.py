@@ -12,6 +12,7 @@ from wanvideo.checkpoints.random_weights import full_config, random_transformer
 from wanvideo.geometry import VideoGeometry
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.models.transformer import WanTransformer
+from wanvideo.ops.residual import Residual
 from wanvideo.ops.rope import video_rope
 
 FAST = "flash_attn_3_fp8"
@@ -82,7 +83,7 @@ def block(report: Report) -> None:
         frames, height, width = given["latents"].shape[1:]
         rope = video_rope(frames, height // 2, width // 2, 128, hidden.device)
         text, audio = layer.cross_attn.keys_values(run.text), layer.audio_cross_attn.keys_values(run.audio)
-        step = partial(layer, hidden, modulation, rope, run.text, text, run.audio, audio)
+        step = partial(layer, Residual(hidden, model.dtype), modulation, rope, run.text, text, run.audio, audio)
         report.add("block", f"480p {storage} {mode}", seconds(step, report.repeats, warm_up=3) * 1e3, "ms")
         del model, layer, run, step, text, audio
         free()
@@ -164,7 +165,7 @@ def compiled(report: Report) -> None:
 
 @torch.inference_mode()
 def profile(report: Report) -> None:
-    heavy = ("gemm", "cutlass", "flash", "sm90", "nvjet", "_few_keys", "_two_sets", "_region", "_folded", "cudnn")
+    heavy = ("gemm", "cutlass", "flash", "sm90", "nvjet", "_few_keys", "_two_sets", "_region", "_fold", "cudnn")
     for storage, mode in (("bf16", "auto"), ("fp8", FAST)):
         model = build(storage)
         mode = model.set_attention(mode)

@@ -15,6 +15,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from wanvideo.ops import kernels
+from wanvideo.ops.quantised import QuantisedRows
 
 GENERATION = int(sys.argv[1])
 CAPABILITY = divmod(GENERATION, 10)
@@ -81,13 +82,17 @@ def attention_kernels(stores):
         query, picture = empty(TOKENS, HEADS, HEAD, dtype=dtype), empty(257, HEADS, HEAD, dtype=dtype)
         for speakers in numbers:
             keys = empty(2, 32 * speakers, HEADS, HEAD, dtype=dtype)
-            attention.few_keys(query.view(2, -1, HEADS, HEAD), keys, keys, labels if speakers > 1 else None)
+            grouped, turned = query.view(2, -1, HEADS, HEAD), labels if speakers > 1 else None
+            attention.few_keys(grouped, keys, keys, turned)
+            attention.few_weights(grouped, keys, turned, dtype, 1.0)
         for second in ((picture, picture), None):
             attention.two_sets(query, (picture[:61], picture[:61]), second, 1.0)
         attention.region_scores(query, empty(1560, HEADS, HEAD, dtype=dtype), regions)
     if FP8 in stores:
         query, key = (empty(n, HEADS, HEAD, dtype=FP32).to(FP8) for n in (TOKENS, 1560))
         attention.region_scores(query, key, regions)
+        query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
+        attention.few_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
 
 
 def copy_engine_kernels():
@@ -96,11 +101,15 @@ def copy_engine_kernels():
         weight, bias = empty(outputs, 27 * channels), empty(outputs)
         conv.conv(empty(3, 16, 32, channels), weight, bias, conv.Taps((3, 3, 3), (-1, -1)))
     conv.conv(empty(1, 16, 32, 192), empty(192, 9 * 192), empty(192), conv.Taps((1, 3, 3), halve=True))
-    for keys in (32, 64):
-        folded.folded_weights(
-            empty(2, TOKENS, WIDTH), empty(HEADS, 2 * keys, WIDTH), empty(HEADS, 2 * keys, dtype=FP32)
+    for keys, storage in ((32, BF16), (64, BF16), (32, FP8)):
+        number, matrix = empty(1, keys, HEADS, HEAD), empty(WIDTH, WIDTH, dtype=FP32).to(storage)
+        scale = empty(WIDTH, 1, dtype=FP32) if storage == FP8 else None
+        tokens = empty(TOKENS, WIDTH, dtype=FP32).to(storage)
+        rows_in = tokens if scale is None else QuantisedRows(tokens, scale[:TOKENS])
+        weights = folded.folded_weights(
+            rows_in, folded.fold_keys(number, matrix, scale, number.flatten(), 1.0), keys, storage
         )
-        folded.folded_sum(empty(2, TOKENS, HEADS * keys), empty(HEADS, 2 * keys, WIDTH), empty(WIDTH))
+        folded.folded_sum(weights, folded.fold_values(number, matrix, scale is not None), scale, empty(WIDTH))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ EVERYWHERE = {
     "_layer_norm", "_add_gated", "_quantise", "_widen", "_rms_norm_heads", "_gelu", "_head_peaks", "_pixel_norm_silu",
     "_scale_products", "_few_keys", "_two_sets", "_region_scores",
 }  # fmt: skip
-LATER = {"_scale_heads", "_conv", "_folded_weights", "_folded_sum"}  # for 8-bit numbers, and for a copy engine
+LATER = {
+    "_scale_heads",
+    "_conv",
+    "_fold_keys",
+    "_fold_values",
+    "_folded_weights",
+    "_folded_sum",
+}  # for 8-bit numbers, and for a copy engine
 GENERATIONS = {"86": EVERYWHERE, "120": EVERYWHERE | LATER}  # compute capability, of RTX 30 and RTX 50
 SHARED_MEMORY = 101376  # bytes that a program may have there; GPUs of data centres (8.0, 9.0, 10.0) give it more
 

@@ -7,6 +7,9 @@ import torch
 
 from wanvideo.ops import attention as plain
 from wanvideo.ops import kernels, norm, pixel_norm, quantised
+from wanvideo.ops.folded import attend_folded, can_fold
+from wanvideo.ops.formats import FORMATS, quantise_by_rows
+from wanvideo.ops.linear import FP8_MATMUL, Linear
 from wanvideo.ops.rope import label_rope, rotate, video_rope
 
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
@@ -123,9 +126,11 @@ def test_region_scores():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="tiles in half precision come through a GPU's copy engine; there is no GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8_MATMUL])
 @pytest.mark.parametrize("length", [64, 203])
-def test_tiles_of_the_copy_engine(length):
+def test_tiles_of_the_copy_engine(length, dtype):
     query, key, value = (draw(n, 2, 128).bfloat16() for n in (length, 70, 71))
+    query, key = query.to(dtype), key.to(dtype)
     first, second = (key[:7], value[:7]), (key, value[:70])
     cpu = [tuple(x.cpu().float() for x in pair) for pair in (first, second)]
     twin = plain.attend_two(query.cpu().float(), *cpu, copies=30).to(DEVICE)
@@ -153,14 +158,51 @@ def test_pixel_norm_silu():
     assert pixel_norm._is_dense(x[:, :, 1:]) and not pixel_norm._is_dense(x.contiguous())
 
 
-def test_folded_attention():
+def projection(width, seed, dtype):
+    layer = Linear(width, width).to(DEVICE, dtype).requires_grad_(False)
+    layer.weight.copy_(draw(width, width + seed)[:, :width] * width**-0.5)
+    layer.bias.copy_(draw(width))
+    return layer
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_folded_attention(turned):
     """Keys and values that the projections are folded into, against projecting every token."""
-    groups, length, width, heads, keys = 2, 150, 512, 8, 32
+    groups, length, width, heads, keys = 2, 150, 512, 4, 64
     dtype, tolerance = (torch.float32, 1e-4) if DEVICE == "cpu" else (torch.float16, 2e-2)
     hidden, key, value = (draw(groups, n, width).to(dtype) for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
-    query, out = ((draw(width, width + i)[:, :width].to(dtype) * width**-0.5, draw(width).to(dtype)) for i in (0, 1))
-    projected = torch.nn.functional.linear(hidden, *query).unflatten(-1, (heads, -1))
-    twin = torch.nn.functional.linear(plain.attend(projected, key, value).flatten(2), *out)
-    assert (plain.attend_folded(hidden, key, value, query, out) - twin).abs().max() <= tolerance
-    assert kernels.folded_kernels().fits(heads, keys, width) and not kernels.folded_kernels().fits(heads, 24, width)
+    query, out = projection(width, 0, dtype), projection(width, 1, dtype)
+    labels = draw(groups * length).abs() * 8 if turned else None
+    projected = query(hidden).flatten(0, 1).unflatten(-1, (heads, -1))
+    projected = rotate(projected, label_rope(labels, width // heads)) if turned else projected
+    twin = out(plain.attend(projected.unflatten(0, (groups, -1)), key, value).flatten(2)).flatten(0, 1)
+    assert (attend_folded(hidden.flatten(0, 1), key, value, query, out, labels) - twin).abs().max() <= tolerance
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no fp8")
+@pytest.mark.parametrize("turned", [False, True])
+def test_folded_attention_in_fp8(turned):
+    """As near to exact as the same layers in fp8 without folding."""
+    groups, length, width, heads, keys = 3, 600, 5120, 40, 64 if turned else 32
+    hidden, key, value = (draw(groups, n, width).bfloat16() for n in (length, keys, keys + 1))
+    key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
+    exact = [projection(width, i, torch.bfloat16) for i in (0, 1)]
+    query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8_MATMUL)) for x in exact)
+    query.bias, out.bias = (x.bias for x in exact)
+    labels = draw(groups * length).abs() * 8 if turned else None
+    rows_in = quantised.quantise_rows(hidden.flatten(0, 1), FP8_MATMUL)
+
+    def unfolded(query, out, x):
+        projected = query(x).view(groups, length, heads, -1)
+        return out(plain.attend_few(projected, key, value, labels).flatten(2).flatten(0, 1)).float()
+
+    twin = unfolded(*exact, hidden.flatten(0, 1))
+    error = (attend_folded(rows_in, key, value, query, out, labels).float() - twin).norm() / twin.norm()
+    usual = (unfolded(query, out, rows_in) - twin).norm() / twin.norm()
+    assert can_fold(hidden.flatten(0, 1), key, query, out) and error <= 1.3 * usual + 0.005, (error, usual)
+
+
+def test_what_folding_fits():
+    fits = kernels.folded_kernels().fits
+    assert fits(40, 32, 5120) and fits(40, 64, 5120) and not fits(40, 24, 5120) and not fits(40, 96, 5120)

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.attention import attend_few, attend_folded, can_fold, region_attention
+from ..ops.attention import attend_few, region_attention
+from ..ops.folded import attend_folded, can_fold, folded_input
 from ..ops.linear import Linear
+from ..ops.quantised import QuantisedRows
 from ..ops.rope import label_rope, rotate
 
 LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weights
@@ -162,22 +164,28 @@ class AudioCrossAttention(nn.Module):
             key = rotate(key.flatten(0, 1), table).view_as(key)
         return key, value
 
-    def folds(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor], context: AudioContext) -> bool:
-        """Whether the projections of hidden [L, dim] are folded into the keys and values."""
-        plain = context.regions is None and self.q_linear.side is None and self.proj.side is None
-        return plain and can_fold(hidden, keys_values[0])
+    def folds(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
+        """Whether projections of hidden [L, dim] are folded into the keys and values."""
+        return can_fold(hidden, keys_values[0], self.q_linear, self.proj)
+
+    def input_dtype(self, folded: bool) -> torch.dtype:
+        """In what dtype `forward` takes its tokens fastest."""
+        return folded_input(self.q_linear) if folded else self.q_linear.input_dtype
 
     def forward(
-        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor], positions: Tensor | None, folded: bool = False
+        self,
+        hidden: Tensor | QuantisedRows,
+        keys_values: tuple[Tensor, Tensor],
+        positions: Tensor | None,
+        folded: bool = False,
     ) -> Tensor:
         """hidden [L, dim] frame-major, keys and values of `keys_values`, positions [L] or None -> [L, dim].
 
-        folded: what `folds` says; hidden is then not quantised.
+        folded: what `folds` says.
         """
         key, value = keys_values
         if folded:
-            query, out = ((layer.dense_weight(hidden.dtype), layer.bias) for layer in (self.q_linear, self.proj))
-            return attend_folded(hidden.unflatten(0, (key.shape[0], -1)), key, value, query, out).flatten(0, 1)
+            return attend_folded(hidden, key, value, self.q_linear, self.proj, positions)
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
         out = attend_few(query.unflatten(0, (key.shape[0], -1)), key, value, positions)
         return self.proj(out.flatten(2).flatten(0, 1))

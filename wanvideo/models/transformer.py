@@ -20,8 +20,9 @@ from ..ops.backends import choose
 from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear import Linear
 from ..ops.low_rank import StepClock
-from ..ops.norm import add_gated, add_layer_norm, gelu, layer_norm, rms_norm_heads
+from ..ops.norm import gelu, layer_norm, rms_norm_heads
 from ..ops.quantised import QuantisedRows
+from ..ops.residual import Residual
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
@@ -128,6 +129,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, has_image: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.query_dtype: torch.dtype | None = None  # of queries and keys; None: as they are
         self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
         self.k_img = self.v_img = self.norm_k_img = None
@@ -142,11 +144,11 @@ class CrossAttention(nn.Module):
         return ContextKeys(text, self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img))
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
-        key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads)
+        key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
         return key, v(tokens).unflatten(-1, (self.num_heads, -1))
 
     def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads)
+        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, dtype=self.query_dtype)
         return self.o(_attend_context(query, context, keys_values).flatten(1))
 
 
@@ -181,31 +183,32 @@ class WanBlock(nn.Module):
 
     def forward(
         self,
-        hidden: Tensor,
+        stream: Residual,
         modulation: Tensor,
         rope: Tensor,
         text: TextContext,
         text_kv: ContextKeys,
         audio: AudioContext | None,
         audio_kv: KeysValues | None,
-    ) -> Tensor:
-        """hidden [L, D] float32, which is written over, modulation [6, D] float32 -> hidden [L, D]."""
+    ) -> None:
+        """stream [L, D], to which the block adds its changes, modulation [6, D] float32."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation[0].float() + modulation
         attn, cross, ffn = self.self_attn, self.cross_attn, self.ffn
 
-        normed = layer_norm(hidden, 1 + scale, shift, EPS, attn.q.input_dtype)
+        normed = stream.norm(1 + scale, shift, EPS, attn.q.input_dtype)
         query, key, value = attn.project(normed, rope)
-        change = attn(query, key, value)
-        hidden, normed = add_layer_norm(hidden, change, gate, *_affine(self.norm3), EPS, cross.q.input_dtype)
-        change, strength = cross(normed, text, text_kv), 1.0
+        positions = None if audio is None else audio.positions(query, key)
+        stream.add(attn(query, key, value), gate)
+        del query, key, value  # as large as what the feed-forward needs
+        normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
+        stream.add(cross(normed, text, text_kv))
         if audio is not None:
             heard = self.audio_cross_attn
-            folded = heard.folds(hidden, audio_kv, audio)
-            dtype = audio_kv[0].dtype if folded else heard.q_linear.input_dtype
-            hidden, normed = add_layer_norm(hidden, change, strength, *_affine(self.norm_x), EPS, dtype)
-            change, strength = heard(normed, audio_kv, audio.positions(query, key), folded), audio.scale
-        hidden, normed = add_layer_norm(hidden, change, strength, 1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
-        return add_gated(hidden, ffn(normed), ffn_gate)
+            folded = heard.folds(stream.hidden, audio_kv)
+            normed = stream.norm(*_affine(self.norm_x), EPS, heard.input_dtype(folded))
+            stream.add(heard(normed, audio_kv, positions, folded), audio.scale)
+        normed = stream.norm(1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
+        stream.add(ffn(normed), ffn_gate)
 
 
 def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -276,9 +279,15 @@ class WanTransformer(nn.Module):
         return self.text_embedding[0].weight.dtype
 
     def set_attention(self, name: str) -> str:
-        """Use a backend of ops.backends for self-attention; returns the name of the one that is used."""
+        """Use a backend of ops.backends for self-attention; returns the name of the one that is used.
+
+        Attention to prompt and picture keeps its own kernel, and takes queries and keys in the backend's dtype.
+        """
         backend = choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads)
         for block in self.blocks:
+            if block.cross_attn.query_dtype != backend.query_dtype:
+                block.cross_attn.query_dtype = backend.query_dtype
+                self.weights_version += 1  # keys that are kept have the other dtype
             block.self_attn.backend = backend
         return backend.name
 
@@ -434,6 +443,7 @@ class WanTransformer(nn.Module):
 
         Each block's keys and values are made when it first runs, then kept.
         """
+        stream = Residual(hidden, self.dtype)
         for index, block in enumerate(self.ready_blocks(self.blocks)):
             if index in skip:
                 continue
@@ -442,8 +452,8 @@ class WanTransformer(nn.Module):
             if audio is not None and index not in audio.keys_values:
                 audio.keys_values[index] = block.audio_cross_attn.keys_values(audio)
             audio_kv = audio.keys_values[index] if audio is not None else None
-            hidden = block(hidden, modulation, rope, text, text.keys_values[index], audio, audio_kv)
-        return hidden
+            block(stream, modulation, rope, text, text.keys_values[index], audio, audio_kv)
+        return stream.sum()
 
     def unpatch(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """[L, 4 * 16] -> [16, T, H, W]."""

@@ -14,7 +14,6 @@ from .compiled import opaque
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
-FOLDED_ROWS = 512  # with fewer tokens a group, folding costs more than it saves
 
 
 @opaque
@@ -37,45 +36,12 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
     return attend(query, key, value)
 
 
-@opaque
-def can_fold(hidden: Tensor, key: Tensor) -> bool:
-    """Whether `attend_folded` is the faster way for hidden [G * L, D] and key [G, M, N, D/N]."""
-    num_keys, heads = key.shape[1:3]
-    if not (kernels.usable(hidden) and key.dtype in (torch.bfloat16, torch.float16)):
-        return False
-    enough = hidden.shape[0] >= FOLDED_ROWS * key.shape[0] and 2 * heads * num_keys <= hidden.shape[1]
-    fits = kernels.has_copy_engine(hidden.device) and kernels.folded_kernels().fits(heads, num_keys, hidden.shape[1])
-    return enough and fits
-
-
-@opaque
-def attend_folded(
-    hidden: Tensor, key: Tensor, value: Tensor, query: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Exact attention of hidden [G, L, D] to its group's few keys, projections included: -> [G, L, D].
-
-    Args: key, value [G, M, N, D/N]; query, out: weight [D, D] and bias [D] of the projections before and after.
-    Source: q . k = x . (Wq^T k) and Wo (sum w v) = sum w (Wo v): with N * M < D the right sides are less work.
-    """
-    heads, head_width = key.shape[2:]
-    width = hidden.shape[2]
-    scaled = (_by_head(key).float() * (head_width**-0.5 / math.log(2))).to(hidden.dtype)
-    folded = torch.bmm(scaled, query[0].view(heads, head_width, width))
-    bias = (scaled.float() * query[1].view(heads, 1, head_width).float()).sum(-1)
-    weights = kernels.folded_kernels().folded_weights(hidden, folded, bias)
-    folded = torch.bmm(_by_head(value), out[0].view(width, heads, head_width).permute(1, 2, 0))
-    return kernels.folded_kernels().folded_sum(weights, folded, out[1])
-
-
-def _by_head(x: Tensor) -> Tensor:
-    """[G, M, N, D] -> [N, G * M, D]."""
-    return x.permute(2, 0, 1, 3).flatten(1, 2)
-
-
 def attend_two(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1
 ) -> Tensor:
     """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
+
+    On a GPU queries and keys may be fp8, which FlashAttention 3 takes too; the result has the dtype of the values.
 
     copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
     """

@@ -25,10 +25,11 @@ LOG2_E = 1.4426950408889634
 
 @triton.jit
 def _few_keys(
-    query, key, value, positions, frequencies, out, L, M, scale,
-    ROTATE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr,
+    query, key, value, positions, frequencies, out, L, M, scale, full,
+    ROTATE: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr,
     N: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
+    """SUM: write the weighted sum of values [G, L, N, D], else the weights themselves [G, L, N, M], times `full`."""
     group = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     keys, columns, pairs = tl.arange(0, BLOCK_M), tl.arange(0, D), tl.arange(0, D // 2)
@@ -49,10 +50,14 @@ def _few_keys(
         scores = tl.dot(q, k, input_precision=PRECISION) * scale
         scores = tl.where(keys[None, :] < M, scores, float("-inf"))
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
-        weights = weights / tl.sum(weights, 1)[:, None]
-        v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
-        result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-        tl.store(out + (token * N + head) * D + columns[None, :], result.to(out.dtype.element_ty), mask=inside)
+        weights = weights * (full / tl.sum(weights, 1))[:, None]
+        if SUM:
+            v = tl.load(value + base[:, None] + columns[None, :], mask=keys[:, None] < M, other=0.0)
+            result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+            tl.store(out + (token * N + head) * D + columns[None, :], result.to(out.dtype.element_ty), mask=inside)
+        else:
+            place = (token * N + head) * M + keys[None, :]
+            tl.store(out + place, weights.to(out.dtype.element_ty), mask=inside & (keys[None, :] < M))
 
 
 @triton.jit
@@ -157,9 +162,23 @@ def _precision(x: Tensor) -> str:
 
 def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None) -> Tensor:
     """query [G, L, N, D], key and value [G, M, N, D], all contiguous, positions [G * L] float32 or None."""
+    out = torch.empty_like(query)
+    _run_few_keys(query, key, value, positions, out, 1.0)
+    return out
+
+
+def few_weights(query: Tensor, key: Tensor, positions: Tensor | None, dtype: torch.dtype, full: float) -> Tensor:
+    """The softmax weights of `few_keys` times `full`, for `folded_sum`: [G, L, N * M] in `dtype`."""
+    out = query.new_empty(*query.shape[:3], key.shape[1], dtype=dtype)
+    _run_few_keys(query, key, None, positions, out, full)
+    return out.flatten(2)
+
+
+def _run_few_keys(
+    query: Tensor, key: Tensor, value: Tensor | None, positions: Tensor | None, out: Tensor, full: float
+) -> None:
     groups, length, heads, width = query.shape
     num_keys = key.shape[1]
-    out = torch.empty_like(query)
     frequencies = query
     if positions is not None:
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=query.device) / width
@@ -169,23 +188,23 @@ def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None
     block, block_keys = 32 if exact else 64, max(16, triton.next_power_of_2(num_keys))
     ahead = has_large_tiles(query.device) and not exact and block_keys <= 64  # else the tiles of three heads do not fit
     _few_keys[(triton.cdiv(length, block), groups, heads // per_program)](
-        query, key, value, positions if rotated else query, frequencies, out, length, num_keys, LOG2_E * width**-0.5,
-        ROTATE=rotated, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
+        query, key, key if value is None else value, positions if rotated else query, frequencies, out,
+        length, num_keys, LOG2_E * width**-0.5, full,
+        ROTATE=rotated, SUM=value is not None, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
         N=heads, HEADS=per_program, D=width, num_warps=4, num_stages=3 if ahead else 1,
     )  # fmt: skip
-    return out
 
 
 def two_sets(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, last_bias: float
 ) -> Tensor:
-    """query [L, N, D], keys and values [M, N, D] (all contiguous) -> [L, N, D].
+    """query [L, N, D], keys and values [M, N, D] (all contiguous) -> [L, N, D] in the dtype of values.
 
-    last_bias: added to the score of the first set's last key.
+    Queries and keys may be fp8. last_bias: added to the score of the first set's last key.
     """
     length, heads, width = query.shape
     other = second or first
-    out = torch.empty_like(query)
+    out = torch.empty_like(query, dtype=first[1].dtype)
     exact = query.dtype == torch.float32
     tiles, described = (EXACT_TILES, False) if exact else (TWO_SETS, has_copy_engine(query.device))
     keys = [_source(x, tiles["BLOCK_M"], described) for x in (*first, *other)]

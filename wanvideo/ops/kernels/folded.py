@@ -1,93 +1,223 @@
 """Attention to a few keys with the projections folded in: keys times the query projection, values times the output's.
 
-With fewer keys than the model is wide that is less work than projecting every token, and exact.
-Legend: G groups, L tokens of a group, D model width, N heads, J keys of a group.
+Matrices are 16-bit numbers, or fp8 e4m3 where the projection is. Then `fold_keys` and `fold_values` write fp8 without a
+look at the result: a sum of stored weights (at most 448) times a vector is at most 448 times that vector's absolute
+sum, and e4m3, a floating-point format, loses nothing with a bound some thirty times above what is usual.
+Legend: G groups, L tokens of a group, J keys of a group, N heads, H head width, D model width.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-BLOCK_L, BLOCK_N, BLOCK_K = 128, 256, 64
-LAUNCH = {"BLOCK_L": BLOCK_L, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "STAGES": 3, "num_warps": 8}
+from ..quantised import QuantisedRows
+
+FP8 = torch.float8_e4m3fn
+STAGES = 3
+FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8
+TILE = {"BLOCK_L": 128, "BLOCK_N": 256, "num_warps": 8}
+FOLD = {"BLOCK_J": 128, "BLOCK_D": 64, "STAGES": 3, "num_warps": 4}
+
+
+class Folded(NamedTuple):
+    """Keys [G, N * J, D] or values [G, D, N * J] with a projection folded in.
+
+    scale: what fp8 numbers are to be multiplied by, float32: [G, N * J] of keys, [G] of values (beside the scale of the
+    projection's rows). bias [G, N * J] float32: of the query projection, folded into keys alike.
+    """
+
+    data: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+
+@triton.jit
+def _fold_keys(
+    key, weight, weight_scale, bias, out, out_scale, out_bias, rows, N, factor,
+    D: tl.constexpr, J: tl.constexpr, H: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """key [G * J, N, H] times weight [N * H, D], head by head -> out [G, N * J, D]."""
+    head, inner = tl.program_id(1), tl.arange(0, H)
+    row = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
+    k = tl.load(key + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < rows, other=0.0)
+    k = k.to(tl.float32) * factor
+    target = ((row // J) * N + head) * J + row % J
+    shift = tl.sum(k * tl.load(bias + head * H + inner).to(tl.float32)[None, :], 1)
+    tl.store(out_bias + target, shift, mask=row < rows)
+    if QUANTISED:
+        k = k * tl.load(weight_scale + head * H + inner)[None, :]
+        bound = tl.maximum(tl.sum(tl.abs(k), 1), 1e-30)
+        k = k / bound[:, None]
+        tl.store(out_scale + target, bound, mask=row < rows)
+    k = k.to(key.dtype.element_ty)
+    for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
+        column = start + tl.arange(0, BLOCK_D)
+        w = tl.load(weight + (head * H + inner)[:, None].to(tl.int64) * D + column[None, :])
+        folded = tl.dot(k, w.to(k.dtype), input_precision=PRECISION)
+        place = target[:, None].to(tl.int64) * D + column[None, :]
+        tl.store(out + place, folded.to(out.dtype.element_ty), mask=row[:, None] < rows)
+
+
+@triton.jit
+def _fold_values(
+    value, weight, bound, out, rows, N,
+    D: tl.constexpr, J: tl.constexpr, H: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """weight [D, N * H] times value [G * J, N, H], head by head -> out [G, D, N * J]."""
+    head, inner = tl.program_id(1), tl.arange(0, H)
+    row = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
+    v = tl.load(value + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < rows, other=0.0)
+    if QUANTISED:
+        v = (v.to(tl.float32) / tl.load(bound + row // J, mask=row < rows, other=1.0)[:, None]).to(v.dtype)
+    target = (row // J).to(tl.int64) * D * N * J + head * J + row % J
+    for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
+        column = start + tl.arange(0, BLOCK_D)
+        w = tl.load(weight + (column[:, None].to(tl.int64) * N + head) * H + inner[None, :])
+        folded = tl.dot(w.to(v.dtype), v.T, input_precision=PRECISION)
+        place = target[None, :] + column[:, None].to(tl.int64) * N * J
+        tl.store(out + place, folded.to(out.dtype.element_ty), mask=row[None, :] < rows)
 
 
 @triton.jit
 def _folded_weights(
-    x, key, bias, out, tiles, parts, columns, D: tl.constexpr, J: tl.constexpr,
+    x, x_scale, key, key_scale, bias, out, tiles, parts, L, columns,
+    D: tl.constexpr, J: tl.constexpr, QUANTISED: tl.constexpr, FULL: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Softmax, head by head, of x [G, L, D] times key [N, G * J, D] plus bias [N, G * J]."""
-    HEADS: tl.constexpr = BLOCK_N // J
+    """Softmax, head by head, of x [G, L, D] times key [G, N * J, D] plus bias [G, N * J], times FULL."""
     part, tile = tl.program_id(0) % parts, tl.program_id(0) // parts
     group, row = tile // tiles, tile % tiles * BLOCK_L
     scores = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
     for step in tl.range(0, D // BLOCK_K, num_stages=STAGES):
         tokens = x.load([group, row, step * BLOCK_K]).reshape(BLOCK_L, BLOCK_K)
-        keys = key.load([part * HEADS, group * J, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
+        keys = key.load([group, part * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
         scores = tl.dot(tokens, keys.T, scores)
-    lane = tl.arange(0, BLOCK_N)
-    scores += tl.load(bias + (part * HEADS + lane // J) * columns + group * J + lane % J)[None, :]
-    heads = tl.reshape(scores, (BLOCK_L, HEADS, J))
+    column = group * columns + part * BLOCK_N + tl.arange(0, BLOCK_N)
+    if QUANTISED:
+        rows = row + tl.arange(0, BLOCK_L)
+        scores *= tl.load(x_scale + group * L + rows, mask=rows < L, other=0.0)[:, None]
+        scores *= tl.load(key_scale + column)[None, :]
+    scores += tl.load(bias + column)[None, :]
+    heads = tl.reshape(scores, (BLOCK_L, BLOCK_N // J, J))
     weights = tl.exp2(heads - tl.max(heads, 2)[:, :, None])
-    weights = weights / tl.sum(weights, 2)[:, :, None]
+    weights = weights * (FULL / tl.sum(weights, 2)[:, :, None])
     out.store([group, row, part * BLOCK_N], tl.reshape(weights, (1, BLOCK_L, BLOCK_N)).to(out.dtype))
 
 
 @triton.jit
 def _folded_sum(
-    weights, value, bias, out, tiles, parts, KEYS: tl.constexpr, J: tl.constexpr,
+    weights, value, row_scale, bound, bias, out, tiles, parts,
+    KEYS: tl.constexpr, QUANTISED: tl.constexpr, FULL: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """weights [G, L, N * J] times value [N, G * J, D] plus bias [D]."""
-    HEADS: tl.constexpr = BLOCK_K // J
+    """weights [G, L, N * J] times value [G, D, N * J] plus bias [D]."""
     part, tile = tl.program_id(0) % parts, tl.program_id(0) // parts
     group, row = tile // tiles, tile % tiles * BLOCK_L
     total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
     for step in tl.range(0, KEYS // BLOCK_K, num_stages=STAGES):
         w = weights.load([group, row, step * BLOCK_K]).reshape(BLOCK_L, BLOCK_K)
-        v = value.load([step * HEADS, group * J, part * BLOCK_N]).reshape(BLOCK_K, BLOCK_N)
-        total = tl.dot(w, v, total)
-    total += tl.load(bias + part * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.float32)[None, :]
+        v = value.load([group, part * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
+        total = tl.dot(w, v.T, total)
+    column = part * BLOCK_N + tl.arange(0, BLOCK_N)
+    if QUANTISED:
+        total *= (tl.load(row_scale + column) * (tl.load(bound + group) / FULL))[None, :]
+    total += tl.load(bias + column).to(tl.float32)[None, :]
     out.store([group, row, part * BLOCK_N], tl.reshape(total, (1, BLOCK_L, BLOCK_N)).to(out.dtype))
 
 
 def fits(num_heads: int, num_keys: int, width: int) -> bool:
     """Whether whole tiles cover these sizes."""
-    whole = num_keys in (16, 32, 64) and num_heads * num_keys % BLOCK_N == 0
-    return whole and width % BLOCK_N == 0
+    whole = num_keys in (16, 32, 64) and num_heads * num_keys % TILE["BLOCK_N"] == 0
+    return whole and width % TILE["BLOCK_N"] == 0
 
 
-def folded_weights(x: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    """x [G, L, D], key [N, G * J, D], bias [N, G * J] float32, scores in units of log 2 -> weights [G, L, N * J]."""
-    groups, length, width = x.shape
-    heads, columns = bias.shape
-    num_keys = columns // groups
-    out = x.new_empty(groups, length, heads * num_keys)
-    tiles, parts = triton.cdiv(length, BLOCK_L), heads * num_keys // BLOCK_N
+def fold_keys(key: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor, factor: float) -> Folded:
+    """key [G, J, N, H] times factor and weight [N * H, D], whose rows are fp8 if they have a scale [N * H, 1]."""
+    groups, num_keys, heads, head_width = key.shape
+    rows, width = groups * num_keys, weight.shape[1]
+    quantised = weight_scale is not None
+    out = key.new_empty(groups, heads * num_keys, width, dtype=FP8 if quantised else key.dtype)
+    scale, shift = (key.new_empty(out.shape[:2], dtype=torch.float32) for _ in range(2))
+    _fold_keys[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
+        key, weight, weight_scale if quantised else bias, bias, out, scale, shift, rows, heads, factor,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=_precision(key), **FOLD,
+    )  # fmt: skip
+    return Folded(out, scale if quantised else None, shift)
+
+
+def fold_values(value: Tensor, weight: Tensor, quantised: bool) -> Folded:
+    """value [G, J, N, H] times weight [D, N * H]; quantised: the weight is fp8."""
+    groups, num_keys, heads, head_width = value.shape
+    rows, width = groups * num_keys, weight.shape[0]
+    out = value.new_empty(groups, width, heads * num_keys, dtype=FP8 if quantised else value.dtype)
+    bound = None
+    if quantised:
+        bound = torch.linalg.vector_norm(value, 1, -1, dtype=torch.float32).amax((1, 2)).clamp_min(1e-30)
+    _fold_values[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
+        value, weight, bound if quantised else value, out, rows, heads,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=_precision(value), **FOLD,
+    )  # fmt: skip
+    return Folded(out, bound, None)
+
+
+def folded_weights(x: Tensor | QuantisedRows, key: Folded, num_keys: int, dtype: torch.dtype) -> Tensor:
+    """x [G * L, D] and folded keys whose scores are in units of log 2 -> weights [G, L, N * J] for `folded_sum`."""
+    quantised = isinstance(x, QuantisedRows)
+    data = x.data if quantised else x
+    groups, columns, width = key.data.shape
+    data = data.view(groups, -1, width)
+    length = data.shape[1]
+    out = data.new_empty(groups, length, columns, dtype=dtype)
+    tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), columns // TILE["BLOCK_N"], _depth(data)
     _folded_weights[(groups * tiles * parts,)](
-        _descriptor(x, (1, BLOCK_L, BLOCK_K)), _descriptor(key, (BLOCK_N // num_keys, num_keys, BLOCK_K)), bias,
-        _descriptor(out, (1, BLOCK_L, BLOCK_N)), tiles, parts, columns, D=width, J=num_keys, **LAUNCH,
+        _described(data, TILE["BLOCK_L"], depth), x.scale if quantised else key.bias,
+        _described(key.data, TILE["BLOCK_N"], depth), key.scale if quantised else key.bias, key.bias,
+        _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
+        D=width, J=num_keys, QUANTISED=quantised, FULL=full_weight(dtype), BLOCK_K=depth, STAGES=STAGES, **TILE,
     )  # fmt: skip
     return out
 
 
-def folded_sum(weights: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """weights [G, L, N * J], value [N, G * J, D], bias [D] -> [G, L, D]."""
+def folded_sum(weights: Tensor, value: Folded, row_scale: Tensor | None, bias: Tensor) -> Tensor:
+    """weights [G, L, N * J] times folded values plus bias [D] -> [G * L, D] in the dtype of bias.
+
+    row_scale: [D, 1] of an fp8 projection.
+    """
     groups, length, keys = weights.shape
-    heads, columns, width = value.shape
-    num_keys = columns // groups
-    out = weights.new_empty(groups, length, width)
-    tiles, parts = triton.cdiv(length, BLOCK_L), width // BLOCK_N
+    width = value.data.shape[1]
+    quantised = row_scale is not None
+    out = bias.new_empty(groups, length, width)
+    tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), width // TILE["BLOCK_N"], _depth(weights)
     _folded_sum[(groups * tiles * parts,)](
-        _descriptor(weights, (1, BLOCK_L, BLOCK_K)), _descriptor(value, (BLOCK_K // num_keys, num_keys, BLOCK_N)), bias,
-        _descriptor(out, (1, BLOCK_L, BLOCK_N)), tiles, parts, KEYS=keys, J=num_keys, **LAUNCH,
+        _described(weights, TILE["BLOCK_L"], depth), _described(value.data, TILE["BLOCK_N"], depth),
+        row_scale if quantised else bias, value.scale if quantised else bias, bias,
+        _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts,
+        KEYS=keys, QUANTISED=quantised, FULL=full_weight(weights.dtype), BLOCK_K=depth, STAGES=STAGES, **TILE,
     )  # fmt: skip
-    return out
+    return out.flatten(0, 1)
 
 
-def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), list(block))
+def full_weight(dtype: torch.dtype) -> float:
+    """What a softmax weight of 1 is in `dtype`."""
+    return FULL_WEIGHT if dtype == FP8 else 1.0
+
+
+def _depth(x: Tensor) -> int:
+    """Columns of a step, 128 bytes."""
+    return 128 // x.element_size() if x.dtype != torch.float32 else 64
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def _described(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, rows, columns])
