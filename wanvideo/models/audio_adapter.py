@@ -98,16 +98,14 @@ class AudioContext:
     version: int
     keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def positions(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """The speaker label of every video token, from this block's own self-attention: [L] float32, or None.
+    def labels(self, query: Tensor, key: Tensor) -> Tensor:
+        """The speaker label of every video token, from a block's own self-attention: [L] float32.
 
         Args: query [1, L, N, D], key [1, L, N, D]; the first latent frame's keys are the reference picture.
         Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
         region of the reference frame, averaged over the region and the heads; the best region's score, stretched to
         that speaker's label range, is its position. Tokens that look at the background get the middle label.
         """
-        if self.regions is None:
-            return None
         shares = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
         scores = shares / self.regions.sum(1, keepdim=True).clamp_min(1)
         best = scores.argmax(0)
@@ -176,16 +174,16 @@ class AudioCrossAttention(nn.Module):
         self,
         hidden: Tensor | QuantisedRows,
         keys_values: tuple[Tensor, Tensor],
-        positions: Tensor | None,
+        labels: Tensor | None,
         folded: bool = False,
     ) -> Tensor:
-        """hidden [L, dim] frame-major, keys and values of `keys_values`, positions [L] or None -> [L, dim].
+        """hidden [L, dim] frame-major, keys and values of `keys_values`, labels [L] or None -> [L, dim].
 
         folded: what `folds` says.
         """
         key, value = keys_values
         if folded:
-            return attend_folded(hidden, key, value, self.q_linear, self.proj, positions)
+            return attend_folded(hidden, key, value, self.q_linear, self.proj, labels)
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
-        out = attend_few(query.unflatten(0, (key.shape[0], -1)), key, value, positions)
+        out = attend_few(query.unflatten(0, (key.shape[0], -1)), key, value, labels)
         return self.proj(out.flatten(2).flatten(0, 1))

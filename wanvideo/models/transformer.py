@@ -197,7 +197,8 @@ class WanBlock(nn.Module):
 
         normed = stream.norm(1 + scale, shift, EPS, attn.q.input_dtype)
         query, key, value = attn.project(normed, rope)
-        positions = None if audio is None else audio.positions(query, key)
+        labelled = audio is not None and audio.regions is not None
+        labels = audio.labels(query, key) if labelled else None
         stream.add(attn(query, key, value), gate)
         del query, key, value  # as large as what the feed-forward needs
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
@@ -206,7 +207,7 @@ class WanBlock(nn.Module):
             heard = self.audio_cross_attn
             folded = heard.folds(stream.hidden, audio_kv)
             normed = stream.norm(*_affine(self.norm_x), EPS, heard.input_dtype(folded))
-            stream.add(heard(normed, audio_kv, positions, folded), audio.scale)
+            stream.add(heard(normed, audio_kv, labels, folded), audio.scale)
         normed = stream.norm(1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
         stream.add(ffn(normed), ffn_gate)
 
