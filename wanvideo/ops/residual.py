@@ -17,8 +17,8 @@ class Residual:
 
     Args:
         hidden: written over.
-        dtype: of the changes that will come. The first one is zeros behind a gate, so that compiled code is the same for
-            the first reader.
+        dtype: of the changes that will come. The first one is zeros behind a gate: compiled code is then the same for
+            the first reader as for all others.
     """
 
     def __init__(self, hidden: Tensor, dtype: torch.dtype) -> None:

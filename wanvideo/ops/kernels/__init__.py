@@ -45,6 +45,11 @@ def has_large_tiles(device: torch.device) -> bool:
     return _capability(device) in ((8, 0), (9, 0), (10, 0), (10, 3))
 
 
+def dot_precision(x: Tensor) -> str:
+    """How `tl.dot` is to multiply numbers of this dtype: float32 as such, not rounded to TF32."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
 @cache
 def row_kernels() -> ModuleType:
     return import_module(".rows", __name__)

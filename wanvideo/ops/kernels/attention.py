@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import has_copy_engine, has_large_tiles
+from . import dot_precision, has_copy_engine, has_large_tiles
 
 MOST_KEYS = 128
 TWO_SETS = {"BLOCK_L": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
@@ -156,10 +156,6 @@ def _source(x: Tensor, block: int, described: bool) -> object:
     return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [block, x.shape[2]])
 
 
-def _precision(x: Tensor) -> str:
-    return "ieee" if x.dtype == torch.float32 else "tf32"
-
-
 def few_keys(query: Tensor, key: Tensor, value: Tensor, positions: Tensor | None) -> Tensor:
     """query [G, L, N, D], key and value [G, M, N, D], all contiguous, positions [G * L] float32 or None."""
     out = torch.empty_like(query)
@@ -190,7 +186,7 @@ def _run_few_keys(
     _few_keys[(triton.cdiv(length, block), groups, heads // per_program)](
         query, key, key if value is None else value, positions if rotated else query, frequencies, out,
         length, num_keys, LOG2_E * width**-0.5, full,
-        ROTATE=rotated, SUM=value is not None, PRECISION=_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
+        ROTATE=rotated, SUM=value is not None, PRECISION=dot_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
         N=heads, HEADS=per_program, D=width, num_warps=4, num_stages=3 if ahead else 1,
     )  # fmt: skip
 
@@ -211,7 +207,7 @@ def two_sets(
     _two_sets[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
         _source(query, tiles["BLOCK_L"], described), *keys, out, length, heads, LOG2_E * width**-0.5,
         LOG2_E * last_bias, M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
-        PRECISION=_precision(query), DESCRIBED=described, D=width, **tiles,
+        PRECISION=dot_precision(query), DESCRIBED=described, D=width, **tiles,
     )  # fmt: skip
     return out
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..quantised import QuantisedRows
+from . import dot_precision
 
 FP8 = torch.float8_e4m3fn
-STAGES = 3
 FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8
-TILE = {"BLOCK_L": 128, "BLOCK_N": 256, "num_warps": 8}
+TILE = {"BLOCK_L": 128, "BLOCK_N": 256, "STAGES": 3, "num_warps": 8}
 FOLD = {"BLOCK_J": 128, "BLOCK_D": 64, "STAGES": 3, "num_warps": 4}
 
 
@@ -87,6 +87,20 @@ def _fold_values(
 
 
 @triton.jit
+def _products(
+    x, y, group, row, column, DEPTH: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """A tile of x [G, L, DEPTH] times y [G, columns, DEPTH], both described: [BLOCK_L, BLOCK_N]."""
+    total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
+    for step in tl.range(0, DEPTH // BLOCK_K, num_stages=STAGES):
+        rows = x.load([group, row, step * BLOCK_K]).reshape(BLOCK_L, BLOCK_K)
+        columns = y.load([group, column, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
+        total = tl.dot(rows, columns.T, total)
+    return total
+
+
+@triton.jit
 def _folded_weights(
     x, x_scale, key, key_scale, bias, out, tiles, parts, L, columns,
     D: tl.constexpr, J: tl.constexpr, QUANTISED: tl.constexpr, FULL: tl.constexpr,
@@ -95,11 +109,7 @@ def _folded_weights(
     """Softmax, head by head, of x [G, L, D] times key [G, N * J, D] plus bias [G, N * J], times FULL."""
     part, tile = tl.program_id(0) % parts, tl.program_id(0) // parts
     group, row = tile // tiles, tile % tiles * BLOCK_L
-    scores = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
-    for step in tl.range(0, D // BLOCK_K, num_stages=STAGES):
-        tokens = x.load([group, row, step * BLOCK_K]).reshape(BLOCK_L, BLOCK_K)
-        keys = key.load([group, part * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
-        scores = tl.dot(tokens, keys.T, scores)
+    scores = _products(x, key, group, row, part * BLOCK_N, D, BLOCK_L, BLOCK_N, BLOCK_K, STAGES)
     column = group * columns + part * BLOCK_N + tl.arange(0, BLOCK_N)
     if QUANTISED:
         rows = row + tl.arange(0, BLOCK_L)
@@ -121,11 +131,7 @@ def _folded_sum(
     """weights [G, L, N * J] times value [G, D, N * J] plus bias [D]."""
     part, tile = tl.program_id(0) % parts, tl.program_id(0) // parts
     group, row = tile // tiles, tile % tiles * BLOCK_L
-    total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
-    for step in tl.range(0, KEYS // BLOCK_K, num_stages=STAGES):
-        w = weights.load([group, row, step * BLOCK_K]).reshape(BLOCK_L, BLOCK_K)
-        v = value.load([group, part * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
-        total = tl.dot(w, v.T, total)
+    total = _products(weights, value, group, row, part * BLOCK_N, KEYS, BLOCK_L, BLOCK_N, BLOCK_K, STAGES)
     column = part * BLOCK_N + tl.arange(0, BLOCK_N)
     if QUANTISED:
         total *= (tl.load(row_scale + column) * (tl.load(bound + group) / FULL))[None, :]
@@ -148,7 +154,7 @@ def fold_keys(key: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Te
     scale, shift = (key.new_empty(out.shape[:2], dtype=torch.float32) for _ in range(2))
     _fold_keys[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
         key, weight, weight_scale if quantised else bias, bias, out, scale, shift, rows, heads, factor,
-        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=_precision(key), **FOLD,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(key), **FOLD,
     )  # fmt: skip
     return Folded(out, scale if quantised else None, shift)
 
@@ -163,7 +169,7 @@ def fold_values(value: Tensor, weight: Tensor, quantised: bool) -> Folded:
         bound = torch.linalg.vector_norm(value, 1, -1, dtype=torch.float32).amax((1, 2)).clamp_min(1e-30)
     _fold_values[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
         value, weight, bound if quantised else value, out, rows, heads,
-        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=_precision(value), **FOLD,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(value), **FOLD,
     )  # fmt: skip
     return Folded(out, bound, None)
 
@@ -181,7 +187,7 @@ def folded_weights(x: Tensor | QuantisedRows, key: Folded, num_keys: int, dtype:
         _described(data, TILE["BLOCK_L"], depth), x.scale if quantised else key.bias,
         _described(key.data, TILE["BLOCK_N"], depth), key.scale if quantised else key.bias, key.bias,
         _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
-        D=width, J=num_keys, QUANTISED=quantised, FULL=full_weight(dtype), BLOCK_K=depth, STAGES=STAGES, **TILE,
+        D=width, J=num_keys, QUANTISED=quantised, FULL=full_weight(dtype), BLOCK_K=depth, **TILE,
     )  # fmt: skip
     return out
 
@@ -200,7 +206,7 @@ def folded_sum(weights: Tensor, value: Folded, row_scale: Tensor | None, bias: T
         _described(weights, TILE["BLOCK_L"], depth), _described(value.data, TILE["BLOCK_N"], depth),
         row_scale if quantised else bias, value.scale if quantised else bias, bias,
         _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts,
-        KEYS=keys, QUANTISED=quantised, FULL=full_weight(weights.dtype), BLOCK_K=depth, STAGES=STAGES, **TILE,
+        KEYS=keys, QUANTISED=quantised, FULL=full_weight(weights.dtype), BLOCK_K=depth, **TILE,
     )  # fmt: skip
     return out.flatten(0, 1)
 
@@ -213,10 +219,6 @@ def full_weight(dtype: torch.dtype) -> float:
 def _depth(x: Tensor) -> int:
     """Columns of a step, 128 bytes."""
     return 128 // x.element_size() if x.dtype != torch.float32 else 64
-
-
-def _precision(x: Tensor) -> str:
-    return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def _described(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
