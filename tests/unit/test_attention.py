@@ -1,11 +1,14 @@
 """The backend registry: what is missing or wrong is refused with its reason, and exact attention stands in."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
+from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError
+from wanvideo.models import transformer
 from wanvideo.ops import backends
 
 CPU = torch.device("cpu")
@@ -57,3 +60,18 @@ def test_a_right_backend_is_used(monkeypatch):
     monkeypatch.setitem(backends.BACKENDS, "planted", planted(lambda q, k, v: backends._sdpa(q, k, v)))
     monkeypatch.setattr(backends, "ATTENTION_MODES", ("planted",))
     assert backends.choose("planted", CPU, torch.bfloat16, 128, 2).name == "planted"
+
+
+def test_keys_of_a_prompt_are_made_anew_for_queries_of_another_dtype(monkeypatch):
+    model, eight_bit = tiny_transformer(), replace(planted(backends._sdpa), query_dtype=torch.float8_e4m3fn)
+    monkeypatch.setattr(
+        transformer, "choose", lambda name, *_: eight_bit if name == "planted" else backends.BACKENDS[name]
+    )
+    versions = []
+    for name in ("sdpa", "planted", "planted", "sdpa"):
+        model.set_attention(name)
+        versions.append(model.weights_version)
+        assert {block.cross_attn.query_dtype for block in model.blocks} == {
+            model.blocks[0].self_attn.backend.query_dtype
+        }
+    assert versions[0] == 0 < versions[1] == versions[2] < versions[3]
