@@ -180,6 +180,7 @@ def test_folded_attention(turned):
     assert (attend_folded(hidden.flatten(0, 1), key, value, query, out, labels) - twin).abs().max() <= tolerance
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no fp8")
 @pytest.mark.parametrize("turned", [False, True])
 def test_folded_attention_in_fp8(turned):
