@@ -41,7 +41,7 @@ def attend_two(
 ) -> Tensor:
     """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
 
-    On a GPU queries and keys may be fp8, which FlashAttention 3 takes too; the result has the dtype of the values.
+    Queries and keys may be fp8 on a GPU; the result has the dtype of the values.
 
     copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
     """
