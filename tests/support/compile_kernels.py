@@ -109,7 +109,7 @@ def copy_engine_kernels():
         weights = folded.folded_weights(
             rows_in, folded.fold_keys(number, matrix, scale, number.flatten(), 1.0), keys, storage
         )
-        folded.folded_sum(weights, folded.fold_values(number, matrix, scale is not None), scale, empty(WIDTH))
+        folded.folded_sum(weights, folded.fold_values(number, matrix), scale, empty(WIDTH))
 
 
 if __name__ == "__main__":

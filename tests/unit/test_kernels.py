@@ -9,7 +9,8 @@ from wanvideo.ops import attention as plain
 from wanvideo.ops import kernels, norm, pixel_norm, quantised
 from wanvideo.ops.folded import attend_folded, can_fold
 from wanvideo.ops.formats import FORMATS, quantise_by_rows
-from wanvideo.ops.linear import FP8_MATMUL, Linear
+from wanvideo.ops.linear import Linear
+from wanvideo.ops.quantised import FP8
 from wanvideo.ops.rope import label_rope, rotate, video_rope
 
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
@@ -126,7 +127,7 @@ def test_region_scores():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="tiles in half precision come through a GPU's copy engine; there is no GPU")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8_MATMUL])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8])
 @pytest.mark.parametrize("length", [64, 203])
 def test_tiles_of_the_copy_engine(length, dtype):
     query, key, value = (draw(n, 2, 128).bfloat16() for n in (length, 70, 71))
@@ -189,10 +190,10 @@ def test_folded_attention_in_fp8(turned):
     hidden, key, value = (draw(groups, n, width).bfloat16() for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
     exact = [projection(width, i, torch.bfloat16) for i in (0, 1)]
-    query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8_MATMUL)) for x in exact)
+    query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8)) for x in exact)
     query.bias, out.bias = (x.bias for x in exact)
     labels = draw(groups * length).abs() * 8 if turned else None
-    rows_in = quantised.quantise_rows(hidden.flatten(0, 1), FP8_MATMUL)
+    rows_in = quantised.quantise_rows(hidden.flatten(0, 1), FP8)
 
     def unfolded(query, out, x):
         projected = query(x).view(groups, length, heads, -1)

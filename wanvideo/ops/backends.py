@@ -19,10 +19,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import kernels
-from .quantised import LARGEST
+from .quantised import FP8, LARGEST
 
 logger = logging.getLogger("wanvideo")
-FP8 = torch.float8_e4m3fn
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
 TIMED_TOKENS = 16384
 

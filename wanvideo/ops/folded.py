@@ -14,8 +14,8 @@ from torch import Tensor
 
 from . import kernels
 from .compiled import opaque
-from .linear import FP8_MATMUL, Linear
-from .quantised import QuantisedRows
+from .linear import Linear
+from .quantised import FP8, QuantisedRows
 
 FOLDED_ROWS = 512  # with fewer tokens a group, folding costs more than it saves
 
@@ -34,7 +34,7 @@ def can_fold(hidden: Tensor, key: Tensor, query: Linear, out: Linear) -> bool:
 
 def folded_input(query: Linear) -> torch.dtype:
     """In what dtype `attend_folded` takes its rows: fp8 stays fp8, all else is folded as plain numbers."""
-    return FP8_MATMUL if query.input_dtype == FP8_MATMUL else query.bias.dtype
+    return FP8 if query.input_dtype == FP8 else query.bias.dtype
 
 
 @opaque
@@ -48,7 +48,7 @@ def attend_folded(
     """
     folded, (groups, num_keys, heads, width) = kernels.folded_kernels(), key.shape
     weight, scale = _matrix(out, value.dtype)
-    dtype = value.dtype if scale is None else FP8_MATMUL
+    dtype = value.dtype if scale is None else FP8
     if labels is None:
         factor = width**-0.5 / math.log(2)
         keys = folded.fold_keys(key.contiguous(), *_matrix(query, key.dtype), query.bias, factor)
@@ -57,12 +57,12 @@ def attend_folded(
         turned = query(hidden).view(groups, -1, heads, width)
         few_weights = kernels.attention_kernels().few_weights
         weights = few_weights(turned, key.contiguous(), labels, dtype, folded.full_weight(dtype))
-    values = folded.fold_values(value.contiguous(), weight, scale is not None)
+    values = folded.fold_values(value.contiguous(), weight)
     return folded.folded_sum(weights, values, scale, out.bias)
 
 
 def _matrix(layer: Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """A layer's weight [out, in]: fp8 as it is stored, with its rows' scale, or in `dtype`."""
-    if layer.input_dtype == FP8_MATMUL:
+    if layer.input_dtype == FP8:
         return layer.weight, layer.weight_scale
     return layer.dense_weight(dtype), None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .formats_fp4 import FP4Linear, quantise_fp4
 from .formats_gguf import LAYOUTS, GGUFLinear
 from .linear import Linear, RowScaledLinear
-from .quantised import LARGEST, SMALLEST_PEAK
+from .quantised import FP8, LARGEST, SMALLEST_PEAK
 from .row_blocks import row_blocks
 
 
@@ -87,7 +87,7 @@ def _by_rows(name: str, storage: torch.dtype, can_quantise: bool = True) -> Form
 FORMATS = {
     item.name: item
     for item in (
-        _by_rows("fp8", torch.float8_e4m3fn),
+        _by_rows("fp8", FP8),
         _by_rows("fp8_e5m2", torch.float8_e5m2, can_quantise=False),
         _by_rows("int8", torch.int8),
         Format("fp4", FP4Linear, 4.5, quantise_fp4),

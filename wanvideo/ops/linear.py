@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from . import kernels
 from .low_rank import LowRankSide
-from .quantised import QuantisedRows, quantise_rows
+from .quantised import FP8, QuantisedRows, quantise_rows
 from .row_blocks import row_blocks
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
-FP8_MATMUL = torch.float8_e4m3fn
 
 
 class Linear(nn.Linear):
@@ -72,7 +71,7 @@ class RowScaledLinear(Linear):
         dtype, device = self.weight.dtype, self.weight.device
         if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
             return False
-        return dtype == torch.int8 or dtype == FP8_MATMUL and torch.cuda.get_device_capability(device) >= (8, 9)
+        return dtype == torch.int8 or dtype == FP8 and torch.cuda.get_device_capability(device) >= (8, 9)
 
     @property
     def input_dtype(self) -> torch.dtype:

@@ -16,10 +16,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..quantised import QuantisedRows
+from ..quantised import FP8, QuantisedRows
 from . import dot_precision
 
-FP8 = torch.float8_e4m3fn
 FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8
 TILE = {"BLOCK_L": 128, "BLOCK_N": 256, "STAGES": 3, "num_warps": 8}
 FOLD = {"BLOCK_J": 128, "BLOCK_D": 64, "STAGES": 3, "num_warps": 4}
@@ -159,10 +158,10 @@ def fold_keys(key: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Te
     return Folded(out, scale if quantised else None, shift)
 
 
-def fold_values(value: Tensor, weight: Tensor, quantised: bool) -> Folded:
-    """value [G, J, N, H] times weight [D, N * H]; quantised: the weight is fp8."""
+def fold_values(value: Tensor, weight: Tensor) -> Folded:
+    """value [G, J, N, H] times weight [D, N * H], which may be fp8; the scale of its rows belongs to `folded_sum`."""
     groups, num_keys, heads, head_width = value.shape
-    rows, width = groups * num_keys, weight.shape[0]
+    rows, width, quantised = groups * num_keys, weight.shape[0], weight.dtype == FP8
     out = value.new_empty(groups, width, heads * num_keys, dtype=FP8 if quantised else value.dtype)
     bound = None
     if quantised:

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import QuantisedRows
+from ..quantised import FP8, QuantisedRows
 
-STORE = {torch.float8_e4m3fn: 1, torch.int8: 2}
+STORE = {FP8: 1, torch.int8: 2}
 CHUNK = 1024
 
 
