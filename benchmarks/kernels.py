@@ -128,8 +128,9 @@ def attention_backends(report: Report) -> None:
         if reason:
             print(f"attention   {name}: {reason}")
             continue
-        took = seconds(lambda backend=backend: backend.function(query, key, value), report.repeats)
-        error = relative(backend.function(query, key, value)[:, :part, :2], exact)
+        given = *(x.to(backend.query_dtype or x.dtype) for x in (query, key)), value
+        took = seconds(lambda backend=backend, given=given: backend.function(*given), report.repeats)
+        error = relative(backend.function(*given)[:, :part, :2], exact)
         report.add(
             "attention",
             f"self-attention {name}",

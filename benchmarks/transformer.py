@@ -15,7 +15,7 @@ from wanvideo.models.transformer import WanTransformer
 from wanvideo.ops.residual import Residual
 from wanvideo.ops.rope import video_rope
 
-FAST = "flash_attn_3_fp8"
+FAST = "fp8"
 
 
 @torch.inference_mode(False)  # tensors that were made in it could not be moved later

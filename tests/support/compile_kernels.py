@@ -65,10 +65,8 @@ def row_kernels(stores):
         rows.widen_rows(empty(4, WIDTH, dtype=FP32).to(store), vector[:4, None], BF16)
     rows.add_gated(stream, change, vector)
     rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, None)
-    rows.head_peaks(empty(1, 4, HEADS, HEAD))
     if FP8 in stores:
         rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, FP8)
-        rows.scale_heads(empty(1, 4, HEADS, HEAD), empty(1, HEADS, dtype=FP32), FP8)
     rows.scale_products(empty(4, WIDTH, dtype=torch.int32), vector[:4, None], vector[:, None], change[0], BF16)
     pixels = empty(1, 96, 1, 8, 8).contiguous(memory_format=torch.channels_last_3d)
     rows.pixel_norm_silu(torch.empty_like(pixels), pixels, empty(96))
@@ -93,6 +91,7 @@ def attention_kernels(stores):
         attention.region_scores(query, key, regions)
         query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
         attention.few_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
+        kernels.hopper_kernels().turned_values(empty(1, TOKENS, HEADS, HEAD))
 
 
 def copy_engine_kernels():

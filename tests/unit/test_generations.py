@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
 ROOT = Path(__file__).parents[2]
 EVERYWHERE = {
-    "_layer_norm", "_add_gated", "_quantise", "_widen", "_rms_norm_heads", "_gelu", "_head_peaks", "_pixel_norm_silu",
+    "_layer_norm", "_add_gated", "_quantise", "_widen", "_rms_norm_heads", "_gelu", "_pixel_norm_silu",
     "_scale_products", "_few_keys", "_two_sets", "_region_scores",
 }  # fmt: skip
 LATER = {
-    "_scale_heads",
+    "_column_ranges",
+    "_turned",
     "_conv",
     "_fold_keys",
     "_fold_values",

@@ -141,14 +141,11 @@ def test_tiles_of_the_copy_engine(length, dtype):
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-3
 
 
-def test_scale_products_and_heads():
+def test_scale_products():
     products = (draw(ROWS, WIDTH) * 1000).int()
     row, column, bias = draw(ROWS, 1).abs(), draw(WIDTH, 1).abs(), draw(WIDTH)
     expected = products.float() * row * column.T + bias
     assert torch.allclose(rows.scale_products(products, row, column, bias, torch.float32), expected, rtol=1e-5)
-    heads, factor = draw(1, ROWS, HEADS, WIDTH // HEADS), draw(1, HEADS)
-    assert torch.equal(rows.head_peaks(heads), heads.abs().amax((1, 3)))
-    assert torch.equal(rows.scale_heads(heads, factor, torch.float32), heads * factor[..., None])
 
 
 def test_pixel_norm_silu():

@@ -50,16 +50,9 @@ def _flash_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def _flash_3_fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Queries and keys come normalised, so they need no scale; values get one a head."""
-    dtype = value.dtype
+def _fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    value = value.contiguous()
-    scale = kernels.row_kernels().head_peaks(value).clamp_min(1e-12) / LARGEST[FP8]
-    value = kernels.row_kernels().scale_heads(value, scale.reciprocal(), FP8)
-    one = torch.ones_like(scale)
-    out = _flash_3_function()(query, key, value, q_descale=one, k_descale=one, v_descale=scale)
-    return (out[0] if isinstance(out, tuple) else out).to(dtype)
+    return kernels.hopper_kernels().attend(query, key, value).to(value.dtype)
 
 
 def _sage(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -115,10 +108,7 @@ BACKENDS = {
         Backend("sdpa", _sdpa, lambda device: None, 0.01),
         Backend("flash_attn_2", _flash_2, _needs("flash_attn", capability=(8, 0)), 0.01),
         Backend("flash_attn_3", _flash_3, _needs("flash_attn_interface", "fa3_fwd_interface", exactly=9), 0.01),
-        Backend(
-            "flash_attn_3_fp8", _flash_3_fp8, _needs("flash_attn_interface", "fa3_fwd_interface", exactly=9), 0.10,
-            exact=False, query_dtype=FP8,
-        ),
+        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8),
         Backend("sageattn", _sage, _needs("sageattention", capability=(8, 0)), 0.05, exact=False),
         Backend("sageattn_3", _sage_3, _needs("sageattn3", capability=(10, 0)), 0.25, exact=False),
     )
@@ -127,6 +117,7 @@ ATTENTION_MODES = ("auto", *BACKENDS)
 # Names that users' graphs hold for backends that are not offered, and what is used in their place.
 STAND_INS = {
     "comfy": "auto",
+    "flash_attn_3_fp8": "fp8",
     "radial_sage_attention": "sageattn",
     "sageattn_compiled": "sageattn",
     "sageattn_ultravico": "sageattn",

@@ -61,6 +61,11 @@ def attention_kernels() -> ModuleType:
 
 
 @cache
+def hopper_kernels() -> ModuleType:
+    return import_module(".hopper_attention", __name__)
+
+
+@cache
 def conv_kernels() -> ModuleType:
     return import_module(".conv", __name__)
 

@@ -159,29 +159,6 @@ def _gelu(x, out, out_scale, D, FAST: tl.constexpr, STORE: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _scale_heads(x, factor, out, D, HEAD: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    mask = columns < D
-    value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
-    value *= tl.load(factor + columns // HEAD, mask=mask, other=0.0)
-    tl.store(out + row * D + columns, value.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _head_peaks(x, out, L, N, D: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr):
-    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, D)[None, :]
-    mask = head < N
-    peak = tl.zeros((HEADS, D), tl.float32)
-    for step in range(ROWS):
-        row = tl.program_id(0).to(tl.int64) * ROWS + step
-        value = tl.load(x + (row * N + head) * D + column, mask=mask & (row < L), other=0.0)
-        peak = tl.maximum(peak, tl.abs(value.to(tl.float32)))
-    heads = tl.arange(0, HEADS)
-    tl.store(out + tl.program_id(0) * N + heads, tl.max(peak, 1), mask=heads < N)
-
-
-@triton.jit
 def _pixel_norm_silu(x, gamma, out, pixels, C, root, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     pixel = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     channel = tl.arange(0, BLOCK)[None, :]
@@ -291,25 +268,6 @@ def widen_rows(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
     rows, width = x.shape
     _widen[(rows, triton.cdiv(width, 4096))](x, scale, out, width, BLOCK=4096, num_warps=4)
-    return out
-
-
-def head_peaks(x: Tensor) -> Tensor:
-    """The largest absolute value of each head of x [1, L, N, D] (contiguous): [1, N] float32."""
-    _, length, heads, width = x.shape
-    rows = 64
-    out = x.new_empty(triton.cdiv(length, rows), heads, dtype=torch.float32)
-    _head_peaks[(out.shape[0],)](
-        x, out, length, heads, D=width, HEADS=triton.next_power_of_2(heads), ROWS=rows, num_warps=8
-    )
-    return out.amax(0, keepdim=True)
-
-
-def scale_heads(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [1, L, N, D] (contiguous) times factor [1, N], stored in `dtype`, which the products must fit."""
-    out = torch.empty_like(x, dtype=dtype)
-    width = x.shape[2] * x.shape[3]
-    _scale_heads[(x.shape[1],)](x, factor, out, width, x.shape[3], **_blocks(width))
     return out
 
 

@@ -1,0 +1,111 @@
+"""The fp8 attention for Hopper GPUs: its values' layout, what its compiler says, and on such a GPU its results."""
+
+import re
+
+import pytest
+import torch
+
+from wanvideo.ops import backends
+from wanvideo.ops.kernels import cuda_driver
+from wanvideo.ops.quantised import FP8
+
+pytest.importorskip("triton", reason="Triton is not installed; other backends are used everywhere")
+from wanvideo.ops.kernels import hopper_attention  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
+on_hopper = pytest.mark.skipif(REFUSAL is not None, reason=f"fp8 attention cannot be used here: {REFUSAL}")
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
+
+
+@pytest.mark.parametrize("length", [70, 96])
+def test_values_are_turned_centred_and_scaled(length):
+    """Place 16 h + 4 t + n of 32 has token 16 h + 8 (n // 2) + 2 t + n % 2, as a thread holds its scores."""
+    value = draw(2, length, 3, 64) + 5
+    turned, scale, mean = hopper_attention.turned_values(value, torch.float32)
+    assert turned.shape == (2, 3, 64, 96) and torch.allclose(mean, value.mean((0, 1)), atol=1e-5)
+    assert turned.abs().amax((0, 3)).sub(448).abs().max() <= 1e-3
+    order = [32 * g + 16 * h + 8 * (n // 2) + 2 * t + n % 2
+             for g in range(3) for h in range(2) for t in range(4) for n in range(4)]  # fmt: skip
+    back = torch.zeros(2, 96, 3, 64, device=DEVICE)
+    back[:, order] = turned.permute(0, 3, 1, 2)
+    assert torch.allclose(back[:, :length] * scale + mean, value, atol=1e-4) and not back[:, length:].any()
+
+
+def test_the_compiler_neither_spills_registers_nor_serialises_products():
+    """Either would be right and slow; it says so in its notes."""
+    try:
+        binary, said = hopper_attention.compiled()
+    except OSError as missing:
+        pytest.skip(f"no compiler for CUDA here: {missing}")
+    assert binary[:4] == b"\x7fELF"
+    assert "0 bytes spill stores" in said and not re.search(r"C75\d\d.*Performance Loss|warning", said), said
+
+
+def test_wrong_source_is_answered_with_the_compilers_words():
+    try:
+        cuda_driver.compile_source("__global__ void f() { nonsense; }", "sm_90a", {})
+    except OSError as missing:
+        pytest.skip(f"no compiler for CUDA here: {missing}")
+    except RuntimeError as error:
+        assert "nonsense" in str(error)
+    else:
+        pytest.fail("wrong source was compiled")
+
+
+def exact(query, key, value):
+    scores = torch.einsum("blnd,bmnd->bnlm", query.float(), key.float()) * query.shape[-1] ** -0.5
+    return torch.einsum("bnlm,bmnd->blnd", scores.softmax(-1), value.float())
+
+
+def error(query, key, value):
+    twin = exact(query, key, value)
+    return float((backends.BACKENDS["fp8"].function(query, key, value).float() - twin).norm() / twin.norm())
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize(
+    ("batch", "length", "keys", "heads"),
+    [(1, 64, 64, 1), (1, 1000, 777, 3), (2, 333, 2048, 2), (1, 130, 20, 1), (2, 192, 65, 2), (1, 200, 7000, 1)],
+)
+def test_against_exact_attention(batch, length, keys, heads):
+    query, key = draw(batch, length, heads, 128).to(FP8), draw(batch, keys, heads, 128).to(FP8)
+    value = draw(batch, keys, heads, 128).bfloat16()
+    assert error(query, key, value) <= 0.05
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_peaks_that_grow_from_tile_to_tile():
+    query, value = draw(1, 300, 2, 128), draw(1, 4096, 2, 128).bfloat16()
+    direction = draw(1, 1, 1, 128)
+    growing = draw(1, 4096, 2, 128) + direction * torch.linspace(-4, 4, 4096, device=DEVICE).view(1, -1, 1, 1)
+    assert error((query + direction).to(FP8), growing.to(FP8), value) <= 0.05
+    assert error((query + direction).to(FP8), growing.flip(1).to(FP8), value) <= 0.05
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("halves", [False, True])
+def test_long_even_sums_keep_their_products(halves):
+    """All keys, or half of them, weigh the same; sums of fp8 products alone would be off by half."""
+    keys = 32760
+    query, key, value = draw(1, 256, 1, 128) * 0.1, draw(1, keys, 1, 128), draw(1, keys, 1, 128) + 2
+    if halves:
+        direction = draw(128) / 128**0.5 * 8
+        query, key[:, : keys // 2] = query + 4 * direction, key[:, : keys // 2] + direction
+        value[:, keys // 2 :] -= 4
+    assert error(query.to(FP8), key.to(FP8), value.bfloat16()) <= 0.03
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_what_is_not_a_number_stays_none():
+    query, key, value = (draw(1, n, 1, 128) for n in (70, 200, 200))
+    query[0, 3] = float("nan")
+    out = backends.BACKENDS["fp8"].function(query.to(FP8), key.to(FP8), value.bfloat16())
+    assert out[0, 3].isnan().all() and out[0, :3].isfinite().all() and out[0, 4:].isfinite().all()
