@@ -165,7 +165,19 @@ def compiled(report: Report) -> None:
 
 @torch.inference_mode()
 def profile(report: Report) -> None:
-    heavy = ("gemm", "cutlass", "flash", "sm90", "nvjet", "_few_keys", "_two_sets", "_region", "_fold", "cudnn")
+    heavy = (
+        "gemm",
+        "cutlass",
+        "flash",
+        "sm90",
+        "nvjet",
+        "_few_keys",
+        "_two_sets",
+        "_region",
+        "_fold",
+        "cudnn",
+        "fp8_attention",
+    )
     for storage, mode in (("bf16", "auto"), ("fp8", FAST)):
         model = build(storage)
         mode = model.set_attention(mode)

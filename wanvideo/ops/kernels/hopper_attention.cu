@@ -168,9 +168,9 @@ __device__ __forceinline__ void add_moved(
 // queries [B, length, heads, D], keys [B, num_keys, heads, D] and values [B, heads, D, keys rounded up] in the order of
 // `weigh` are fp8; value_scale and value_mean [heads, D]; out [B, length, heads, D] bf16. scale: log2(e) / sqrt(D).
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
-attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
-          const unsigned char* queries, const float* value_scale, const float* value_mean, unsigned short* out,
-          int length, int num_keys, int heads, float scale) {
+fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
+              const unsigned char* queries, const float* value_scale, const float* value_mean, unsigned short* out,
+              int length, int num_keys, int heads, float scale) {
     extern __shared__ unsigned char memory[];
     __shared__ alignas(8) u64 barriers[2 * STAGES];
     const u32 tiles_at = (shared_address(memory) + 1023) & ~1023u;  // of each stage one of keys, then one of values

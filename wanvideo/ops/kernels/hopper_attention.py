@@ -50,7 +50,7 @@ def _kernel(device: torch.device) -> cuda_driver.Kernel:
     tiles = 2 * TILES["STAGES"] * TILES["KEYS"] * WIDTH
     moved = TILES["GROUPS"] * ROWS * WIDTH * 4
     with torch.cuda.device(device):
-        return cuda_driver.Kernel(compiled()[0], "attention", 1024 + tiles + 256 + moved)
+        return cuda_driver.Kernel(compiled()[0], "fp8_attention", 1024 + tiles + 256 + moved)
 
 
 @triton.jit
