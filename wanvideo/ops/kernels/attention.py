@@ -18,7 +18,7 @@ from . import dot_precision, has_copy_engine, has_large_tiles
 
 MOST_KEYS = 128
 TWO_SETS = {"BLOCK_L": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
-REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2}
+REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
 EXACT_TILES = {"BLOCK_L": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 1}
 LOG2_E = 1.4426950408889634
 
@@ -120,30 +120,27 @@ def _region_scores(
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """regions [M, BLOCK_R]: column R is all ones, so that its sum is the softmax's denominator, those behind it are
-    zeros; keys beyond M are in no region and need no other mask."""
+    zeros; keys beyond M are in no region and need no other mask.
+
+    Scores are taken relative to the highest of the first tile, which others may exceed by 2^127. Where one is higher
+    still, its region has all of the attention.
+    """
     head, first = tl.program_id(1), tl.program_id(0) * BLOCK_L
     q = _tile(query, first, head, L, N, D, BLOCK_L, DESCRIBED)
-    peak = tl.full((BLOCK_L,), -1.0e30, tl.float32)
+    k = _tile(key, 0, head, M, N, D, BLOCK_M, DESCRIBED)
+    peak = tl.maximum(tl.max(tl.dot(q, k.T, input_precision="ieee" if EXACT else "tf32"), 1) * scale, -120.0)
     sums = tl.zeros((BLOCK_L, BLOCK_R), tl.float32)
     for start in range(0, M, BLOCK_M):
         k = _tile(key, start, head, M, N, D, BLOCK_M, DESCRIBED)
         inside = _tile(regions, start, 0, M, 1, BLOCK_R, BLOCK_M, DESCRIBED)
         scores = tl.dot(q, k.T, input_precision="ieee" if EXACT else "tf32")
-        higher = tl.maximum(peak, tl.max(scores, 1) * scale)
-        fade = tl.exp2(peak - higher)
-        if EXACT:
-            weights = tl.exp2(scores * scale - higher[:, None])
-        else:  # two halves an instruction; the weights are halves in the product below anyway
-            weights = tl.inline_asm_elementwise(
-                "ex2.approx.f16x2 $0, $1;", "=r,r", [(scores * scale - higher[:, None]).to(tl.float16)],
-                tl.float16, True, 2,
-            )  # fmt: skip
-        sums = tl.dot(weights, inside, sums * fade[:, None], input_precision="ieee" if EXACT else "tf32")
-        peak = higher
+        weights = tl.exp2(scores * scale - peak[:, None]).to(inside.dtype)
+        sums = tl.dot(weights, inside, sums, input_precision="ieee" if EXACT else "tf32")
     rows, region = first + tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_R)
     total = tl.sum(tl.where(region[None, :] == R, sums, 0.0), 1)
     target = out + (head * R + region[None, :]).to(tl.int64) * L + rows[:, None]
-    tl.store(target, sums / total[:, None], mask=(region[None, :] < R) & (rows[:, None] < L))
+    share = tl.where(sums == float("inf"), 1.0, sums / total[:, None])
+    tl.store(target, share, mask=(region[None, :] < R) & (rows[:, None] < L))
 
 
 def _source(x: Tensor, block: int, described: bool) -> object:
@@ -223,7 +220,7 @@ def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
     exact = query.dtype == torch.float32
     tiles, described = (EXACT_TILES, False) if exact else (REGIONS, has_copy_engine(query.device))
     columns = max(16, triton.next_power_of_2(num_regions + 1))
-    members = query.new_zeros(num_keys, 1, columns, dtype=torch.float32 if exact else torch.float16)
+    members = query.new_zeros(num_keys, 1, columns, dtype=torch.float32 if exact else torch.bfloat16)
     members[:, 0, :num_regions], members[:, 0, num_regions] = regions.T, 1
     sources = [_source(x, tiles["BLOCK_M"], described) for x in (key, members)]
     _region_scores[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
