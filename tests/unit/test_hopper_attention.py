@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from wanvideo.ops import backends
+from wanvideo.ops import attention, backends
 from wanvideo.ops.kernels import cuda_driver
 from wanvideo.ops.quantised import FP8
 
@@ -58,13 +58,8 @@ def test_wrong_source_is_answered_with_the_compilers_words():
         pytest.fail("wrong source was compiled")
 
 
-def exact(query, key, value):
-    scores = torch.einsum("blnd,bmnd->bnlm", query.float(), key.float()) * query.shape[-1] ** -0.5
-    return torch.einsum("bnlm,bmnd->blnd", scores.softmax(-1), value.float())
-
-
 def error(query, key, value):
-    twin = exact(query, key, value)
+    twin = attention.attend(query.float(), key.float(), value.float())
     return float((backends.BACKENDS["fp8"].function(query, key, value).float() - twin).norm() / twin.norm())
 
 

@@ -125,6 +125,18 @@ def test_region_scores():
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
 
 
+@pytest.mark.parametrize(("first", "later"), [(0, 1500), (1500, 0), (-1500, -1400), (0, 1000)])
+def test_regions_whose_scores_are_far_apart(first, later):
+    """Keys of the first tile and of later ones score as differently as no power of two in float32 can tell."""
+    query = torch.zeros(40, 1, 128, device=DEVICE)
+    query[:, :, 0], key = 1, draw(130, 1, 128) * 0.01
+    key[:64, 0, 0], key[64:, 0, 0] = first, later
+    regions = torch.zeros(2, 130, device=DEVICE)
+    regions[0, :64], regions[1, 64:] = 1, 1
+    twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
+    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="tiles in half precision come through a GPU's copy engine; there is no GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, FP8])

@@ -7,8 +7,6 @@ Legend: G groups, L tokens of a group, M keys of a group, N heads, D model width
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -50,8 +48,7 @@ def attend_folded(
     weight, scale = _matrix(out, value.dtype)
     dtype = value.dtype if scale is None else FP8
     if labels is None:
-        factor = width**-0.5 / math.log(2)
-        keys = folded.fold_keys(key.contiguous(), *_matrix(query, key.dtype), query.bias, factor)
+        keys = folded.fold_keys(key.contiguous(), *_matrix(query, key.dtype), query.bias, kernels.softmax_scale(width))
         weights = folded.folded_weights(hidden, keys, num_keys, dtype)
     else:
         turned = query(hidden).view(groups, -1, heads, width)

@@ -6,6 +6,7 @@ The kernel modules are imported when a tensor on a GPU first needs them, so that
 from __future__ import annotations
 
 import importlib.util
+import math
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -48,6 +49,11 @@ def has_large_tiles(device: torch.device) -> bool:
 def dot_precision(x: Tensor) -> str:
     """How `tl.dot` is to multiply numbers of this dtype: float32 as such, not rounded to TF32."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def softmax_scale(width: int) -> float:
+    """What scores of heads of this width are multiplied by for a softmax of powers of two."""
+    return width**-0.5 / math.log(2)
 
 
 @cache

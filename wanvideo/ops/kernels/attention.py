@@ -9,18 +9,19 @@ Legend: G groups, L tokens of a group, M keys, N heads, D head width (128), R re
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import dot_precision, has_copy_engine, has_large_tiles
+from . import dot_precision, has_copy_engine, has_large_tiles, softmax_scale
 
 MOST_KEYS = 128
 TWO_SETS = {"BLOCK_L": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
-REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3}
+REGIONS = {"BLOCK_L": 128, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2}
 EXACT_TILES = {"BLOCK_L": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 1}
-LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -119,28 +120,31 @@ def _region_scores(
     query, key, regions, out, L, R, N, scale, M: tl.constexpr, EXACT: tl.constexpr, DESCRIBED: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """regions [M, BLOCK_R]: column R is all ones, so that its sum is the softmax's denominator, those behind it are
-    zeros; keys beyond M are in no region and need no other mask.
-
-    Scores are taken relative to the highest of the first tile, which others may exceed by 2^127. Where one is higher
-    still, its region has all of the attention.
-    """
+    """regions [M, BLOCK_R]: column R has every key that counts, so that its sum is the softmax's denominator, those
+    behind it are zeros. M: whole tiles."""
     head, first = tl.program_id(1), tl.program_id(0) * BLOCK_L
     q = _tile(query, first, head, L, N, D, BLOCK_L, DESCRIBED)
-    k = _tile(key, 0, head, M, N, D, BLOCK_M, DESCRIBED)
-    peak = tl.maximum(tl.max(tl.dot(q, k.T, input_precision="ieee" if EXACT else "tf32"), 1) * scale, -120.0)
+    peak = tl.full((BLOCK_L,), -1.0e30, tl.float32)
     sums = tl.zeros((BLOCK_L, BLOCK_R), tl.float32)
     for start in range(0, M, BLOCK_M):
         k = _tile(key, start, head, M, N, D, BLOCK_M, DESCRIBED)
         inside = _tile(regions, start, 0, M, 1, BLOCK_R, BLOCK_M, DESCRIBED)
         scores = tl.dot(q, k.T, input_precision="ieee" if EXACT else "tf32")
-        weights = tl.exp2(scores * scale - peak[:, None]).to(inside.dtype)
-        sums = tl.dot(weights, inside, sums, input_precision="ieee" if EXACT else "tf32")
+        higher = tl.maximum(peak, tl.max(scores, 1) * scale)
+        fade = tl.exp2(peak - higher)
+        if EXACT:
+            weights = tl.exp2(scores * scale - higher[:, None])
+        else:  # two halves an instruction; the weights are halves in the product below anyway
+            weights = tl.inline_asm_elementwise(
+                "ex2.approx.f16x2 $0, $1;", "=r,r", [(scores * scale - higher[:, None]).to(tl.float16)],
+                tl.float16, True, 2,
+            )  # fmt: skip
+        sums = tl.dot(weights, inside, sums * fade[:, None], input_precision="ieee" if EXACT else "tf32")
+        peak = higher
     rows, region = first + tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_R)
     total = tl.sum(tl.where(region[None, :] == R, sums, 0.0), 1)
     target = out + (head * R + region[None, :]).to(tl.int64) * L + rows[:, None]
-    share = tl.where(sums == float("inf"), 1.0, sums / total[:, None])
-    tl.store(target, share, mask=(region[None, :] < R) & (rows[:, None] < L))
+    tl.store(target, sums / total[:, None], mask=(region[None, :] < R) & (rows[:, None] < L))
 
 
 def _source(x: Tensor, block: int, described: bool) -> object:
@@ -182,7 +186,7 @@ def _run_few_keys(
     ahead = has_large_tiles(query.device) and not exact and block_keys <= 64  # else the tiles of three heads do not fit
     _few_keys[(triton.cdiv(length, block), groups, heads // per_program)](
         query, key, key if value is None else value, positions if rotated else query, frequencies, out,
-        length, num_keys, LOG2_E * width**-0.5, full,
+        length, num_keys, softmax_scale(width), full,
         ROTATE=rotated, SUM=value is not None, PRECISION=dot_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
         N=heads, HEADS=per_program, D=width, num_warps=4, num_stages=3 if ahead else 1,
     )  # fmt: skip
@@ -202,8 +206,8 @@ def two_sets(
     tiles, described = (EXACT_TILES, False) if exact else (TWO_SETS, has_copy_engine(query.device))
     keys = [_source(x, tiles["BLOCK_M"], described) for x in (*first, *other)]
     _two_sets[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
-        _source(query, tiles["BLOCK_L"], described), *keys, out, length, heads, LOG2_E * width**-0.5,
-        LOG2_E * last_bias, M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
+        _source(query, tiles["BLOCK_L"], described), *keys, out, length, heads, softmax_scale(width),
+        last_bias / math.log(2), M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
         PRECISION=dot_precision(query), DESCRIBED=described, D=width, **tiles,
     )  # fmt: skip
     return out
@@ -220,11 +224,14 @@ def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
     exact = query.dtype == torch.float32
     tiles, described = (EXACT_TILES, False) if exact else (REGIONS, has_copy_engine(query.device))
     columns = max(16, triton.next_power_of_2(num_regions + 1))
-    members = query.new_zeros(num_keys, 1, columns, dtype=torch.float32 if exact else torch.bfloat16)
-    members[:, 0, :num_regions], members[:, 0, num_regions] = regions.T, 1
-    sources = [_source(x, tiles["BLOCK_M"], described) for x in (key, members)]
+    # The last tile is filled with copies of a key: zeros would score above keys that all score far below zero.
+    whole = key.new_empty(triton.cdiv(num_keys, tiles["BLOCK_M"]) * tiles["BLOCK_M"], heads, width)
+    whole[:num_keys], whole[num_keys:] = key, key[-1]
+    members = query.new_zeros(len(whole), 1, columns, dtype=torch.float32 if exact else torch.float16)
+    members[:num_keys, 0, :num_regions], members[:num_keys, 0, num_regions] = regions.T, 1
+    sources = [_source(x, tiles["BLOCK_M"], described) for x in (whole, members)]
     _region_scores[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
-        _source(query, tiles["BLOCK_L"], described), *sources, out, length, num_regions, heads, LOG2_E * width**-0.5,
-        M=num_keys, EXACT=exact, DESCRIBED=described, BLOCK_R=columns, D=width, **tiles,
+        _source(query, tiles["BLOCK_L"], described), *sources, out, length, num_regions, heads, softmax_scale(width),
+        M=len(whole), EXACT=exact, DESCRIBED=described, BLOCK_R=columns, D=width, **tiles,
     )  # fmt: skip
     return out.mean(0)

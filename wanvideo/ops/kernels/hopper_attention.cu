@@ -1,6 +1,6 @@
-// Attention of fp8 queries and keys to fp8 values on Hopper GPUs, a block of threads for 64 * GROUPS queries of a head.
+// Attention of fp8 queries and keys to fp8 values on Hopper GPUs, a block of threads for ROWS * GROUPS queries of a head.
 //
-// One warp group copies tiles of KEYS keys and values to shared memory, STAGES ahead. Each of the other GROUPS has 64
+// One warp group copies tiles of KEYS keys and values to shared memory, STAGES ahead. Each of the other GROUPS has ROWS
 // queries in its registers and does, for every tile: weights of the last tile by its values, queries by keys, and the
 // exponentials of these scores. While one group takes exponentials, others have the tensor cores.
 //
@@ -14,8 +14,7 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-constexpr int D = 128;             // width of a head
-constexpr int ROWS = 64;           // queries of a warp group
+constexpr int D = WIDTH;           // of a head
 constexpr int TILE = KEYS * D;     // bytes of a tile of keys, or of values
 constexpr float REFERENCE = 6.0f;  // a score at its row's peak weighs 2^6; fp8 reaches from 2^-10, rounded up, to 448
 constexpr float LOWEST = -1.0e30f;
@@ -59,12 +58,12 @@ __device__ __forceinline__ void written(float (&x)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(x[i])::"memory");
 }
 
-// What a product is told of a tile in shared memory whose swizzled rows have WIDTH bytes.
-template <int WIDTH>
+// What a product is told of a tile in shared memory whose swizzled rows have BYTES bytes.
+template <int BYTES>
 __device__ __forceinline__ u64 described(u32 address) {
-    constexpr u32 swizzle = WIDTH == 128 ? 1 : WIDTH == 64 ? 2 : 3;
+    constexpr u32 swizzle = BYTES == 128 ? 1 : BYTES == 64 ? 2 : 3;
     u64 description;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(description) : "r"(address / 16 | 1 << 16), "n"(WIDTH / 2 | swizzle << 30));
+    asm("mov.b64 %0, {%1, %2};" : "=l"(description) : "r"(address / 16 | 1 << 16), "n"(BYTES / 2 | swizzle << 30));
     return description;
 }
 

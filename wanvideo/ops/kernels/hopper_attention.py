@@ -11,13 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8, LARGEST
-from . import cuda_driver
+from ..quantised import FP8, LARGEST, SMALLEST_PEAK
+from . import cuda_driver, softmax_scale
 
 WIDTH, ROWS, KEY_GROUP = 128, 64, 32
-TILES = {"KEYS": 64, "GROUPS": 3, "STAGES": 5, "MOVE_EVERY": 48, "REGISTERS": 160, "COPY_REGISTERS": 32}
+TILES = {
+    "WIDTH": WIDTH,
+    "ROWS": ROWS,
+    "KEYS": 64,
+    "GROUPS": 3,
+    "STAGES": 5,
+    "MOVE_EVERY": 48,
+    "REGISTERS": 160,
+    "COPY_REGISTERS": 32,
+}
 ARCHITECTURE = "sm_90a"
-LOG2_E = 1.4426950408889634
 
 
 def _product(name: str, columns: int) -> str:
@@ -99,13 +107,14 @@ def turned_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, Tens
         value, lowest, highest, total, rows, columns, ROWS=128, BLOCK=1024, num_warps=4
     )
     mean = total.sum(0) / rows
-    peak = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(1e-12)
+    peak = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_PEAK)
+    scale = peak / LARGEST[FP8]
     padded = triton.cdiv(length, KEY_GROUP) * KEY_GROUP
     out = value.new_empty(batch, heads, width, padded, dtype=dtype)
     _turned[(triton.cdiv(padded, 128), heads, batch)](
-        value, mean, LARGEST[FP8] / peak, out, length, padded, heads, D=width, BLOCK=128, num_warps=4
+        value, mean, scale.reciprocal(), out, length, padded, heads, D=width, BLOCK=128, num_warps=4
     )
-    return out, (peak / LARGEST[FP8]).view(heads, width), mean.view(heads, width)
+    return out, scale.view(heads, width), mean.view(heads, width)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -128,7 +137,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     )
     out = torch.empty_like(query, dtype=torch.bfloat16)
     grid = (triton.cdiv(length, ROWS * TILES["GROUPS"]), heads, batch)
-    numbers = (ctypes.c_int(length), ctypes.c_int(num_keys), ctypes.c_int(heads), ctypes.c_float(LOG2_E * width**-0.5))
+    numbers = (ctypes.c_int(length), ctypes.c_int(num_keys), ctypes.c_int(heads), ctypes.c_float(softmax_scale(width)))
     arguments = (key_map, value_map, query, scale, mean, out, *numbers)
     with torch.cuda.device(query.device):
         _kernel(query.device).launch(grid, 128 * (TILES["GROUPS"] + 1), arguments)
