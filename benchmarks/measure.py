@@ -47,17 +47,24 @@ def read_peer(path: Path | None) -> dict[tuple[str, str], float]:
 
 
 def seconds(function, repeats: int, warm_up: int = 1) -> float:
+    return alternately([function], repeats, warm_up)[0]
+
+
+def alternately(functions, repeats: int, warm_up: int = 1) -> list[float]:
+    """The median of each function's seconds. They take turns, so that all of them find the GPU equally warm."""
     for _ in range(warm_up):
-        function()
-    times = []
+        for function in functions:
+            function()
+    times = [[] for _ in functions]
     for _ in range(repeats):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / 1000)
-    return statistics.median(times)
+        for function, own in zip(functions, times, strict=True):
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function()
+            stop.record()
+            torch.cuda.synchronize()
+            own.append(start.elapsed_time(stop) / 1000)
+    return [statistics.median(own) for own in times]
 
 
 def peak_gib() -> float:

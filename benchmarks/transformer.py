@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 import torch
-from measure import GIB, SIZES, Report, cosine, free, peak_gib, seconds
+from measure import GIB, SIZES, Report, alternately, cosine, free, peak_gib, seconds
 
 from wanvideo.checkpoints.random_weights import full_config, random_transformer
 from wanvideo.geometry import VideoGeometry
@@ -61,12 +61,17 @@ class Forward:
         return self.model.denoise(given["latents"], given["timestep"], given["condition"], self.text, self.audio)
 
 
-def _measure(report: Report, section: str, what: str, run: Forward) -> torch.Tensor:
+def _first_run(report: Report, section: str, what: str, run: Forward) -> torch.Tensor:
     free()
-    took = seconds(run, report.repeats, warm_up=2)
-    peak, out = peak_gib(), run()
-    report.add(section, what, took, "s", f"peak {peak:.1f} GiB" + ("" if out.isfinite().all() else " NOT FINITE"))
-    report.add(section, f"{what}, peak memory", peak, "GiB")
+    run()
+    out = run()
+    report.add(section, f"{what}, peak memory", peak_gib(), "GiB", "" if out.isfinite().all() else "NOT FINITE")
+    return out
+
+
+def _measure(report: Report, section: str, what: str, run: Forward) -> torch.Tensor:
+    out = _first_run(report, section, what, run)
+    report.add(section, what, seconds(run, report.repeats), "s")
     return out
 
 
@@ -99,14 +104,20 @@ def forward(report: Report, size: str, cases: tuple[tuple[str, str], ...]) -> No
             used = model.set_attention(mode)
             if mode not in ("auto", used):
                 continue
-            for speakers in (1, 2) if size == "480p" else (1,):
-                run = Forward(model, inputs(SIZES[size], speakers))
-                out = _measure(report, "forward", f"{size} {storage} {used}, {speakers} speaker(s)", run)
+            numbers = (1, 2) if size == "480p" else (1,)
+            names = [f"{size} {storage} {used}, {speakers} speaker(s)" for speakers in numbers]
+            for name, speakers in zip(names, numbers, strict=True):
+                out = _first_run(report, "forward", name, Forward(model, inputs(SIZES[size], speakers)))
                 expected = exact.setdefault(speakers, out)
                 if expected is not out:
-                    first = " ".join(cases[0])
-                    report.add("forward", f"{size} {storage} {used}, cosine to {first}", cosine(out, expected), "")
-                del run
+                    report.add("forward", f"{name}, cosine to {' '.join(cases[0])}", cosine(out, expected), "")
+            runs = [Forward(model, inputs(SIZES[size], speakers)) for speakers in numbers]
+            times = alternately(runs, report.repeats)
+            for name, took in zip(names, times, strict=True):
+                report.add("forward", name, took, "s")
+            if len(times) == 2:
+                report.add("forward", f"{size} {storage} {used}, two speakers to one", times[1] / times[0], "x")
+            del runs
         del model
         free()
 
