@@ -17,11 +17,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..quantised import FP8, QuantisedRows
-from . import dot_precision
+from . import dot_precision, has_large_tiles
 
 FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8
 TILE = {"BLOCK_L": 128, "BLOCK_N": 256, "STAGES": 3, "num_warps": 8}
-FOLD = {"BLOCK_J": 128, "BLOCK_D": 64, "STAGES": 3, "num_warps": 4}
 
 
 class Folded(NamedTuple):
@@ -38,51 +37,47 @@ class Folded(NamedTuple):
 
 @triton.jit
 def _fold_keys(
-    key, weight, weight_scale, bias, out, out_scale, out_bias, rows, N, factor,
+    key, weight, weight_scale, bias, out, out_scale, out_bias, G, N, factor,
     D: tl.constexpr, J: tl.constexpr, H: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    GROUPS: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """key [G * J, N, H] times weight [N * H, D], head by head -> out [G, N * J, D]."""
     head, inner = tl.program_id(1), tl.arange(0, H)
-    row = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
-    k = tl.load(key + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < rows, other=0.0)
+    group = tl.program_id(0) * GROUPS
+    row = group * J + tl.arange(0, GROUPS * J)
+    k = tl.load(key + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < G * J, other=0.0)
     k = k.to(tl.float32) * factor
     target = ((row // J) * N + head) * J + row % J
     shift = tl.sum(k * tl.load(bias + head * H + inner).to(tl.float32)[None, :], 1)
-    tl.store(out_bias + target, shift, mask=row < rows)
+    tl.store(out_bias + target, shift, mask=row < G * J)
     if QUANTISED:
         k = k * tl.load(weight_scale + head * H + inner)[None, :]
         bound = tl.maximum(tl.sum(tl.abs(k), 1), 1e-30)
         k = k / bound[:, None]
-        tl.store(out_scale + target, bound, mask=row < rows)
+        tl.store(out_scale + target, bound, mask=row < G * J)
     k = k.to(key.dtype.element_ty)
     for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
-        column = start + tl.arange(0, BLOCK_D)
-        w = tl.load(weight + (head * H + inner)[:, None].to(tl.int64) * D + column[None, :])
-        folded = tl.dot(k, w.to(k.dtype), input_precision=PRECISION)
-        place = target[:, None].to(tl.int64) * D + column[None, :]
-        tl.store(out + place, folded.to(out.dtype.element_ty), mask=row[:, None] < rows)
+        folded = tl.dot(k, weight.load([head * H, start]).to(k.dtype), input_precision=PRECISION)
+        out.store([group, head * J, start], tl.reshape(folded, (GROUPS, J, BLOCK_D)).to(out.dtype))
 
 
 @triton.jit
 def _fold_values(
-    value, weight, bound, out, rows, N,
+    value, weight, bound, out, G, N,
     D: tl.constexpr, J: tl.constexpr, H: tl.constexpr, QUANTISED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    GROUPS: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """weight [D, N * H] times value [G * J, N, H], head by head -> out [G, D, N * J]."""
     head, inner = tl.program_id(1), tl.arange(0, H)
-    row = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
-    v = tl.load(value + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < rows, other=0.0)
+    group = tl.program_id(0) * GROUPS
+    row = group * J + tl.arange(0, GROUPS * J)
+    v = tl.load(value + (row[:, None] * N + head) * H + inner[None, :], mask=row[:, None] < G * J, other=0.0)
     if QUANTISED:
-        v = (v.to(tl.float32) / tl.load(bound + row // J, mask=row < rows, other=1.0)[:, None]).to(v.dtype)
-    target = (row // J).to(tl.int64) * D * N * J + head * J + row % J
+        v = (v.to(tl.float32) / tl.load(bound + row // J, mask=row < G * J, other=1.0)[:, None]).to(v.dtype)
     for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
-        column = start + tl.arange(0, BLOCK_D)
-        w = tl.load(weight + (column[:, None].to(tl.int64) * N + head) * H + inner[None, :])
-        folded = tl.dot(w.to(v.dtype), v.T, input_precision=PRECISION)
-        place = target[None, :] + column[:, None].to(tl.int64) * N * J
-        tl.store(out + place, folded.to(out.dtype.element_ty), mask=row[None, :] < rows)
+        folded = tl.dot(weight.load([start, head * H]).to(v.dtype), v.T, input_precision=PRECISION)
+        groups = tl.permute(tl.reshape(folded, (BLOCK_D, GROUPS, J)), (1, 0, 2))
+        out.store([group, start, head * J], groups.to(out.dtype))
 
 
 @triton.jit
@@ -147,13 +142,14 @@ def fits(num_heads: int, num_keys: int, width: int) -> bool:
 def fold_keys(key: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor, factor: float) -> Folded:
     """key [G, J, N, H] times factor and weight [N * H, D], whose rows are fp8 if they have a scale [N * H, 1]."""
     groups, num_keys, heads, head_width = key.shape
-    rows, width = groups * num_keys, weight.shape[1]
-    quantised = weight_scale is not None
+    width, quantised = weight.shape[1], weight_scale is not None
     out = key.new_empty(groups, heads * num_keys, width, dtype=FP8 if quantised else key.dtype)
     scale, shift = (key.new_empty(out.shape[:2], dtype=torch.float32) for _ in range(2))
-    _fold_keys[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
-        key, weight, weight_scale if quantised else bias, bias, out, scale, shift, rows, heads, factor,
-        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(key), **FOLD,
+    tile = _fold_tile(key, 128)
+    _fold_keys[(triton.cdiv(groups, tile["GROUPS"]), heads)](
+        key, _described(weight, head_width, tile["BLOCK_D"]), weight_scale if quantised else bias, bias,
+        _described(out, tile["GROUPS"], num_keys, tile["BLOCK_D"]), scale, shift, groups, heads, factor,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(key), **tile,
     )  # fmt: skip
     return Folded(out, scale if quantised else None, shift)
 
@@ -161,14 +157,16 @@ def fold_keys(key: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Te
 def fold_values(value: Tensor, weight: Tensor) -> Folded:
     """value [G, J, N, H] times weight [D, N * H], which may be fp8; the scale of its rows belongs to `folded_sum`."""
     groups, num_keys, heads, head_width = value.shape
-    rows, width, quantised = groups * num_keys, weight.shape[0], weight.dtype == FP8
+    width, quantised = weight.shape[0], weight.dtype == FP8
     out = value.new_empty(groups, width, heads * num_keys, dtype=FP8 if quantised else value.dtype)
     bound = None
     if quantised:
         bound = torch.linalg.vector_norm(value, 1, -1, dtype=torch.float32).amax((1, 2)).clamp_min(1e-30)
-    _fold_values[(triton.cdiv(rows, FOLD["BLOCK_J"]), heads)](
-        value, weight, bound if quantised else value, out, rows, heads,
-        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(value), **FOLD,
+    tile = _fold_tile(value, 256)
+    _fold_values[(triton.cdiv(groups, tile["GROUPS"]), heads)](
+        value, _described(weight, tile["BLOCK_D"], head_width), bound if quantised else value,
+        _described(out, tile["GROUPS"], tile["BLOCK_D"], num_keys), groups, heads,
+        D=width, J=num_keys, H=head_width, QUANTISED=quantised, PRECISION=dot_precision(value), **tile,
     )  # fmt: skip
     return Folded(out, bound, None)
 
@@ -183,9 +181,9 @@ def folded_weights(x: Tensor | QuantisedRows, key: Folded, num_keys: int, dtype:
     out = data.new_empty(groups, length, columns, dtype=dtype)
     tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), columns // TILE["BLOCK_N"], _depth(data)
     _folded_weights[(groups * tiles * parts,)](
-        _described(data, TILE["BLOCK_L"], depth), x.scale if quantised else key.bias,
-        _described(key.data, TILE["BLOCK_N"], depth), key.scale if quantised else key.bias, key.bias,
-        _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
+        _described(data, 1, TILE["BLOCK_L"], depth), x.scale if quantised else key.bias,
+        _described(key.data, 1, TILE["BLOCK_N"], depth), key.scale if quantised else key.bias, key.bias,
+        _described(out, 1, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
         D=width, J=num_keys, QUANTISED=quantised, FULL=full_weight(dtype), BLOCK_K=depth, **TILE,
     )  # fmt: skip
     return out
@@ -202,12 +200,19 @@ def folded_sum(weights: Tensor, value: Folded, row_scale: Tensor | None, bias: T
     out = bias.new_empty(groups, length, width)
     tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), width // TILE["BLOCK_N"], _depth(weights)
     _folded_sum[(groups * tiles * parts,)](
-        _described(weights, TILE["BLOCK_L"], depth), _described(value.data, TILE["BLOCK_N"], depth),
+        _described(weights, 1, TILE["BLOCK_L"], depth), _described(value.data, 1, TILE["BLOCK_N"], depth),
         row_scale if quantised else bias, value.scale if quantised else bias, bias,
-        _described(out, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts,
+        _described(out, 1, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts,
         KEYS=keys, QUANTISED=quantised, FULL=full_weight(weights.dtype), BLOCK_K=depth, **TILE,
     )  # fmt: skip
     return out.flatten(0, 1)
+
+
+def _fold_tile(x: Tensor, most: int) -> dict[str, int]:
+    """Launch options for as many groups of x [G, J, N, H] together as have `most` keys, or 128 on small GPUs."""
+    large = has_large_tiles(x.device)
+    groups = (most if large else 128) // x.shape[1]
+    return {"GROUPS": groups, "BLOCK_D": 64, "STAGES": 4 if large else 3, "num_warps": 4}
 
 
 def full_weight(dtype: torch.dtype) -> float:
@@ -220,5 +225,6 @@ def _depth(x: Tensor) -> int:
     return 128 // x.element_size() if x.dtype != torch.float32 else 64
 
 
-def _described(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, rows, columns])
+def _described(x: Tensor, *block: int) -> TensorDescriptor:
+    """Blocks of x for the copy engine."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), list(block))
