@@ -89,6 +89,8 @@ def attention_kernels(stores):
     if FP8 in stores:
         query, key = (empty(n, HEADS, HEAD, dtype=FP32).to(FP8) for n in (TOKENS, 1560))
         attention.region_scores(query, key, regions)
+        text, picture = ((key[:n], empty(n, HEADS, HEAD)) for n in (61, 257))
+        attention.two_sets(query, text, picture, 1.0, empty(dtype=FP32))
         query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
         attention.few_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
         kernels.hopper_kernels().turned_values(empty(1, TOKENS, HEADS, HEAD))

@@ -38,7 +38,8 @@ def test_values_are_turned_centred_and_scaled(length):
 
 def test_the_compiler_neither_spills_registers_nor_serialises_products(monkeypatch):
     """Either would be right and slow; it says so in its notes."""
-    monkeypatch.setitem(hopper_attention.TILES, "NEW", time.time_ns())  # of what it has kept it says nothing
+    new = 48 + time.time_ns() % 2**20  # of machine code that it has kept from earlier it says nothing
+    monkeypatch.setitem(hopper_attention.TILES, "MOVE_EVERY", new)
     try:
         binary, said = hopper_attention.compiled()
     except OSError as missing:
@@ -73,6 +74,33 @@ def test_against_exact_attention(batch, length, keys, heads):
     query, key = draw(batch, length, heads, 128).to(FP8), draw(batch, keys, heads, 128).to(FP8)
     value = draw(batch, keys, heads, 128).bfloat16()
     assert error(query, key, value) <= 0.05
+
+
+def test_marks_of_regions():
+    """Mark 0 on every key, one for each region, one for the frame; swizzled rows of 64 bytes, a tile for all others."""
+    regions = (draw(3, 150) > 0).float()
+    marks = hopper_attention.marks_of(regions).view(4, 8, 4, 16).float()
+    rows = torch.arange(8)[:, None]
+    plain = marks[:, rows, torch.arange(4) ^ rows // 2 % 4].reshape(4, 8, 2, 2, 4, 2, 2)  # ..., half, t, n // 2, n % 2
+    keys = plain.permute(1, 0, 2, 3, 5, 4, 6).reshape(8, 256)
+    assert keys[0].all() and torch.equal(keys[1:4, :150], regions) and keys[4, :150].all()
+    assert not keys[1:, 150:].any() and not keys[5:].any()
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("keys", [1560, 5000])
+def test_shares_of_regions(keys):
+    query, key, value = draw(1, 400, 3, 128).to(FP8), draw(1, keys, 3, 128).to(FP8), draw(1, keys, 3, 128).bfloat16()
+    regions = torch.zeros(3, 1560, device=DEVICE)
+    regions[0, :500], regions[1, 800:1200], regions[2, 1200:] = 1, 1, 1
+    rows, shares = attention.self_attention(query, key, value, regions, backends.BACKENDS["fp8"], torch.bfloat16)
+    rounded, _ = attention.self_attention(query, key, value, None, backends.BACKENDS["fp8"], FP8)
+    twin = attention.region_attention(query[0].cpu().float(), key[0, :1560].cpu().float(), regions.cpu()).to(DEVICE)
+    plain = backends.BACKENDS["fp8"].function(query, key, value)[0].flatten(1)
+    assert torch.equal(rows, plain)
+    assert (rounded.dense(torch.float32) - plain.float()).norm() <= 0.04 * plain.float().norm()
+    assert (shares - twin).abs().max() <= 5e-3 and (shares - twin).mean().abs() <= 2e-4
 
 
 @pytest.mark.gpu

@@ -116,6 +116,8 @@ def test_two_sets(has_second):
     repeated = tuple(torch.cat((x, x[-1:].expand(29, -1, -1))) for x in cpu[0])
     assert (plain.attend_two(query.cpu(), repeated, cpu[1]).to(DEVICE) - twin).abs().max() <= 5e-6
     assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 2e-5
+    rounded = plain.attend_two(query.cpu(), *cpu, copies=30, limit=torch.tensor(20.0))
+    assert (rounded.dense(torch.float32).to(DEVICE) - twin).norm() <= 0.04 * twin.norm()
 
 
 def test_region_scores():
@@ -147,7 +149,11 @@ def test_tiles_of_the_copy_engine(length, dtype):
     first, second = (key[:7], value[:7]), (key, value[:70])
     cpu = [tuple(x.cpu().float() for x in pair) for pair in (first, second)]
     twin = plain.attend_two(query.cpu().float(), *cpu, copies=30).to(DEVICE)
-    assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 0.03
+    rows = attention.two_sets(query, first, second, math.log(30))
+    assert (rows - twin).abs().max() <= 0.03
+    limit = value.abs().amax().float() * 2
+    rounded = attention.two_sets(query, first, second, math.log(30), limit)
+    assert rounded.data.dtype == FP8 and (rounded.dense(torch.float32) - twin).norm() <= 0.04 * twin.norm()
     regions = (draw(3, 70) > 0).float()
     twin = plain.region_attention(query.cpu().float(), key.cpu().float(), regions.cpu()).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-3

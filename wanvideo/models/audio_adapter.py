@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.attention import attend_few, region_attention
+from ..ops.attention import attend_few
 from ..ops.folded import attend_folded, can_fold, folded_input
 from ..ops.linear import Linear
 from ..ops.quantised import QuantisedRows
@@ -98,23 +99,27 @@ class AudioContext:
     version: int
     keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def labels(self, query: Tensor, key: Tensor) -> Tensor:
-        """The speaker label of every video token, from a block's own self-attention: [L] float32.
+    def labels(self, shares: Tensor) -> Tensor:
+        """The speaker label of every video token, from the shares [R, L] of a block's own self-attention: [L] float32.
 
-        Args: query [1, L, N, D], key [1, L, N, D]; the first latent frame's keys are the reference picture.
         Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
         region of the reference frame, averaged over the region and the heads; the best region's score, stretched to
         that speaker's label range, is its position. Tokens that look at the background get the middle label.
         """
-        shares = region_attention(query[0], key[0, : self.regions.shape[1]], self.regions)
-        scores = shares / self.regions.sum(1, keepdim=True).clamp_min(1)
-        best = scores.argmax(0)
-        lows = _label_starts(self.num_speakers, scores.device)[:, None]
-        speakers = scores[: self.num_speakers]
-        least, most = speakers.amin(1, keepdim=True), speakers.amax(1, keepdim=True)
-        stretched = lows + LABEL_INTERVAL * (speakers - least) / (most - least).clamp_min(1e-20)
-        background = torch.full_like(stretched[:1], LABEL_RANGE / 2)
-        return torch.cat((stretched, background)).gather(0, best[None])[0]
+        sizes, lows, ranges = self._label_ranges
+        scores = shares / sizes
+        least, most = torch.aminmax(scores, dim=1, keepdim=True)
+        positions = torch.addcmul(lows, scores - least, ranges / (most - least).clamp_min(1e-20))
+        return positions.gather(0, scores.argmax(0, keepdim=True))[0]
+
+    @cached_property
+    def _label_ranges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each region its tokens, its first label and how far its labels reach, [R, 1]: the background has one."""
+        sizes = self.regions.sum(1, keepdim=True).clamp_min(1)
+        lows, ranges = torch.full_like(sizes, LABEL_RANGE / 2), torch.zeros_like(sizes)
+        lows[: self.num_speakers, 0] = _label_starts(self.num_speakers, sizes.device)
+        ranges[: self.num_speakers] = LABEL_INTERVAL
+        return sizes, lows, ranges
 
 
 def _label_starts(num_speakers: int, device: torch.device) -> Tensor:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
-from ..ops.attention import SDPA, attend, attend_two
+from ..ops.attention import SDPA, attend_two, self_attention
 from ..ops.backends import choose
 from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear import Linear
 from ..ops.low_rank import StepClock
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
-from ..ops.quantised import QuantisedRows
+from ..ops.quantised import FP8, QuantisedRows
 from ..ops.residual import Residual
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
@@ -99,6 +99,7 @@ class ContextKeys:
 
     text: KeysValues
     image: KeysValues | None
+    limit: Tensor  # what no result of attention to them exceeds
 
 
 class SelfAttention(nn.Module):
@@ -119,8 +120,12 @@ class SelfAttention(nn.Module):
         value = self.v(hidden).unflatten(-1, (self.num_heads, -1))
         return query[None], key[None], value[None]
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return self.o(attend(query, key, value, self.backend)[0].flatten(1))
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Also the shares [R, L] of each token's attention to the first frame that regions [R, tokens of it] get."""
+        rows, shares = self_attention(query, key, value, regions, self.backend, self.o.input_dtype)
+        return self.o(rows), shares
 
 
 class CrossAttention(nn.Module):
@@ -140,8 +145,9 @@ class CrossAttention(nn.Module):
     def keys_values(self, context: TextContext) -> ContextKeys:
         text = self._keys_values(context.text, self.k, self.v, self.norm_k)
         if context.image is None:
-            return ContextKeys(text, None)
-        return ContextKeys(text, self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img))
+            return ContextKeys(text, None, text[1].abs().amax().float())
+        image = self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img)
+        return ContextKeys(text, image, text[1].abs().amax().float() + image[1].abs().amax())
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
         key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
@@ -149,12 +155,15 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
         query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, dtype=self.query_dtype)
-        return self.o(_attend_context(query, context, keys_values).flatten(1))
+        return self.o(_attend_context(query, context, keys_values, self.o.input_dtype))
 
 
 @opaque  # compiled code would be made anew for a prompt of another length
-def _attend_context(query: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
-    return attend_two(query, keys_values.text, keys_values.image, context.copies)
+def _attend_context(
+    query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
+) -> Tensor | QuantisedRows:
+    limit = keys_values.limit if dtype == FP8 else None
+    return attend_two(query, keys_values.text, keys_values.image, context.copies, limit)
 
 
 class FeedForward(nn.Sequential):
@@ -197,9 +206,10 @@ class WanBlock(nn.Module):
 
         normed = stream.norm(1 + scale, shift, EPS, attn.q.input_dtype)
         query, key, value = attn.project(normed, rope)
-        labelled = audio is not None and audio.regions is not None
-        labels = audio.labels(query, key) if labelled else None
-        stream.add(attn(query, key, value), gate)
+        regions = None if audio is None else audio.regions
+        changed, shares = attn(query, key, value, regions)
+        stream.add(changed, gate)
+        labels = None if shares is None else audio.labels(shares)
         del query, key, value  # as large as what the feed-forward needs
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
         stream.add(cross(normed, text, text_kv))

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import kernels
 from .backends import BACKENDS, Backend
 from .compiled import opaque
+from .quantised import FP8, LARGEST, QuantisedRows
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
@@ -20,6 +21,23 @@ SDPA = BACKENDS["sdpa"]
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
     """Full attention: query [B, L, N, D], key and value [B, M, N, D] -> [B, L, N, D]."""
     return backend.function(query, key, value)
+
+
+@opaque
+def self_attention(
+    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None, backend: Backend, dtype: torch.dtype
+) -> tuple[Tensor | QuantisedRows, Tensor | None]:
+    """Query, key and value [1, L, N, D] -> rows [L, N * D], and what `region_attention` says of the first tokens.
+
+    regions [R, tokens of the first frame] or None. dtype: what the rows are best given in, see `Linear.input_dtype`.
+    """
+    if backend.rows is None:
+        rows, shares = backend.function(query, key, value)[0].flatten(1), None
+    else:
+        rows, shares = backend.rows(query, key, value, regions, dtype)
+    if regions is not None and shares is None:
+        shares = region_attention(query[0], key[0, : regions.shape[1]], regions)
+    return rows, shares
 
 
 @opaque
@@ -37,25 +55,31 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
 
 
 def attend_two(
-    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1
-) -> Tensor:
+    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1,
+    limit: Tensor | None = None,
+) -> Tensor | QuantisedRows:  # fmt: skip
     """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
 
-    Queries and keys may be fp8 on a GPU; the result has the dtype of the values.
+    Queries and keys may be fp8 on a GPU; the result are rows [L, N * D] in the dtype of the values, or in fp8 where a
+    limit is given that none of them exceeds.
 
     copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
     """
     bias = math.log(copies)
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
-        return kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias)
+        return kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias, limit)
     heads_first = query.transpose(0, 1)
     biases = query.new_zeros(1, first[0].shape[0])
     biases[:, -1] = bias
     out = F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in first), attn_mask=biases)
     if second is not None:
         out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
-    return out.transpose(0, 1)
+    rows = out.transpose(0, 1).flatten(1)
+    if limit is None:
+        return rows
+    scale = limit / LARGEST[FP8]
+    return QuantisedRows((rows / scale).to(FP8), scale.expand(len(rows), 1))
 
 
 @opaque

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import kernels
-from .quantised import FP8, LARGEST
+from .quantised import FP8, LARGEST, QuantisedRows
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
@@ -52,7 +52,21 @@ def _flash_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    return kernels.hopper_kernels().attend(query, key, value).to(value.dtype)
+    return kernels.hopper_kernels().attend(query, key, value)[0].to(value.dtype)
+
+
+def _fp8_rows(
+    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor | QuantisedRows, Tensor | None]:
+    hopper = kernels.hopper_kernels()
+    if regions is not None and len(regions) > hopper.MOST_REGIONS:
+        regions = None
+    if dtype != FP8:
+        out, shares = hopper.attend(query, key, value, regions)
+        out = out[0].flatten(1).to(value.dtype)
+    else:
+        out, shares = hopper.attend(query, key, value, regions, FP8)
+    return out, None if shares is None else shares[0]
 
 
 def _sage(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +105,7 @@ class Backend:
     """function over [B, L, N, D]; limits(device) -> why not, or None; error: largest relative error the probe allows.
 
     query_dtype: what queries and keys are best handed over in (None: as they are). exact: 16-bit arithmetic, so that
-    `auto` may choose it.
+    `auto` may choose it. rows: `ops.attention.self_attention` in one pass, perhaps without the regions' shares.
     """
 
     name: str
@@ -100,6 +114,7 @@ class Backend:
     error: float
     exact: bool = True
     query_dtype: torch.dtype | None = None
+    rows: Callable[..., tuple[Tensor | QuantisedRows, Tensor | None]] | None = None
 
 
 BACKENDS = {
@@ -108,7 +123,7 @@ BACKENDS = {
         Backend("sdpa", _sdpa, lambda device: None, 0.01),
         Backend("flash_attn_2", _flash_2, _needs("flash_attn", capability=(8, 0)), 0.01),
         Backend("flash_attn_3", _flash_3, _needs("flash_attn_interface", "fa3_fwd_interface", exactly=9), 0.01),
-        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8),
+        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8, rows=_fp8_rows),
         Backend("sageattn", _sage, _needs("sageattention", capability=(8, 0)), 0.05, exact=False),
         Backend("sageattn_3", _sage_3, _needs("sageattn3", capability=(10, 0)), 0.25, exact=False),
     )

@@ -5,16 +5,23 @@ Legend: L tokens, N heads, D head width; a table is [L, D/2, 2] float32, cosine 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 BASE = 10000.0
 
 
+@cache
+def frequencies(width: int, device: torch.device) -> Tensor:
+    """By how much each pair of a head turns from one position to the next: [width / 2] float64."""
+    return BASE ** -(torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
+
+
 def _angles(positions: Tensor, width: int) -> Tensor:
     """[n] positions -> [n, width/2] float64 angles."""
-    exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
-    return positions.double()[:, None] * BASE**-exponents
+    return positions.double()[:, None] * frequencies(width, positions.device)
 
 
 def _table(angles: Tensor) -> Tensor:

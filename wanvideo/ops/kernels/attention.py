@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..quantised import FP8, LARGEST, QuantisedRows
+from ..rope import frequencies
 from . import dot_precision, has_copy_engine, has_large_tiles, softmax_scale
 
 MOST_KEYS = 128
@@ -99,8 +101,8 @@ def _softmax_sum(
 
 @triton.jit
 def _two_sets(
-    query, key, value, other_key, other_value, out, L, N, scale, last_bias,
-    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
+    query, key, value, other_key, other_value, limit, out, L, N, scale, last_bias,
+    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr, LIMITED: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     head, start = tl.program_id(1), tl.program_id(0) * BLOCK_L
@@ -110,6 +112,8 @@ def _two_sets(
         result += _softmax_sum(
             q, other_key, other_value, 0.0, head, scale, N, OTHER_M, PRECISION, DESCRIBED, BLOCK_L, BLOCK_M, D
         )
+    if LIMITED:
+        result *= 448.0 / tl.load(limit)
     rows = start + tl.arange(0, BLOCK_L)
     place = (rows[:, None].to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=rows[:, None] < L)
@@ -176,16 +180,13 @@ def _run_few_keys(
 ) -> None:
     groups, length, heads, width = query.shape
     num_keys = key.shape[1]
-    frequencies = query
-    if positions is not None:
-        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=query.device) / width
-        frequencies = (10000.0**-exponents).float()
     rotated = positions is not None
+    turns = frequencies(width, query.device).float() if rotated else query
     exact, per_program = query.dtype == torch.float32, heads if rotated else 1
     block, block_keys = 32 if exact else 64, max(16, triton.next_power_of_2(num_keys))
     ahead = has_large_tiles(query.device) and not exact and block_keys <= 64  # else the tiles of three heads do not fit
     _few_keys[(triton.cdiv(length, block), groups, heads // per_program)](
-        query, key, key if value is None else value, positions if rotated else query, frequencies, out,
+        query, key, key if value is None else value, positions if rotated else query, turns, out,
         length, num_keys, softmax_scale(width), full,
         ROTATE=rotated, SUM=value is not None, PRECISION=dot_precision(query), BLOCK_L=block, BLOCK_M=block_keys,
         N=heads, HEADS=per_program, D=width, num_warps=4, num_stages=3 if ahead else 1,
@@ -193,24 +194,26 @@ def _run_few_keys(
 
 
 def two_sets(
-    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, last_bias: float
-) -> Tensor:
-    """query [L, N, D], keys and values [M, N, D] (all contiguous) -> [L, N, D] in the dtype of values.
+    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, last_bias: float,
+    limit: Tensor | None = None,
+) -> Tensor | QuantisedRows:  # fmt: skip
+    """query [L, N, D], keys and values [M, N, D] (all contiguous) -> rows [L, N * D] in the dtype of values.
 
-    Queries and keys may be fp8. last_bias: added to the score of the first set's last key.
+    Queries and keys may be fp8. last_bias: added to the score of the first set's last key. limit, a float32 number that
+    no result exceeds: rows in fp8 with its scale.
     """
     length, heads, width = query.shape
     other = second or first
-    out = torch.empty_like(query, dtype=first[1].dtype)
+    out = query.new_empty(length, heads * width, dtype=first[1].dtype if limit is None else FP8)
     exact = query.dtype == torch.float32
     tiles, described = (EXACT_TILES, False) if exact else (TWO_SETS, has_copy_engine(query.device))
     keys = [_source(x, tiles["BLOCK_M"], described) for x in (*first, *other)]
     _two_sets[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
-        _source(query, tiles["BLOCK_L"], described), *keys, out, length, heads, softmax_scale(width),
-        last_bias / math.log(2), M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
-        PRECISION=dot_precision(query), DESCRIBED=described, D=width, **tiles,
+        _source(query, tiles["BLOCK_L"], described), *keys, query if limit is None else limit, out, length, heads,
+        softmax_scale(width), last_bias / math.log(2), M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
+        PRECISION=dot_precision(query), DESCRIBED=described, LIMITED=limit is not None, D=width, **tiles,
     )  # fmt: skip
-    return out
+    return out if limit is None else QuantisedRows(out, (limit / LARGEST[FP8]).expand(length, 1).contiguous())
 
 
 def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ typedef unsigned long long u64;
 
 constexpr int D = WIDTH;           // of a head
 constexpr int TILE = KEYS * D;     // bytes of a tile of keys, or of values
+constexpr int MARKS = 8 * KEYS;    // bytes of a tile's marks
+constexpr int STAGE = 2 * TILE + 1024;
 constexpr float REFERENCE = 6.0f;  // a score at its row's peak weighs 2^6; fp8 reaches from 2^-10, rounded up, to 448
 constexpr float LOWEST = -1.0e30f;
 
@@ -43,6 +45,12 @@ __device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, int x, i
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void copy_bytes(u32 to, const void* from, int bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -130,13 +138,13 @@ __device__ __forceinline__ void scores(float (&score)[KEYS / 2], const u32 (&que
     for (int i = 0; i < D / 32; i++) score_product(score, &query[4 * i], described<D>(keys + 32 * i), i > 0);
 }
 
-// Adds to sums, while `total` is of this tile alone.
+// Adds to sums, while `marked` is of this tile alone: the weights of its keys under each of eight marks.
 __device__ __forceinline__ void weighted(
-    float (&sum)[D / 2], float (&total)[4], const u32 (&weight)[KEYS / 8], u32 values, u32 ones) {
+    float (&sum)[D / 2], float (&marked)[4], const u32 (&weight)[KEYS / 8], u32 values, u32 marks) {
 #pragma unroll
     for (int i = 0; i < KEYS / 32; i++) {
         value_product(sum, &weight[4 * i], described<KEYS>(values + 32 * i), true);
-        total_product(total, &weight[4 * i], described<32>(ones), i > 0);
+        mark_product(marked, &weight[4 * i], described<KEYS>(marks + 32 * i), i > 0);
     }
 }
 
@@ -165,18 +173,23 @@ __device__ __forceinline__ void add_moved(
 }
 
 // queries [B, length, heads, D], keys [B, num_keys, heads, D] and values [B, heads, D, keys rounded up] in the order of
-// `weigh` are fp8; value_scale and value_mean [heads, D]; out [B, length, heads, D] bf16. scale: log2(e) / sqrt(D).
+// `weigh` are fp8; value_scale and value_mean [heads, D]; out [B, length, heads, D] is bf16, or fp8 where `rounded`.
+// scale: log2(e) / sqrt(D).
+// marks [marked_tiles + 1, 8, KEYS] fp8, swizzled: mark 0 has every key, marks 1 to num_regions are the regions of the
+// first tiles and the next one is all of these regions' frame; the last tile stands for all further ones. shares
+// [B, heads, num_regions, length]: of the weights in the frame those in each region.
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
-              const unsigned char* queries, const float* value_scale, const float* value_mean, unsigned short* out,
+              const unsigned char* queries, const float* value_scale, const float* value_mean, void* out, int rounded,
+              const unsigned char* marks, float* shares, int marked_tiles, int num_regions,
               int length, int num_keys, int heads, float scale) {
     extern __shared__ unsigned char memory[];
     __shared__ alignas(8) u64 barriers[2 * STAGES];
-    const u32 tiles_at = (shared_address(memory) + 1023) & ~1023u;  // of each stage one of keys, then one of values
-    const u32 ones = tiles_at + STAGES * 2 * TILE, moved = ones + 256;
+    const u32 stages = (shared_address(memory) + 1023) & ~1023u;  // in each a tile of keys, one of values, one of marks
+    const u32 moved = stages + STAGES * STAGE;
     const u32 full = shared_address(barriers), free = full + 8 * STAGES;
     const int group = threadIdx.x / 128, head = blockIdx.y, batch = blockIdx.z;
-    const int tiles = (num_keys + KEYS - 1) / KEYS;  // the last comes first, since it may have to be masked
+    const int tiles = (num_keys + KEYS - 1) / KEYS;
 
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
@@ -185,24 +198,20 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    if (threadIdx.x < 64) {
-        asm volatile("st.shared.u32 [%0], %1;" ::"r"(ones + 4 * threadIdx.x), "r"(0x38383838) : "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    }
     __syncthreads();
 
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
         if (threadIdx.x % 128 == 0) {
-            int stage = 0, phase = 1, tile = tiles - 1;
-            for (int i = 0; i < tiles; i++) {
-                const u32 to = tiles_at + stage * 2 * TILE, arrived = full + 8 * stage;
+            int stage = 0, phase = 1;
+            for (int tile = 0; tile < tiles; tile++) {
+                const u32 to = stages + stage * STAGE, arrived = full + 8 * stage;
                 barrier_wait(free + 8 * stage, phase);
-                barrier_expect(arrived, 2 * TILE);
+                barrier_expect(arrived, 2 * TILE + MARKS);
                 copy_tile(to, &key_map, head * D, tile * KEYS, batch, arrived);
                 copy_tile(to + TILE, &value_map, tile * KEYS, head * D, batch, arrived);
+                copy_bytes(to + 2 * TILE, marks + min(tile, marked_tiles) * MARKS, MARKS, arrived);
                 if (++stage == STAGES) stage = 0, phase ^= 1;
-                if (++tile == tiles) tile = 0;
             }
         }
         return;
@@ -214,8 +223,8 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
     const u64 rows = (u64)batch * length;
     u32 query[D / 8], weight[KEYS / 8];
     // Sums begin with zeros: compilers before CUDA 12.9 otherwise let every product wait for the one before.
-    float score[KEYS / 2], sum[D / 2] = {}, tile_total[4] = {};
-    float total[2] = {0, 0}, peak[2] = {LOWEST, LOWEST}, fade[2];
+    float score[KEYS / 2], sum[D / 2] = {}, tile_marked[4] = {};
+    float marked[4] = {}, peak[2] = {LOWEST, LOWEST}, fade[2];
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
         const int token = row + i % 2 * 8, column = i / 2 * 16 + lane % 4 * 4;
@@ -224,11 +233,11 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
 
     barrier_wait(full, 0);
     products_begin();
-    scores(score, query, tiles_at);
+    scores(score, query, stages);
     products_commit();
     products_wait<0>();
     written(score);
-    mask(score, num_keys - (tiles - 1) * KEYS);
+    mask(score, num_keys);
     raise(score, peak, fade, scale);
     weigh(weight, score, peak, scale);
     float moved_peak[2] = {peak[0], peak[1]};
@@ -240,16 +249,16 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
         if (++stage == STAGES) stage = 0, phase ^= 1;
         barrier_wait(full + 8 * stage, phase);
         products_begin();
-        weighted(sum, tile_total, weight, tiles_at + last_stage * 2 * TILE + TILE, ones);
+        weighted(sum, tile_marked, weight, stages + last_stage * STAGE + TILE, stages + last_stage * STAGE + 2 * TILE);
         products_commit();
-        scores(score, query, tiles_at + stage * 2 * TILE);
+        scores(score, query, stages + stage * STAGE);
         products_commit();
         products_wait<1>();
         written(sum);
-        written(tile_total);
+        written(tile_marked);
         if (lane == 0) barrier_arrive(free + 8 * last_stage);
-        total[0] += tile_total[0];
-        total[1] += tile_total[2];
+#pragma unroll
+        for (int n = 0; n < 4; n++) marked[n] += tile_marked[n];
         if (--before_move == 0) {
             if (any_moved) add_moved(sum, place, moved_peak, peak);
             move(sum, place, moved_peak, peak);
@@ -257,34 +266,49 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
         }
         products_wait<0>();
         written(score);
+        if (i == tiles - 1) mask(score, num_keys - i * KEYS);
         if (__any_sync(0xffffffff, weigh(weight, score, peak, scale))) {
             raise(score, peak, fade, scale);
             weigh(weight, score, peak, scale);
 #pragma unroll
             for (int n = 0; n < D / 2; n++) sum[n] *= fade[n / 2 % 2];
-            total[0] *= fade[0];
-            total[1] *= fade[1];
+#pragma unroll
+            for (int n = 0; n < 4; n++) marked[n] *= fade[n / 2];
         }
     }
 
     products_begin();
-    weighted(sum, tile_total, weight, tiles_at + stage * 2 * TILE + TILE, ones);
+    weighted(sum, tile_marked, weight, stages + stage * STAGE + TILE, stages + stage * STAGE + 2 * TILE);
     products_commit();
     products_wait<0>();
     written(sum);
-    written(tile_total);
+    written(tile_marked);
     if (any_moved) add_moved(sum, place, moved_peak, peak);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
+        // Column 2 * (lane % 4) + n of the marks is this thread's marked[2 * r + n].
+        const float here[2] = {marked[2 * r] + tile_marked[2 * r], marked[2 * r + 1] + tile_marked[2 * r + 1]};
+        const float share = 1.0f / __shfl_sync(0xffffffff, here[0], lane & ~3);
+        const int frame = num_regions + 1;
+        const float inside = __shfl_sync(0xffffffff, frame % 2 ? here[1] : here[0], (lane & ~3) + frame / 2);
         if (row + 8 * r >= length) continue;
-        const float share = 1.0f / (total[r] + tile_total[2 * r]);
-        u32* to = (u32*)(out + ((rows + row + 8 * r) * heads + head) * D) + lane % 4;
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const int region = lane % 4 * 2 + n - 1;
+            if (region >= 0 && region < num_regions)
+                shares[((u64)(batch * heads + head) * num_regions + region) * length + row + 8 * r] = here[n] / inside;
+        }
+        const u64 first = ((rows + row + 8 * r) * heads + head) * (D / 2) + lane % 4;  // in pairs of columns
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
             const int column = head * D + 8 * i + lane % 4 * 2;
             const float2 factor = *(const float2*)(value_scale + column), mean = *(const float2*)(value_mean + column);
             const float* pair = &sum[4 * i + 2 * r];
-            to[4 * i] = two_bf16(fmaf(pair[0] * share, factor.x, mean.x), fmaf(pair[1] * share, factor.y, mean.y));
+            const float a = fmaf(pair[0] * share, factor.x, mean.x), b = fmaf(pair[1] * share, factor.y, mean.y);
+            if (rounded)
+                ((unsigned short*)out)[first + 4 * i] = (unsigned short)four_fp8(a, b, 0, 0);
+            else
+                ((u32*)out)[first + 4 * i] = two_bf16(a, b);
         }
     }
 }

@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8, LARGEST, SMALLEST_PEAK
+from ..quantised import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from . import cuda_driver, softmax_scale
 
-WIDTH, ROWS, KEY_GROUP = 128, 64, 32
+WIDTH, ROWS, KEY_GROUP, MARKS = 128, 64, 32, 8
+MOST_REGIONS = MARKS - 2
 TILES = {
     "WIDTH": WIDTH,
     "ROWS": ROWS,
@@ -47,7 +48,7 @@ __device__ __forceinline__ void {name}(float (&sum)[{count}], const unsigned int
 
 def compiled() -> tuple[bytes, str]:
     """The kernel's machine code, and what the compiler said."""
-    products = {"score_product": TILES["KEYS"], "value_product": WIDTH, "total_product": 8}
+    products = {"score_product": TILES["KEYS"], "value_product": WIDTH, "mark_product": MARKS}
     source = "".join(_product(name, columns) for name, columns in products.items())
     source += Path(__file__).with_name("hopper_attention.cu").read_text(encoding="utf-8")
     return cuda_driver.compile_source(source, ARCHITECTURE, TILES)
@@ -55,10 +56,10 @@ def compiled() -> tuple[bytes, str]:
 
 @cache
 def _kernel(device: torch.device) -> cuda_driver.Kernel:
-    tiles = 2 * TILES["STAGES"] * TILES["KEYS"] * WIDTH
+    tiles = TILES["STAGES"] * (2 * TILES["KEYS"] * WIDTH + 1024)
     moved = TILES["GROUPS"] * ROWS * WIDTH * 4
     with torch.cuda.device(device):
-        return cuda_driver.Kernel(compiled()[0], "fp8_attention", 1024 + tiles + 256 + moved)
+        return cuda_driver.Kernel(compiled()[0], "fp8_attention", 1024 + tiles + moved)
 
 
 @triton.jit
@@ -79,12 +80,18 @@ def _column_ranges(x, lowest, highest, total, L, C, ROWS: tl.constexpr, BLOCK: t
 
 
 @triton.jit
+def _token_at(place):
+    """Values and marks lie in the order in which `weigh` leaves 32 weights."""
+    return place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
+
+
+@triton.jit
 def _turned(x, mean, factor, out, L, padded, N, D: tl.constexpr, BLOCK: tl.constexpr):
-    """x [B, L, N, D] -> out [B, N, D, padded]: (x - mean) * factor, every 32 tokens in the order of `weigh`."""
+    """x [B, L, N, D] -> out [B, N, D, padded]: (x - mean) * factor, tokens in the order of `_token_at`."""
     head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     place, columns = tl.arange(0, BLOCK), tl.arange(0, D)
     first = tl.program_id(0) * BLOCK
-    token = first + place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
+    token = first + _token_at(place)
     source = x + ((batch * L + token[:, None]) * N + head) * D + columns[None, :]
     value = tl.load(source, mask=token[:, None] < L, other=0.0).to(tl.float32)
     value = (value - tl.load(mean + head * D + columns)[None, :]) * tl.load(factor + head * D + columns)[None, :]
@@ -117,8 +124,37 @@ def turned_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, Tens
     return out, scale.view(heads, width), mean.view(heads, width)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@triton.jit
+def _tiles_of_marks(regions, out, M, R, MARKS: tl.constexpr, KEYS: tl.constexpr):
+    """regions [R, M] -> out [tiles of KEYS keys, MARKS, KEYS] as tensor cores read rows of 64 bytes: swizzled."""
+    mark, place = tl.arange(0, MARKS)[:, None], tl.arange(0, KEYS)[None, :]
+    key = tl.program_id(0) * KEYS + _token_at((place // 16 ^ mark // 2 % 4) * 16 + place % 16)
+    region = tl.load(regions + (mark - 1) * M + key, mask=(mark > 0) & (mark <= R) & (key < M), other=0.0)
+    value = tl.where(mark == R + 1, tl.where(key < M, 1.0, 0.0), region)
+    value = tl.where(mark == 0, 1.0, value)
+    tl.store(out + (tl.program_id(0) * MARKS + mark) * KEYS + place, value.to(out.dtype.element_ty))
+
+
+def marks_of(regions: Tensor) -> Tensor:
+    """regions [R, M] of zeros and ones -> the kernel's marks [tiles of M keys + 1, MARKS, KEYS] in fp8."""
+    num_regions, length = regions.shape
+    tiles = triton.cdiv(length, TILES["KEYS"]) + 1
+    out = torch.empty(tiles, MARKS, TILES["KEYS"], dtype=FP8, device=regions.device)
+    _tiles_of_marks[(tiles,)](
+        regions.float().contiguous(), out, length, num_regions, MARKS=MARKS, KEYS=TILES["KEYS"], num_warps=1
+    )
+    return out
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None = None, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor | QuantisedRows, Tensor | None]:
     """query [B, L, N, 128] and key [B, M, N, 128] in fp8, value [B, M, N, 128] -> [B, L, N, 128] bf16.
+
+    dtype fp8: the same as rows [B * L, N * 128] with one scale, that of the largest value, which no result exceeds.
+
+    regions [R, K] of zeros and ones, R up to MOST_REGIONS: also the share of its attention to the first K keys that
+    each query pays to each region of them, averaged over heads, [B, R, L] float32.
 
     Queries and keys come normalised, so they have no scale. Raises: ValueError for another head width.
     """
@@ -135,10 +171,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     value_map = cuda_driver.tensor_map(
         values, (padded, columns, batch), (padded, columns * padded), (TILES["KEYS"], WIDTH, 1)
     )
-    out = torch.empty_like(query, dtype=torch.bfloat16)
+    if regions is None:
+        regions = scale.new_empty(0, 0)
+    num_regions, marks = len(regions), marks_of(regions)
+    rounded = dtype == FP8
+    if rounded:  # averages of values: none exceeds the largest
+        unit = (scale + mean.abs() / LARGEST[FP8]).amax()
+        scale, mean = scale / unit, mean / unit
+    out = torch.empty_like(query, dtype=dtype)
+    shares = scale.new_empty(batch, heads, num_regions, length)
+    sizes = (ctypes.c_int(n) for n in (len(marks) - 1, num_regions, length, num_keys, heads))
+    arguments = (
+        key_map, value_map, query, scale, mean, out, ctypes.c_int(rounded),
+        marks, shares, *sizes, ctypes.c_float(softmax_scale(width)),
+    )  # fmt: skip
     grid = (triton.cdiv(length, ROWS * TILES["GROUPS"]), heads, batch)
-    numbers = (ctypes.c_int(length), ctypes.c_int(num_keys), ctypes.c_int(heads), ctypes.c_float(softmax_scale(width)))
-    arguments = (key_map, value_map, query, scale, mean, out, *numbers)
     with torch.cuda.device(query.device):
         _kernel(query.device).launch(grid, 128 * (TILES["GROUPS"] + 1), arguments)
-    return out
+    if rounded:
+        out = QuantisedRows(out.view(-1, columns), unit.expand(batch * length, 1).contiguous())
+    return out, shares.mean(1) if num_regions else None
