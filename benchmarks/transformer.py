@@ -187,7 +187,7 @@ def profile(report: Report) -> None:
         "_region",
         "_fold",
         "cudnn",
-        "fp8_attention",
+        "attention",
     )
     for storage, mode in (("bf16", "auto"), ("fp8", FAST)):
         model = build(storage)

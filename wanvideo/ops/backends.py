@@ -50,23 +50,24 @@ def _flash_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
+def _hopper(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return kernels.hopper_kernels().attend(query, key, value)[0]
+
+
 def _fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    return kernels.hopper_kernels().attend(query, key, value)[0].to(value.dtype)
+    return _hopper(query, key, value.bfloat16()).to(value.dtype)
 
 
-def _fp8_rows(
+def _hopper_rows(
     query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor | QuantisedRows, Tensor | None]:
-    hopper = kernels.hopper_kernels()
+    hopper, rounded = kernels.hopper_kernels(), query.dtype == dtype == FP8
     if regions is not None and len(regions) > hopper.MOST_REGIONS:
         regions = None
-    if dtype != FP8:
-        out, shares = hopper.attend(query, key, value, regions)
-        out = out[0].flatten(1).to(value.dtype)
-    else:
-        out, shares = hopper.attend(query, key, value, regions, FP8)
-    return out, None if shares is None else shares[0]
+    out, shares = hopper.attend(query, key, value.bfloat16(), regions, rounded)
+    rows = out if rounded else out[0].flatten(1).to(value.dtype)
+    return rows, None if shares is None else shares[0]
 
 
 def _sage(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -123,7 +124,8 @@ BACKENDS = {
         Backend("sdpa", _sdpa, lambda device: None, 0.01),
         Backend("flash_attn_2", _flash_2, _needs("flash_attn", capability=(8, 0)), 0.01),
         Backend("flash_attn_3", _flash_3, _needs("flash_attn_interface", "fa3_fwd_interface", exactly=9), 0.01),
-        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8, rows=_fp8_rows),
+        Backend("hopper", _hopper, _needs("triton", exactly=9), 0.01, rows=_hopper_rows),
+        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8, rows=_hopper_rows),
         Backend("sageattn", _sage, _needs("sageattention", capability=(8, 0)), 0.05, exact=False),
         Backend("sageattn_3", _sage_3, _needs("sageattn3", capability=(10, 0)), 0.25, exact=False),
     )

@@ -1,12 +1,15 @@
-// Attention of fp8 queries and keys to fp8 values on Hopper GPUs, a block of threads for ROWS * GROUPS queries of a head.
+// Attention on Hopper GPUs in bf16 or fp8, a block of threads for ROWS * GROUPS queries of a head.
 //
 // One warp group copies tiles of KEYS keys and values to shared memory, STAGES ahead. Each of the other GROUPS has ROWS
 // queries in its registers and does, for every tile: weights of the last tile by its values, queries by keys, and the
 // exponentials of these scores. While one group takes exponentials, others have the tensor cores.
 //
-// Peaks of scores move only when a weight no longer fits fp8, not with every larger score, so that no maximum is taken.
+// Peaks of scores move only when a weight no longer fits its type, not with every larger score, so that no maximum is
+// taken. Weights are also multiplied by marks of their keys: one that all have, and so the softmax's denominator, and
+// those of the regions in which keys of the first frame lie.
+//
 // Tensor cores keep sums of fp8 products in about 14 bits: in a long sum that grows evenly, further products vanish.
-// Values therefore come without their mean, and after MOVE_EVERY tiles the sums are added to others in float32.
+// Values in fp8 therefore come without their mean, and after MOVE_EVERY tiles the sums are added to others in float32.
 //
 // A thread holds columns of rows lane / 4 and lane / 4 + 8 of its warp's 16 queries; [2] stands for these two. Names in
 // capitals that are not defined here, and the functions *_product, come from hopper_attention.py.
@@ -14,11 +17,17 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-constexpr int D = WIDTH;           // of a head
-constexpr int TILE = KEYS * D;     // bytes of a tile of keys, or of values
-constexpr int MARKS = 8 * KEYS;    // bytes of a tile's marks
-constexpr int STAGE = 2 * TILE + 1024;
-constexpr float REFERENCE = 6.0f;  // a score at its row's peak weighs 2^6; fp8 reaches from 2^-10, rounded up, to 448
+constexpr int D = WIDTH;                   // of a head
+constexpr bool IN_FP8 = BYTES == 1;        // else bf16
+constexpr int TILE = KEYS * D * BYTES;     // bytes of a tile of keys, or of values
+constexpr int PARTS = D * BYTES / 128;     // of a tile, each with rows of 128 bytes
+constexpr int MARK_ROW = KEYS * BYTES < 128 ? KEYS * BYTES : 128;
+constexpr int MARKS = (KEYS * BYTES + 127) / 128 * 8 * MARK_ROW;  // bytes of a tile's marks
+constexpr int STAGE = 2 * TILE + (MARKS + 1023) / 1024 * 1024;
+constexpr int PACK = 4 / BYTES;            // weights in a register
+constexpr int WEIGHTS = KEYS / 2 / PACK;   // registers of them
+// A score at its row's peak weighs 2^REFERENCE; fp8 reaches from 2^-10, rounded up, to 448.
+constexpr float REFERENCE = IN_FP8 ? 6.0f : -64.0f;
 constexpr float LOWEST = -1.0e30f;
 
 struct alignas(64) TensorMap {
@@ -66,12 +75,12 @@ __device__ __forceinline__ void written(float (&x)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(x[i])::"memory");
 }
 
-// What a product is told of a tile in shared memory whose swizzled rows have BYTES bytes.
-template <int BYTES>
+// What a product is told of a tile in shared memory whose swizzled rows have ROW bytes.
+template <int ROW>
 __device__ __forceinline__ u64 described(u32 address) {
-    constexpr u32 swizzle = BYTES == 128 ? 1 : BYTES == 64 ? 2 : 3;
+    constexpr u32 swizzle = ROW == 128 ? 1 : ROW == 64 ? 2 : 3;
     u64 description;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(description) : "r"(address / 16 | 1 << 16), "n"(BYTES / 2 | swizzle << 30));
+    asm("mov.b64 %0, {%1, %2};" : "=l"(description) : "r"(address / 16 | 1 << 16), "n"(ROW / 2 | swizzle << 30));
     return description;
 }
 
@@ -80,6 +89,13 @@ __device__ __forceinline__ float power_of_two(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+// The same of bf16 values, which lie key by key, 64 columns in each part; a product takes them column by column.
+__device__ __forceinline__ u64 described_values(u32 address) {
+    u64 description;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(description) : "r"(address / 16 | KEYS * 8 << 16), "n"(64 | 1 << 30));
+    return description;
+}
+
 __device__ __forceinline__ u32 four_fp8(float a, float b, float c, float d) {
     u32 packed;
     asm("{\n.reg .b16 low, high;\ncvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\ncvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
@@ -115,36 +131,43 @@ __device__ __forceinline__ void raise(
     }
 }
 
-// The weights of a tile in fp8, in the order in which a product takes them from registers: values lie in that order as
-// well. Returns whether a weight is as large as the largest number of fp8, and so perhaps larger.
+// The weights of a tile as a product takes them from registers, those in fp8 in an order in which values lie as well.
+// Returns whether a weight is too large: in fp8 perhaps larger than its largest number, in bf16 2^65 times the peak's.
 __device__ __forceinline__ bool weigh(
-    u32 (&weight)[KEYS / 8], const float (&score)[KEYS / 2], const float (&peak)[2], float scale) {
+    u32 (&weight)[WEIGHTS], const float (&score)[KEYS / 2], const float (&peak)[2], float scale) {
     u32 large = 0;
 #pragma unroll
-    for (int i = 0; i < KEYS / 8; i++) {
-        const int first = i / 2 * 8 + i % 2 * 2;
+    for (int i = 0; i < WEIGHTS; i++) {
+        const int first = i / 2 * 2 * PACK + i % 2 * 2;
         const float below = REFERENCE - peak[i % 2];
         float power[4];
 #pragma unroll
-        for (int n = 0; n < 4; n++) power[n] = power_of_two(fmaf(score[first + n / 2 * 4 + n % 2], scale, below));
-        weight[i] = four_fp8(power[0], power[1], power[2], power[3]);
-        large |= (weight[i] + 0x02020202) & 0x80808080;  // 448 is 0x7e
+        for (int n = 0; n < PACK; n++) power[n] = power_of_two(fmaf(score[first + n / 2 * 4 + n % 2], scale, below));
+        if constexpr (IN_FP8) {
+            weight[i] = four_fp8(power[0], power[1], power[2], power[3]);
+            large |= (weight[i] + 0x02020202) & 0x80808080;  // 448 is 0x7e
+        } else {
+            weight[i] = two_bf16(power[0], power[1]);
+            large |= weight[i] & 0x40004000;  // 2 is 0x4000
+        }
     }
     return large;
 }
 
-__device__ __forceinline__ void scores(float (&score)[KEYS / 2], const u32 (&query)[D / 8], u32 keys) {
+__device__ __forceinline__ void scores(float (&score)[KEYS / 2], const u32 (&query)[D * BYTES / 8], u32 keys) {
 #pragma unroll
-    for (int i = 0; i < D / 32; i++) score_product(score, &query[4 * i], described<D>(keys + 32 * i), i > 0);
+    for (int i = 0; i < D * BYTES / 32; i++)
+        score_product(score, &query[4 * i], described<128>(keys + i / 4 * KEYS * 128 + i % 4 * 32), i > 0);
 }
 
 // Adds to sums, while `marked` is of this tile alone: the weights of its keys under each of eight marks.
 __device__ __forceinline__ void weighted(
-    float (&sum)[D / 2], float (&marked)[4], const u32 (&weight)[KEYS / 8], u32 values, u32 marks) {
+    float (&sum)[D / 2], float (&marked)[4], const u32 (&weight)[WEIGHTS], u32 values, u32 marks) {
 #pragma unroll
-    for (int i = 0; i < KEYS / 32; i++) {
-        value_product(sum, &weight[4 * i], described<KEYS>(values + 32 * i), true);
-        mark_product(marked, &weight[4 * i], described<KEYS>(marks + 32 * i), i > 0);
+    for (int i = 0; i < WEIGHTS / 4; i++) {
+        const u64 place = IN_FP8 ? described<MARK_ROW>(values + 32 * i) : described_values(values + 2048 * i);
+        value_product(sum, &weight[4 * i], place, true);
+        mark_product(marked, &weight[4 * i], described<MARK_ROW>(marks + i / 4 * 1024 + i % 4 * 32), i > 0);
     }
 }
 
@@ -172,14 +195,14 @@ __device__ __forceinline__ void add_moved(
     }
 }
 
-// queries [B, length, heads, D], keys [B, num_keys, heads, D] and values [B, heads, D, keys rounded up] in the order of
-// `weigh` are fp8; value_scale and value_mean [heads, D]; out [B, length, heads, D] is bf16, or fp8 where `rounded`.
-// scale: log2(e) / sqrt(D).
-// marks [marked_tiles + 1, 8, KEYS] fp8, swizzled: mark 0 has every key, marks 1 to num_regions are the regions of the
-// first tiles and the next one is all of these regions' frame; the last tile stands for all further ones. shares
-// [B, heads, num_regions, length]: of the weights in the frame those in each region.
+// queries [B, length, heads, D], keys and values [B, num_keys, heads, D]; values in fp8 are [B, heads, D, num_keys
+// rounded up] in the order of `weigh`. What comes of values is multiplied by value_scale and added to value_mean
+// [heads, D]; out [B, length, heads, D] is bf16, or fp8 where `rounded`. scale: log2(e) / sqrt(D).
+// marks [marked_tiles + 1, parts, 8, keys of a part], rows swizzled: mark 0 has every key, marks 1 to num_regions are
+// the regions of the first tiles and the next one is all of these regions' frame; the last tile stands for all further
+// ones. shares [B, heads, num_regions, length]: of the weights in the frame those in each region.
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
-fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
+attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
               const unsigned char* queries, const float* value_scale, const float* value_mean, void* out, int rounded,
               const unsigned char* marks, float* shares, int marked_tiles, int num_regions,
               int length, int num_keys, int heads, float scale) {
@@ -208,8 +231,12 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
                 const u32 to = stages + stage * STAGE, arrived = full + 8 * stage;
                 barrier_wait(free + 8 * stage, phase);
                 barrier_expect(arrived, 2 * TILE + MARKS);
-                copy_tile(to, &key_map, head * D, tile * KEYS, batch, arrived);
-                copy_tile(to + TILE, &value_map, tile * KEYS, head * D, batch, arrived);
+                for (int part = 0; part < PARTS; part++) {
+                    const int from = (head * PARTS + part) * 128, at = to + part * KEYS * 128;
+                    copy_tile(at, &key_map, from, tile * KEYS, batch, arrived);
+                    if (!IN_FP8) copy_tile(at + TILE, &value_map, from, tile * KEYS, batch, arrived);
+                }
+                if (IN_FP8) copy_tile(to + TILE, &value_map, tile * KEYS, head * D, batch, arrived);
                 copy_bytes(to + 2 * TILE, marks + min(tile, marked_tiles) * MARKS, MARKS, arrived);
                 if (++stage == STAGES) stage = 0, phase ^= 1;
             }
@@ -221,14 +248,14 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
     const int lane = threadIdx.x % 32, row = blockIdx.x * ROWS * GROUPS + threadIdx.x / 32 * 16 + lane / 4;
     const u32 place = moved + group * 128 * D / 2 * 4 + threadIdx.x % 128 * 16;
     const u64 rows = (u64)batch * length;
-    u32 query[D / 8], weight[KEYS / 8];
+    u32 query[D * BYTES / 8], weight[WEIGHTS];
     // Sums begin with zeros: compilers before CUDA 12.9 otherwise let every product wait for the one before.
     float score[KEYS / 2], sum[D / 2] = {}, tile_marked[4] = {};
     float marked[4] = {}, peak[2] = {LOWEST, LOWEST}, fade[2];
 #pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-        const int token = row + i % 2 * 8, column = i / 2 * 16 + lane % 4 * 4;
-        query[i] = token < length ? *(const u32*)(queries + ((rows + token) * heads + head) * D + column) : 0;
+    for (int i = 0; i < D * BYTES / 8; i++) {
+        const int token = row + i % 2 * 8, place = i / 2 * 16 + lane % 4 * 4;
+        query[i] = token < length ? *(const u32*)(queries + ((rows + token) * heads + head) * D * BYTES + place) : 0;
     }
 
     barrier_wait(full, 0);
@@ -259,7 +286,7 @@ fp8_attention(const __grid_constant__ TensorMap key_map, const __grid_constant__
         if (lane == 0) barrier_arrive(free + 8 * last_stage);
 #pragma unroll
         for (int n = 0; n < 4; n++) marked[n] += tile_marked[n];
-        if (--before_move == 0) {
+        if (IN_FP8 && --before_move == 0) {
             if (any_moved) add_moved(sum, place, moved_peak, peak);
             move(sum, place, moved_peak, peak);
             before_move = MOVE_EVERY, any_moved = true;

@@ -1,4 +1,4 @@
-"""Self-attention in fp8 for Hopper GPUs (`hopper_attention.cu`): its instructions, its values' layout, its launch."""
+"""Attention in bf16 and fp8 for Hopper GPUs (`hopper_attention.cu`): instructions, layouts of its operands, launch."""
 
 from __future__ import annotations
 
@@ -17,49 +17,75 @@ from . import cuda_driver, softmax_scale
 WIDTH, ROWS, KEY_GROUP, MARKS = 128, 64, 32, 8
 MOST_REGIONS = MARKS - 2
 TILES = {
-    "WIDTH": WIDTH,
-    "ROWS": ROWS,
-    "KEYS": 64,
-    "GROUPS": 3,
-    "STAGES": 5,
-    "MOVE_EVERY": 48,
-    "REGISTERS": 160,
-    "COPY_REGISTERS": 32,
+    FP8: {
+        "WIDTH": WIDTH,
+        "BYTES": 1,
+        "ROWS": ROWS,
+        "KEYS": 64,
+        "GROUPS": 3,
+        "STAGES": 5,
+        "MOVE_EVERY": 48,
+        "REGISTERS": 160,
+        "COPY_REGISTERS": 32,
+    },
+    torch.bfloat16: {
+        "WIDTH": WIDTH,
+        "BYTES": 2,
+        "ROWS": ROWS,
+        "KEYS": 128,
+        "GROUPS": 2,
+        "STAGES": 3,
+        "MOVE_EVERY": 0,
+        "REGISTERS": 240,
+        "COPY_REGISTERS": 24,
+    },
 }
 ARCHITECTURE = "sm_90a"
 
 
-def _product(name: str, columns: int) -> str:
-    """A device function around one tensor-core product: 64 rows of 32 fp8 numbers in registers, times [32, columns]
+def _product(name: str, columns: int, types: str, transposed: str) -> str:
+    """A device function around one tensor-core product: 64 rows of 32 bytes in registers, times [32 bytes, columns]
     described in shared memory, added to 64 x columns sums or written over them."""
     count = columns // 2
     sums = ", ".join(f"%{i}" for i in range(count))
     rows = ", ".join(f"%{count + i}" for i in range(4))
-    instruction = f"wgmma.mma_async.sync.aligned.m64n{columns}k32.f32.e4m3.e4m3"
+    instruction = f"wgmma.mma_async.sync.aligned.m64n{columns}{types}"
     return f"""
 __device__ __forceinline__ void {name}(float (&sum)[{count}], const unsigned int* a, unsigned long long b, bool add) {{
     asm volatile("{{.reg .pred add; setp.ne.b32 add, %{count + 5}, 0; "
-        "{instruction} {{{sums}}}, {{{rows}}}, %{count + 4}, add, 1, 1;}}"
+        "{instruction} {{{sums}}}, {{{rows}}}, %{count + 4}, add, 1, 1{transposed};}}"
         : {", ".join(f'"+f"(sum[{i}])' for i in range(count))}
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add) : "memory");
 }}
 """
 
 
-def compiled() -> tuple[bytes, str]:
+def compiled(dtype: torch.dtype) -> tuple[bytes, str]:
     """The kernel's machine code, and what the compiler said."""
-    products = {"score_product": TILES["KEYS"], "value_product": WIDTH, "mark_product": MARKS}
-    source = "".join(_product(name, columns) for name, columns in products.items())
+    tiles = TILES[dtype]
+    if dtype == FP8:
+        types, plain, transposed = "k32.f32.e4m3.e4m3", "", ""
+    else:
+        types, plain, transposed = "k16.f32.bf16.bf16", ", 0", ", 1"
+    source = _product("score_product", tiles["KEYS"], types, plain)
+    source += _product("value_product", WIDTH, types, transposed)
+    source += _product("mark_product", MARKS, types, plain)
     source += Path(__file__).with_name("hopper_attention.cu").read_text(encoding="utf-8")
-    return cuda_driver.compile_source(source, ARCHITECTURE, TILES)
+    return cuda_driver.compile_source(source, ARCHITECTURE, tiles)
 
 
 @cache
-def _kernel(device: torch.device) -> cuda_driver.Kernel:
-    tiles = TILES["STAGES"] * (2 * TILES["KEYS"] * WIDTH + 1024)
-    moved = TILES["GROUPS"] * ROWS * WIDTH * 4
+def _kernel(device: torch.device, dtype: torch.dtype) -> cuda_driver.Kernel:
+    tiles = TILES[dtype]
+    stage = 2 * tiles["KEYS"] * WIDTH * tiles["BYTES"] + triton.cdiv(_mark_bytes(tiles), 1024) * 1024
+    moved = tiles["GROUPS"] * ROWS * WIDTH * 4 if tiles["MOVE_EVERY"] else 0
     with torch.cuda.device(device):
-        return cuda_driver.Kernel(compiled()[0], "fp8_attention", 1024 + tiles + moved)
+        return cuda_driver.Kernel(compiled(dtype)[0], "attention", 1024 + tiles["STAGES"] * stage + moved)
+
+
+def _mark_bytes(tiles: dict[str, int]) -> int:
+    row = tiles["KEYS"] * tiles["BYTES"]
+    return triton.cdiv(row, 128) * MARKS * min(row, 128)
 
 
 @triton.jit
@@ -125,69 +151,92 @@ def turned_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, Tens
 
 
 @triton.jit
-def _tiles_of_marks(regions, out, M, R, MARKS: tl.constexpr, KEYS: tl.constexpr):
-    """regions [R, M] -> out [tiles of KEYS keys, MARKS, KEYS] as tensor cores read rows of 64 bytes: swizzled."""
-    mark, place = tl.arange(0, MARKS)[:, None], tl.arange(0, KEYS)[None, :]
-    key = tl.program_id(0) * KEYS + _token_at((place // 16 ^ mark // 2 % 4) * 16 + place % 16)
-    region = tl.load(regions + (mark - 1) * M + key, mask=(mark > 0) & (mark <= R) & (key < M), other=0.0)
-    value = tl.where(mark == R + 1, tl.where(key < M, 1.0, 0.0), region)
+def _tiles_of_marks(
+    regions, out, M, R, MARKS: tl.constexpr, KEYS: tl.constexpr, BYTES: tl.constexpr, ROW: tl.constexpr
+):
+    """regions [R, M] -> out [tiles of KEYS keys, parts, MARKS, ROW bytes], swizzled as tensor cores read rows."""
+    mark, place = tl.arange(0, MARKS)[:, None], tl.arange(0, ROW // BYTES)[None, :]
+    CHUNK: tl.constexpr = 16 // BYTES
+    tile, part = tl.program_id(0), tl.program_id(1)
+    inside = (place // CHUNK ^ mark * ROW // 128 % (ROW // 16)) * CHUNK + place % CHUNK + part * ROW // BYTES
+    if BYTES == 1:
+        inside = _token_at(inside)
+    key = tile * KEYS + inside
+    counts = (inside < KEYS) & (key < M)
+    region = tl.load(regions + (mark - 1) * M + key, mask=(mark > 0) & (mark <= R) & counts, other=0.0)
+    value = tl.where(mark == R + 1, tl.where(counts, 1.0, 0.0), region)
     value = tl.where(mark == 0, 1.0, value)
-    tl.store(out + (tl.program_id(0) * MARKS + mark) * KEYS + place, value.to(out.dtype.element_ty))
+    row = (tile * tl.num_programs(1) + part) * MARKS + mark
+    tl.store(out + row * (ROW // BYTES) + place, value.to(out.dtype.element_ty))
 
 
-def marks_of(regions: Tensor) -> Tensor:
-    """regions [R, M] of zeros and ones -> the kernel's marks [tiles of M keys + 1, MARKS, KEYS] in fp8."""
-    num_regions, length = regions.shape
-    tiles = triton.cdiv(length, TILES["KEYS"]) + 1
-    out = torch.empty(tiles, MARKS, TILES["KEYS"], dtype=FP8, device=regions.device)
-    _tiles_of_marks[(tiles,)](
-        regions.float().contiguous(), out, length, num_regions, MARKS=MARKS, KEYS=TILES["KEYS"], num_warps=1
-    )
+def marks_of(regions: Tensor, dtype: torch.dtype) -> Tensor:
+    """regions [R, M] of zeros and ones -> the kernel's marks [tiles of M keys + 1, parts, MARKS, keys of a part]."""
+    (num_regions, length), keys, size = regions.shape, TILES[dtype]["KEYS"], TILES[dtype]["BYTES"]
+    row, parts, tiles = min(keys * size, 128), triton.cdiv(keys * size, 128), triton.cdiv(length, keys) + 1
+    out = torch.empty(tiles, parts, MARKS, row // size, dtype=dtype, device=regions.device)
+    _tiles_of_marks[(tiles, parts)](
+        regions.float().contiguous(), out, length, num_regions,
+        MARKS=MARKS, KEYS=keys, BYTES=size, ROW=row, num_warps=1,
+    )  # fmt: skip
     return out
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None = None, dtype: torch.dtype = torch.bfloat16
-) -> tuple[Tensor | QuantisedRows, Tensor | None]:
-    """query [B, L, N, 128] and key [B, M, N, 128] in fp8, value [B, M, N, 128] -> [B, L, N, 128] bf16.
+@cache
+def _plain(heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The scale and mean of values that are as they are."""
+    return torch.ones(heads, WIDTH, device=device), torch.zeros(heads, WIDTH, device=device)
 
-    dtype fp8: the same as rows [B * L, N * 128] with one scale, that of the largest value, which no result exceeds.
+
+def _tiles_of(x: Tensor) -> cuda_driver.TensorMap:
+    """Tiles of keys or values [B, M, N, 128]: 128 bytes of a head at a time."""
+    batch, length, heads, width = x.shape
+    row = heads * width * x.element_size()
+    return cuda_driver.tensor_map(x, (row, length, batch), (row, length * row), (128, TILES[x.dtype]["KEYS"], 1))
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None = None, rounded: bool = False
+) -> tuple[Tensor | QuantisedRows, Tensor | None]:
+    """query [B, L, N, 128], key [B, M, N, 128], both fp8 or bf16, value [B, M, N, 128] bf16 -> [B, L, N, 128] bf16.
 
     regions [R, K] of zeros and ones, R up to MOST_REGIONS: also the share of its attention to the first K keys that
     each query pays to each region of them, averaged over heads, [B, R, L] float32.
 
-    Queries and keys come normalised, so they have no scale. Raises: ValueError for another head width.
+    rounded, for fp8 only: rows [B * L, N * 128] in fp8 with one scale, that of the largest value, which no result
+    exceeds. Queries and keys in fp8 come normalised, so they have no scale.
+    Raises: ValueError for another dtype or width.
     """
     batch, length, heads, width = query.shape
-    num_keys = key.shape[1]
-    if width != WIDTH:
-        raise ValueError(f"heads are {width} wide; this kernel knows {WIDTH}")
-    query, key = query.contiguous(), key.contiguous()
-    values, scale, mean = turned_values(value)
-    columns, padded = heads * width, values.shape[-1]
-    key_map = cuda_driver.tensor_map(
-        key, (columns, num_keys, batch), (columns, num_keys * columns), (WIDTH, TILES["KEYS"], 1)
-    )
-    value_map = cuda_driver.tensor_map(
-        values, (padded, columns, batch), (padded, columns * padded), (TILES["KEYS"], WIDTH, 1)
-    )
-    if regions is None:
-        regions = scale.new_empty(0, 0)
-    num_regions, marks = len(regions), marks_of(regions)
-    rounded = dtype == FP8
-    if rounded:  # averages of values: none exceeds the largest
+    num_keys, columns = key.shape[1], heads * width
+    if width != WIDTH or query.dtype not in TILES or value.dtype != torch.bfloat16:
+        raise ValueError(f"heads of {width} columns in {query.dtype} and {value.dtype} are not known to this kernel")
+    query, key, tiles = query.contiguous(), key.contiguous(), TILES[query.dtype]
+    if query.dtype == FP8:
+        values, scale, mean = turned_values(value)
+        padded = values.shape[-1]
+        value_map = cuda_driver.tensor_map(
+            values, (padded, columns, batch), (padded, columns * padded), (tiles["KEYS"], WIDTH, 1)
+        )
+    else:
+        values, (scale, mean) = value.contiguous(), _plain(heads, query.device)
+        value_map = _tiles_of(values)
+    if rounded:
         unit = (scale + mean.abs() / LARGEST[FP8]).amax()
         scale, mean = scale / unit, mean / unit
-    out = torch.empty_like(query, dtype=dtype)
+    if regions is None:
+        regions = scale.new_empty(0, 0)
+    num_regions, marks = len(regions), marks_of(regions, query.dtype)
+    out = torch.empty_like(query, dtype=FP8 if rounded else torch.bfloat16)
     shares = scale.new_empty(batch, heads, num_regions, length)
     sizes = (ctypes.c_int(n) for n in (len(marks) - 1, num_regions, length, num_keys, heads))
     arguments = (
-        key_map, value_map, query, scale, mean, out, ctypes.c_int(rounded),
+        _tiles_of(key), value_map, query, scale, mean, out, ctypes.c_int(rounded),
         marks, shares, *sizes, ctypes.c_float(softmax_scale(width)),
     )  # fmt: skip
-    grid = (triton.cdiv(length, ROWS * TILES["GROUPS"]), heads, batch)
+    grid = (triton.cdiv(length, ROWS * tiles["GROUPS"]), heads, batch)
     with torch.cuda.device(query.device):
-        _kernel(query.device).launch(grid, 128 * (TILES["GROUPS"] + 1), arguments)
+        _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
     if rounded:
         out = QuantisedRows(out.view(-1, columns), unit.expand(batch * length, 1).contiguous())
     return out, shares.mean(1) if num_regions else None
