@@ -99,12 +99,12 @@ def test_marks_of_regions_in_fp8():
 
 
 def test_marks_of_regions_in_bf16():
-    """The same in two parts with rows of 128 bytes and keys in their own order."""
+    """The same in two parts with rows of 128 bytes, the second not full, and keys in their own order."""
     regions = (draw(3, 150) > 0).float()
     marks = hopper_attention.marks_of(regions, torch.bfloat16).view(3, 2, 8, 8, 8).float()
     rows = torch.arange(8)[:, None]
     plain = marks[:, :, rows, torch.arange(8) ^ rows]  # tile, part, mark, chunk, key
-    assert_marks(plain.permute(2, 0, 1, 3, 4).reshape(8, 384), regions)
+    assert_marks(plain.permute(2, 0, 1, 3, 4).reshape(8, 3, 128)[..., :112].flatten(1), regions)
 
 
 def assert_marks(keys, regions):
@@ -132,6 +132,20 @@ def test_shares_of_regions(name, keys):
         assert torch.equal(for_fp8, plain)
     else:
         assert (for_fp8.dense(torch.float32) - plain.float()).norm() <= 0.04 * plain.float().norm()
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_shares_where_keys_behind_the_frame_weigh_all(name):
+    """2^200 times as much and more, so that nothing of the frame is left beside them."""
+    query, key, value = draw(1, 200, 2, 128), draw(1, 900, 2, 128), draw(1, 900, 2, 128).bfloat16()
+    direction = draw(1, 1, 1, 128)
+    query, key[:, 420:] = query * 0.3 + 4 * direction, key[:, 420:] + 5 * direction
+    (query, key), regions = typed(name, query, key), torch.eye(3, device=DEVICE).repeat_interleave(140, 1)
+    _, shares = attention.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    twin = attention.region_attention(query[0].cpu().float(), key[0, :420].cpu().float(), regions.cpu()).to(DEVICE)
+    assert (shares - twin).abs().max() <= 2e-2
 
 
 @pytest.mark.gpu

@@ -17,15 +17,11 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-constexpr int D = WIDTH;                   // of a head
-constexpr bool IN_FP8 = BYTES == 1;        // else bf16
-constexpr int TILE = KEYS * D * BYTES;     // bytes of a tile of keys, or of values
-constexpr int PARTS = D * BYTES / 128;     // of a tile, each with rows of 128 bytes
-constexpr int MARK_ROW = KEYS * BYTES < 128 ? KEYS * BYTES : 128;
-constexpr int MARKS = (KEYS * BYTES + 127) / 128 * 8 * MARK_ROW;  // bytes of a tile's marks
-constexpr int STAGE = 2 * TILE + (MARKS + 1023) / 1024 * 1024;
-constexpr int PACK = 4 / BYTES;            // weights in a register
-constexpr int WEIGHTS = KEYS / 2 / PACK;   // registers of them
+constexpr int D = WIDTH;                  // of a head
+constexpr bool IN_FP8 = BYTES == 1;       // else bf16
+constexpr int PARTS = D * BYTES / 128;    // of a tile, each with rows of 128 bytes
+constexpr int PACK = 4 / BYTES;           // weights in a register
+constexpr int WEIGHTS = KEYS / 2 / PACK;  // registers of them
 // A score at its row's peak weighs 2^REFERENCE; fp8 reaches from 2^-10, rounded up, to 448.
 constexpr float REFERENCE = IN_FP8 ? 6.0f : -64.0f;
 constexpr float LOWEST = -1.0e30f;
@@ -203,9 +199,9 @@ __device__ __forceinline__ void add_moved(
 // ones. shares [B, heads, num_regions, length]: of the weights in the frame those in each region.
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
-              const unsigned char* queries, const float* value_scale, const float* value_mean, void* out, int rounded,
-              const unsigned char* marks, float* shares, int marked_tiles, int num_regions,
-              int length, int num_keys, int heads, float scale) {
+          const unsigned char* queries, const float* value_scale, const float* value_mean, void* out, int rounded,
+          const unsigned char* marks, float* shares, int marked_tiles, int num_regions,
+          int length, int num_keys, int heads, float scale) {
     extern __shared__ unsigned char memory[];
     __shared__ alignas(8) u64 barriers[2 * STAGES];
     const u32 stages = (shared_address(memory) + 1023) & ~1023u;  // in each a tile of keys, one of values, one of marks
@@ -230,14 +226,14 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
             for (int tile = 0; tile < tiles; tile++) {
                 const u32 to = stages + stage * STAGE, arrived = full + 8 * stage;
                 barrier_wait(free + 8 * stage, phase);
-                barrier_expect(arrived, 2 * TILE + MARKS);
+                barrier_expect(arrived, 2 * TILE + MARK_BYTES);
                 for (int part = 0; part < PARTS; part++) {
                     const int from = (head * PARTS + part) * 128, at = to + part * KEYS * 128;
                     copy_tile(at, &key_map, from, tile * KEYS, batch, arrived);
                     if (!IN_FP8) copy_tile(at + TILE, &value_map, from, tile * KEYS, batch, arrived);
                 }
                 if (IN_FP8) copy_tile(to + TILE, &value_map, tile * KEYS, head * D, batch, arrived);
-                copy_bytes(to + 2 * TILE, marks + min(tile, marked_tiles) * MARKS, MARKS, arrived);
+                copy_bytes(to + 2 * TILE, marks + min(tile, marked_tiles) * MARK_BYTES, MARK_BYTES, arrived);
                 if (++stage == STAGES) stage = 0, phase ^= 1;
             }
         }
@@ -299,8 +295,10 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
             weigh(weight, score, peak, scale);
 #pragma unroll
             for (int n = 0; n < D / 2; n++) sum[n] *= fade[n / 2 % 2];
+            // Behind the frame only the first mark grows further; the others are compared with one another.
 #pragma unroll
-            for (int n = 0; n < 4; n++) marked[n] *= fade[n / 2];
+            for (int n = 0; n < 4; n++)
+                if (i < marked_tiles || lane % 4 + n % 2 == 0) marked[n] *= fade[n / 2];
         }
     }
 

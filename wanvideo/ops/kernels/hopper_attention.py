@@ -17,30 +17,23 @@ from . import cuda_driver, softmax_scale
 WIDTH, ROWS, KEY_GROUP, MARKS = 128, 64, 32, 8
 MOST_REGIONS = MARKS - 2
 TILES = {
-    FP8: {
-        "WIDTH": WIDTH,
-        "BYTES": 1,
-        "ROWS": ROWS,
-        "KEYS": 64,
-        "GROUPS": 3,
-        "STAGES": 5,
-        "MOVE_EVERY": 48,
-        "REGISTERS": 160,
-        "COPY_REGISTERS": 32,
-    },
+    FP8: {"BYTES": 1, "KEYS": 64, "GROUPS": 3, "STAGES": 5, "MOVE_EVERY": 48, "REGISTERS": 160, "COPY_REGISTERS": 32},
     torch.bfloat16: {
-        "WIDTH": WIDTH,
-        "BYTES": 2,
-        "ROWS": ROWS,
-        "KEYS": 128,
-        "GROUPS": 2,
-        "STAGES": 3,
-        "MOVE_EVERY": 0,
-        "REGISTERS": 240,
-        "COPY_REGISTERS": 24,
+        "BYTES": 2, "KEYS": 112, "GROUPS": 2, "STAGES": 3, "MOVE_EVERY": 0, "REGISTERS": 240, "COPY_REGISTERS": 24,
     },
-}
+}  # fmt: skip
 ARCHITECTURE = "sm_90a"
+
+
+def _constants(dtype: torch.dtype) -> dict[str, int]:
+    """What the kernel is compiled with; TILE, MARK_BYTES and STAGE are bytes of shared memory."""
+    tiles = TILES[dtype]
+    keys = tiles["KEYS"] * tiles["BYTES"]
+    row, tile = min(keys, 128), keys * WIDTH
+    marks = triton.cdiv(keys, 128) * MARKS * row
+    stage = 2 * tile + triton.cdiv(marks, 1024) * 1024
+    sizes = {"TILE": tile, "MARK_ROW": row, "MARK_BYTES": marks, "STAGE": stage}
+    return {"WIDTH": WIDTH, "ROWS": ROWS, **sizes, **tiles}
 
 
 def _product(name: str, columns: int, types: str, transposed: str) -> str:
@@ -62,30 +55,25 @@ __device__ __forceinline__ void {name}(float (&sum)[{count}], const unsigned int
 
 def compiled(dtype: torch.dtype) -> tuple[bytes, str]:
     """The kernel's machine code, and what the compiler said."""
-    tiles = TILES[dtype]
+    constants = _constants(dtype)
     if dtype == FP8:
         types, plain, transposed = "k32.f32.e4m3.e4m3", "", ""
     else:
         types, plain, transposed = "k16.f32.bf16.bf16", ", 0", ", 1"
-    source = _product("score_product", tiles["KEYS"], types, plain)
+    source = _product("score_product", constants["KEYS"], types, plain)
     source += _product("value_product", WIDTH, types, transposed)
     source += _product("mark_product", MARKS, types, plain)
     source += Path(__file__).with_name("hopper_attention.cu").read_text(encoding="utf-8")
-    return cuda_driver.compile_source(source, ARCHITECTURE, tiles)
+    return cuda_driver.compile_source(source, ARCHITECTURE, constants)
 
 
 @cache
 def _kernel(device: torch.device, dtype: torch.dtype) -> cuda_driver.Kernel:
-    tiles = TILES[dtype]
-    stage = 2 * tiles["KEYS"] * WIDTH * tiles["BYTES"] + triton.cdiv(_mark_bytes(tiles), 1024) * 1024
-    moved = tiles["GROUPS"] * ROWS * WIDTH * 4 if tiles["MOVE_EVERY"] else 0
+    constants = _constants(dtype)
+    moved = constants["GROUPS"] * ROWS * WIDTH * 4 if constants["MOVE_EVERY"] else 0
+    shared = 1024 + constants["STAGES"] * constants["STAGE"] + moved
     with torch.cuda.device(device):
-        return cuda_driver.Kernel(compiled(dtype)[0], "attention", 1024 + tiles["STAGES"] * stage + moved)
-
-
-def _mark_bytes(tiles: dict[str, int]) -> int:
-    row = tiles["KEYS"] * tiles["BYTES"]
-    return triton.cdiv(row, 128) * MARKS * min(row, 128)
+        return cuda_driver.Kernel(compiled(dtype)[0], "attention", shared)
 
 
 @triton.jit
@@ -172,8 +160,9 @@ def _tiles_of_marks(
 
 def marks_of(regions: Tensor, dtype: torch.dtype) -> Tensor:
     """regions [R, M] of zeros and ones -> the kernel's marks [tiles of M keys + 1, parts, MARKS, keys of a part]."""
-    (num_regions, length), keys, size = regions.shape, TILES[dtype]["KEYS"], TILES[dtype]["BYTES"]
-    row, parts, tiles = min(keys * size, 128), triton.cdiv(keys * size, 128), triton.cdiv(length, keys) + 1
+    (num_regions, length), constants = regions.shape, _constants(dtype)
+    keys, size, row = (constants[name] for name in ("KEYS", "BYTES", "MARK_ROW"))
+    tiles, parts = triton.cdiv(length, keys) + 1, triton.cdiv(keys * size, 128)
     out = torch.empty(tiles, parts, MARKS, row // size, dtype=dtype, device=regions.device)
     _tiles_of_marks[(tiles, parts)](
         regions.float().contiguous(), out, length, num_regions,
