@@ -210,7 +210,7 @@ class WanBlock(nn.Module):
         changed, shares = attn(query, key, value, regions)
         stream.add(changed, gate)
         labels = None if shares is None else audio.labels(shares)
-        del query, key, value  # as large as what the feed-forward needs
+        del query, key, value, changed  # as large as what the feed-forward needs
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
         stream.add(cross(normed, text, text_kv))
         if audio is not None:

@@ -295,10 +295,12 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
             weigh(weight, score, peak, scale);
 #pragma unroll
             for (int n = 0; n < D / 2; n++) sum[n] *= fade[n / 2 % 2];
-            // Behind the frame only the first mark grows further; the others are compared with one another.
+            // Marks of the frame are compared with one another only: they must not vanish beside keys behind it.
 #pragma unroll
-            for (int n = 0; n < 4; n++)
-                if (i < marked_tiles || lane % 4 + n % 2 == 0) marked[n] *= fade[n / 2];
+            for (int n = 0; n < 4; n++) {
+                const float in_frame = i < marked_tiles ? fmaxf(fade[n / 2], 5.4e-20f) : 1.0f;
+                marked[n] *= lane % 4 + n % 2 == 0 ? fade[n / 2] : in_frame;
+            }
         }
     }
 
@@ -321,7 +323,7 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
         for (int n = 0; n < 2; n++) {
             const int region = lane % 4 * 2 + n - 1;
             if (region >= 0 && region < num_regions)
-                shares[((u64)(batch * heads + head) * num_regions + region) * length + row + 8 * r] = here[n] / inside;
+                shares[((u64)(batch * heads + head) * num_regions + region) * length + row + 8 * r] = here[n] / fmaxf(inside, 1e-37f);
         }
         const u64 first = ((rows + row + 8 * r) * heads + head) * (D / 2) + lane % 4;  // in pairs of columns
 #pragma unroll
