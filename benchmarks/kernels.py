@@ -25,7 +25,7 @@ def ceilings(report: Report) -> None:
             flops / seconds(lambda: F.linear(x, w), report.repeats) / 1e12,
             "TFLOP/s",
         )
-        rows, weight = quantised.quantise_rows(x, torch.float8_e4m3fn), quantised.quantise_rows(w, torch.float8_e4m3fn)
+        rows, weight = norm.quantise_rows(x, torch.float8_e4m3fn), norm.quantise_rows(w, torch.float8_e4m3fn)
         run = lambda: torch._scaled_mm(  # noqa: E731
             rows.data, weight.data.t(), rows.scale, weight.scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True
         )
@@ -72,7 +72,7 @@ def linears(report: Report) -> None:
         took = seconds(lambda: layer(x), report.repeats)
         report.add("linears", f"{name} Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
         if layer.input_dtype in quantised.LARGEST:
-            rows = quantised.quantise_rows(x, layer.input_dtype)
+            rows = norm.quantise_rows(x, layer.input_dtype)
             bare = seconds(lambda: layer(rows), report.repeats)
             report.add("linears", f"{name}, of that without quantising the input", 1000 * bare, "ms")
         if form.quantise is not None:
@@ -96,7 +96,7 @@ def kernels(report: Report) -> None:
         "rms norm + rope, bf16 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table), 4 * mb),
         "rms norm + rope, fp8 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table, fp8), 3 * mb),
         "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),
-        "quantise rows": (lambda: quantised.quantise_rows(x, fp8), 3 * mb),
+        "quantise rows": (lambda: norm.quantise_rows(x, fp8), 3 * mb),
     }
     for name, (function, gigabytes) in cases.items():
         took = seconds(function, report.repeats)

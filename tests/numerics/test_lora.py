@@ -18,7 +18,7 @@ from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.ops.linear import Linear
 from wanvideo.ops.low_rank import Kronecker, LowRankSide, StepClock
-from wanvideo.ops.quantised import quantise_rows
+from wanvideo.ops.norm import quantise_rows
 
 DATA = Path(__file__).parent / "data"
 CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))

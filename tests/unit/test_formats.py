@@ -16,7 +16,7 @@ from wanvideo.ops import formats_fp4, row_blocks
 from wanvideo.ops.formats import FORMATS, QUANTISERS
 from wanvideo.ops.formats_gguf import LAYOUTS
 from wanvideo.ops.linear import Linear
-from wanvideo.ops.quantised import quantise_rows
+from wanvideo.ops.norm import quantise_rows
 
 ROWS, COLUMNS = 48, 512
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wanvideo.ops import attention as plain
-from wanvideo.ops import kernels, norm, pixel_norm, quantised
+from wanvideo.ops import kernels, norm, pixel_norm
 from wanvideo.ops.folded import attend_folded, can_fold
 from wanvideo.ops.formats import FORMATS, quantise_by_rows
 from wanvideo.ops.linear import Linear
@@ -29,7 +29,7 @@ def agree(ours, twin, dtype):
     if dtype == torch.float32:
         assert (ours - twin).abs().max() <= 2e-5
         return
-    expected = quantised.quantise_rows(twin, dtype)
+    expected = norm.quantise_rows(twin, dtype)
     assert torch.allclose(ours.scale, expected.scale, rtol=1e-5)
     steps = (ours.data.float() - expected.data.float()).abs()
     assert steps.max() <= (1 if dtype == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
@@ -80,7 +80,7 @@ def test_gelu_and_quantise(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_widening_multiplies_each_row_by_its_scale(dtype):
-    stored = quantised.quantise_rows(draw(ROWS, WIDTH), DTYPES[-1])
+    stored = norm.quantise_rows(draw(ROWS, WIDTH), DTYPES[-1])
     wide = rows.widen_rows(stored.data, stored.scale, dtype)
     assert wide.dtype == dtype
     assert torch.allclose(wide, stored.dense(dtype), rtol=1e-6 if dtype == torch.float32 else 2**-7)
@@ -89,7 +89,7 @@ def test_widening_multiplies_each_row_by_its_scale(dtype):
 def test_a_row_of_zeros_stays_zero():
     zeros = torch.zeros(2, WIDTH, device=DEVICE)
     assert torch.equal(rows.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
-    assert torch.equal(quantised.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
+    assert torch.equal(norm.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -208,7 +208,7 @@ def test_folded_attention_in_fp8(turned):
     query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8)) for x in exact)
     query.bias, out.bias = (x.bias for x in exact)
     labels = draw(groups * length).abs() * 8 if turned else None
-    rows_in = quantised.quantise_rows(hidden.flatten(0, 1), FP8)
+    rows_in = norm.quantise_rows(hidden.flatten(0, 1), FP8)
 
     def unfolded(query, out, x):
         projected = query(x).view(groups, length, heads, -1)

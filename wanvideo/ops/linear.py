@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from . import kernels
 from .low_rank import LowRankSide
-from .quantised import FP8, QuantisedRows, quantise_rows
+from .norm import quantise_rows
+from .quantised import FP8, QuantisedRows
 from .row_blocks import row_blocks
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time

@@ -12,8 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernels
-from .quantised import LARGEST, QuantisedRows, quantise_rows
+from .quantised import LARGEST, SMALLEST_PEAK, QuantisedRows
 from .rope import rotate
+
+
+def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+    """x [L, D] to `dtype` with the largest value of each row at the end of the range."""
+    if kernels.usable(x):
+        return kernels.row_kernels().quantise_rows(x.contiguous(), dtype)
+    x, largest = x.float(), LARGEST[dtype]
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
+    scaled = x / scale
+    if dtype == torch.int8:
+        scaled = scaled.round()
+    return QuantisedRows(scaled.clamp(-largest, largest).to(dtype), scale)
 
 
 def _stored(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:

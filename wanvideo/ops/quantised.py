@@ -1,4 +1,4 @@
-"""Activations in 8 bits: one scale a row, made next to the operation that produces the row.
+"""Activations in 8 bits: one scale a row.
 
 Legend: L rows, D columns.
 """
@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from . import kernels
 
 FP8 = torch.float8_e4m3fn  # the 8-bit floats that GPUs multiply
 LARGEST = {FP8: 448.0, torch.int8: 127.0}
@@ -25,15 +23,3 @@ class QuantisedRows(NamedTuple):
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         return (self.data.float() * self.scale).to(dtype)
-
-
-def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
-    """x [L, D] to `dtype` with the largest value of each row at the end of the range."""
-    if kernels.usable(x):
-        return kernels.row_kernels().quantise_rows(x.contiguous(), dtype)
-    x, largest = x.float(), LARGEST[dtype]
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
-    scaled = x / scale
-    if dtype == torch.int8:
-        scaled = scaled.round()
-    return QuantisedRows(scaled.clamp(-largest, largest).to(dtype), scale)
