@@ -298,7 +298,7 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
             // Marks of the frame are compared with one another only: they must not vanish beside keys behind it.
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                const float in_frame = i < marked_tiles ? fmaxf(fade[n / 2], 5.4e-20f) : 1.0f;
+                const float in_frame = i < marked_tiles ? fmaxf(fade[n / 2], 1e-9f) : 1.0f;
                 marked[n] *= lane % 4 + n % 2 == 0 ? fade[n / 2] : in_frame;
             }
         }
