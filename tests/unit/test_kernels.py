@@ -116,8 +116,15 @@ def test_two_sets(has_second):
     repeated = tuple(torch.cat((x, x[-1:].expand(29, -1, -1))) for x in cpu[0])
     assert (plain.attend_two(query.cpu(), repeated, cpu[1]).to(DEVICE) - twin).abs().max() <= 5e-6
     assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 2e-5
-    rounded = plain.attend_two(query.cpu(), *cpu, copies=30, limit=torch.tensor(20.0))
+    rounded = plain.attend_two(query.cpu(), *cpu, copies=30, limit=torch.tensor(20.0), dtype=FP8)
     assert (rounded.dense(torch.float32).to(DEVICE) - twin).norm() <= 0.04 * twin.norm()
+
+
+def test_two_sets_of_zeros_in_fp8():
+    """The largest value is zero then, and still something has to be divided by it."""
+    query, pair = torch.randn(8, 2, 64), (torch.randn(5, 2, 64), torch.zeros(5, 2, 64))
+    rows = plain.attend_two(query, pair, pair, limit=torch.tensor(0.0), dtype=FP8)
+    assert torch.equal(rows.dense(torch.float32), torch.zeros(8, 128))
 
 
 def test_region_scores():
@@ -152,7 +159,7 @@ def test_tiles_of_the_copy_engine(length, dtype):
     rows = attention.two_sets(query, first, second, math.log(30))
     assert (rows - twin).abs().max() <= 0.03
     limit = value.abs().amax().float() * 2
-    rounded = attention.two_sets(query, first, second, math.log(30), limit)
+    rounded = plain.attend_two(query, first, second, 30, limit, FP8)
     assert rounded.data.dtype == FP8 and (rounded.dense(torch.float32) - twin).norm() <= 0.04 * twin.norm()
     regions = (draw(3, 70) > 0).float()
     twin = plain.region_attention(query.cpu().float(), key.cpu().float(), regions.cpu()).to(DEVICE)

@@ -109,11 +109,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--offload_model", type=yes_or_no, metavar="BOOL", help="for compatibility; encoders always leave the GPU")
     add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
     add("--blocks_to_swap", type=int, help="blocks that stream; -1 or not given: as few as memory asks for")
-    add(
-        "--attention",
-        default="auto",
-        help="self-attention: auto, sdpa, flash_attn_2, flash_attn_3, hopper, fp8, sageattn ...",
-    )
+    add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_3, hopper, fp8, sageattn ...")
     add("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="compile the transformer's blocks")
     add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
     add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")

@@ -21,7 +21,7 @@ from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear import Linear
 from ..ops.low_rank import StepClock
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
-from ..ops.quantised import FP8, QuantisedRows
+from ..ops.quantised import QuantisedRows
 from ..ops.residual import Residual
 from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
@@ -144,10 +144,11 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, context: TextContext) -> ContextKeys:
         text = self._keys_values(context.text, self.k, self.v, self.norm_k)
-        if context.image is None:
-            return ContextKeys(text, None, text[1].abs().amax().float())
-        image = self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img)
-        return ContextKeys(text, image, text[1].abs().amax().float() + image[1].abs().amax())
+        image = None
+        if context.image is not None:
+            image = self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img)
+        values = [pair[1] for pair in (text, image) if pair is not None]
+        return ContextKeys(text, image, sum(value.abs().amax().float() for value in values))
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
         key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
@@ -162,8 +163,7 @@ class CrossAttention(nn.Module):
 def _attend_context(
     query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
 ) -> Tensor | QuantisedRows:
-    limit = keys_values.limit if dtype == FP8 else None
-    return attend_two(query, keys_values.text, keys_values.image, context.copies, limit)
+    return attend_two(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
 
 
 class FeedForward(nn.Sequential):

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import kernels
 from .backends import BACKENDS, Backend
 from .compiled import opaque
-from .quantised import FP8, LARGEST, QuantisedRows
+from .quantised import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
@@ -56,30 +56,30 @@ def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None 
 
 def attend_two(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1,
-    limit: Tensor | None = None,
+    limit: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor | QuantisedRows:  # fmt: skip
     """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
 
-    Queries and keys may be fp8 on a GPU; the result are rows [L, N * D] in the dtype of the values, or in fp8 where a
-    limit is given that none of them exceeds.
+    Queries and keys may be fp8 on a GPU; the result are rows [L, N * D] in the dtype of the values, or in fp8.
 
     copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
+    dtype: what the rows are best given in, see `Linear.input_dtype`; fp8 needs a limit that none of them exceeds.
     """
     bias = math.log(copies)
+    unit = (limit / LARGEST[FP8]).clamp_min(SMALLEST_PEAK) if dtype == FP8 else None
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
-        return kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias, limit)
-    heads_first = query.transpose(0, 1)
-    biases = query.new_zeros(1, first[0].shape[0])
-    biases[:, -1] = bias
-    out = F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in first), attn_mask=biases)
-    if second is not None:
-        out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
-    rows = out.transpose(0, 1).flatten(1)
-    if limit is None:
-        return rows
-    scale = limit / LARGEST[FP8]
-    return QuantisedRows((rows / scale).to(FP8), scale.expand(len(rows), 1))
+        rows = kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias, unit)
+    else:
+        heads_first = query.transpose(0, 1)
+        biases = query.new_zeros(1, first[0].shape[0])
+        biases[:, -1] = bias
+        out = F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in first), attn_mask=biases)
+        if second is not None:
+            out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
+        rows = out.transpose(0, 1).flatten(1)
+        rows = rows if unit is None else (rows / unit).to(FP8)
+    return rows if unit is None else QuantisedRows.of_unit(rows, unit)
 
 
 @opaque

@@ -21,5 +21,10 @@ class QuantisedRows(NamedTuple):
     data: Tensor
     scale: Tensor
 
+    @classmethod
+    def of_unit(cls, data: Tensor, unit: Tensor) -> QuantisedRows:
+        """Rows that all have the same scale, a float32 number."""
+        return cls(data, unit.expand(len(data), 1).contiguous())
+
     def dense(self, dtype: torch.dtype) -> Tensor:
         return (self.data.float() * self.scale).to(dtype)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8, LARGEST, QuantisedRows
+from ..quantised import FP8
 from ..rope import frequencies
 from . import dot_precision, has_copy_engine, has_large_tiles, softmax_scale
 
@@ -101,8 +101,8 @@ def _softmax_sum(
 
 @triton.jit
 def _two_sets(
-    query, key, value, other_key, other_value, limit, out, L, N, scale, last_bias,
-    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr, LIMITED: tl.constexpr,
+    query, key, value, other_key, other_value, unit, out, L, N, scale, last_bias,
+    M: tl.constexpr, OTHER_M: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr, IN_UNITS: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     head, start = tl.program_id(1), tl.program_id(0) * BLOCK_L
@@ -112,8 +112,8 @@ def _two_sets(
         result += _softmax_sum(
             q, other_key, other_value, 0.0, head, scale, N, OTHER_M, PRECISION, DESCRIBED, BLOCK_L, BLOCK_M, D
         )
-    if LIMITED:
-        result *= 448.0 / tl.load(limit)
+    if IN_UNITS:
+        result *= 1.0 / tl.load(unit)
     rows = start + tl.arange(0, BLOCK_L)
     place = (rows[:, None].to(tl.int64) * N + head) * D + tl.arange(0, D)[None, :]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=rows[:, None] < L)
@@ -195,25 +195,25 @@ def _run_few_keys(
 
 def two_sets(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, last_bias: float,
-    limit: Tensor | None = None,
-) -> Tensor | QuantisedRows:  # fmt: skip
+    unit: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """query [L, N, D], keys and values [M, N, D] (all contiguous) -> rows [L, N * D] in the dtype of values.
 
-    Queries and keys may be fp8. last_bias: added to the score of the first set's last key. limit, a float32 number that
-    no result exceeds: rows in fp8 with its scale.
+    Queries and keys may be fp8. last_bias: added to the score of the first set's last key. unit, a float32 number: rows
+    in fp8, divided by it.
     """
     length, heads, width = query.shape
     other = second or first
-    out = query.new_empty(length, heads * width, dtype=first[1].dtype if limit is None else FP8)
+    out = query.new_empty(length, heads * width, dtype=first[1].dtype if unit is None else FP8)
     exact = query.dtype == torch.float32
     tiles, described = (EXACT_TILES, False) if exact else (TWO_SETS, has_copy_engine(query.device))
     keys = [_source(x, tiles["BLOCK_M"], described) for x in (*first, *other)]
     _two_sets[(triton.cdiv(length, tiles["BLOCK_L"]), heads)](
-        _source(query, tiles["BLOCK_L"], described), *keys, query if limit is None else limit, out, length, heads,
+        _source(query, tiles["BLOCK_L"], described), *keys, query if unit is None else unit, out, length, heads,
         softmax_scale(width), last_bias / math.log(2), M=first[0].shape[0], OTHER_M=other[0].shape[0] if second else 0,
-        PRECISION=dot_precision(query), DESCRIBED=described, LIMITED=limit is not None, D=width, **tiles,
+        PRECISION=dot_precision(query), DESCRIBED=described, IN_UNITS=unit is not None, D=width, **tiles,
     )  # fmt: skip
-    return out if limit is None else QuantisedRows(out, (limit / LARGEST[FP8]).expand(length, 1).contiguous())
+    return out
 
 
 def region_scores(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:

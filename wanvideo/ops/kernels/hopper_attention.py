@@ -227,5 +227,5 @@ def attend(
     with torch.cuda.device(query.device):
         _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
     if rounded:
-        out = QuantisedRows(out.view(-1, columns), unit.expand(batch * length, 1).contiguous())
+        out = QuantisedRows.of_unit(out.view(-1, columns), unit)
     return out, shares.mean(1) if num_regions else None
