@@ -37,10 +37,10 @@ from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.download import WAV2VEC, download
 from .wanvideo.checkpoints.folders import file_for
 from .wanvideo.checkpoints.load import load_audio_encoder
+from .wanvideo.engine.conditioning import Speech
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import FPS, frames_of
 from .wanvideo.request import MAX_SPEAKERS
-from .wanvideo.scene import Speech
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 
 AUDIO = f"{CATEGORY}/audio"

@@ -36,19 +36,19 @@ from .nodes_common import (
     whole,
     whole_device,
 )
-from .wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from .wanvideo.checkpoints.detect import Identity, check_fit, require
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load_transformer, load_vae
-from .wanvideo.checkpoints.lora import open_lora
 from .wanvideo.checkpoints.reader import open_tensors
-from .wanvideo.checkpoints.resolve import ResolvedFiles
-from .wanvideo.checkpoints.weigh import weigh
+from .wanvideo.engine.files import ResolvedFiles
+from .wanvideo.engine.sizes import weigh
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan, bucket_size
+from .wanvideo.lora.apply import LoraUse, apply_loras
+from .wanvideo.lora.file import open_lora
 from .wanvideo.memory.planner import Device, RunPlan, Work, plan_run
 from .wanvideo.memory.residency import Residency
-from .wanvideo.ops.backends import ATTENTION_MODES, STAND_INS
+from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
 from .wanvideo.presets import load_preset, preset_names
 from .wanvideo.request import EngineOptions, LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.schedulers import KNOWN_SCHEDULERS, make_scheduler

@@ -45,8 +45,7 @@ from .nodes_model_loading import (
     text_encoder,
 )
 from .wanvideo.checkpoints.download import TOKENIZER, download
-from .wanvideo.checkpoints.text_cache import TextCache
-from .wanvideo.checkpoints.tokenizer import EMBEDDED, load_tokenizer
+from .wanvideo.engine.conditioning import Prompts, Speech, check_prompts, make_conditioning, work_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan
 from .wanvideo.models.clip_vision import encode_tiled
@@ -57,7 +56,8 @@ from .wanvideo.request import COLOUR_METHODS, LoopSettings, SkipLayers, StepCach
 from .wanvideo.sampling.clip import empty_condition, encode_video, picture_condition, sample_clip
 from .wanvideo.sampling.loop import finished, run_windows, seeded_draw
 from .wanvideo.sampling.schedulers import scheduler_of
-from .wanvideo.scene import Prompts, Speech, check_prompts, make_conditioning, work_of
+from .wanvideo.text.cache import TextCache
+from .wanvideo.text.tokenizer import EMBEDDED, load_tokenizer
 from .wanvideo.video.picture import fit_images, shown
 from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from measure import GIB, SIZES, Report, draw, relative, seconds
 from torch import nn
 
-from wanvideo.ops import attention, backends, norm, quantised
-from wanvideo.ops.formats import FORMATS
-from wanvideo.ops.rope import video_rope
+from wanvideo.ops import norm, quantized
+from wanvideo.ops.attention import backends, dispatch
+from wanvideo.ops.attention.rope import video_rope
+from wanvideo.ops.linear.formats import FORMATS
 
 
 def ceilings(report: Report) -> None:
@@ -71,7 +72,7 @@ def linears(report: Report) -> None:
         layer.bias = nn.Parameter(draw(wide), requires_grad=False)
         took = seconds(lambda: layer(x), report.repeats)
         report.add("linears", f"{name} Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
-        if layer.input_dtype in quantised.LARGEST:
+        if layer.input_dtype in quantized.LARGEST:
             rows = norm.quantise_rows(x, layer.input_dtype)
             bare = seconds(lambda: layer(rows), report.repeats)
             report.add("linears", f"{name}, of that without quantising the input", 1000 * bare, "ms")
@@ -142,18 +143,18 @@ def attention_backends(report: Report) -> None:
     frames, per_frame = geometry.latent_frames, geometry.tokens_per_frame
     grouped, few = query[0].view(frames, per_frame, heads, 128), draw(frames, 32, heads, 128)
     both, labels = draw(frames, 64, heads, 128), torch.rand(tokens, device="cuda") * 24
-    took = seconds(lambda: attention.attend_few(grouped, few, few), report.repeats)
+    took = seconds(lambda: dispatch.attend_few(grouped, few, few), report.repeats)
     report.add("attention", "audio attention, one speaker", took * 1e3, "ms")
-    took = seconds(lambda: attention.attend_few(grouped, both, both, labels), report.repeats)
+    took = seconds(lambda: dispatch.attend_few(grouped, both, both, labels), report.repeats)
     report.add("attention", "audio attention, two speakers, labels turned", took * 1e3, "ms")
     took = seconds(lambda: backends._sdpa(grouped, few, few), report.repeats)
     report.add("attention", "the same by sdpa, one speaker", took * 1e3, "ms")
-    ours = attention.attend_few(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
-    twin = attention.attend_few(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
+    ours = dispatch.attend_few(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
+    twin = dispatch.attend_few(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
     report.add("attention", "audio attention, labels turned: error to its twin", relative(ours, twin), "")
     regions = torch.zeros(3, per_frame, device="cuda")
     regions[0, :500], regions[1, 800:1200], regions[2, 1200:] = 1, 1, 1
-    took = seconds(lambda: attention.region_attention(query[0], key[0, :per_frame], regions), report.repeats)
+    took = seconds(lambda: dispatch.region_attention(query[0], key[0, :per_frame], regions), report.repeats)
     report.add(
         "attention",
         "speaker regions, bf16",
@@ -161,11 +162,11 @@ def attention_backends(report: Report) -> None:
         "ms",
         f"{2 * tokens * per_frame * 5120 / took / 1e12:.0f} TFLOP/s",
     )
-    ours = attention.region_attention(query[0], key[0, :per_frame], regions)[:, :256].cpu()
-    twin = attention.region_attention(query[0, :256].cpu().float(), key[0, :per_frame].cpu().float(), regions.cpu())
+    ours = dispatch.region_attention(query[0], key[0, :per_frame], regions)[:, :256].cpu()
+    twin = dispatch.region_attention(query[0, :256].cpu().float(), key[0, :per_frame].cpu().float(), regions.cpu())
     report.add("attention", "speaker regions: error to the twin", relative(ours, twin), "")
     q8, k8 = query[0].to(torch.float8_e4m3fn), key[0, :per_frame].to(torch.float8_e4m3fn)
-    took = seconds(lambda: attention.region_attention(q8, k8, regions), report.repeats)
+    took = seconds(lambda: dispatch.region_attention(q8, k8, regions), report.repeats)
     report.add("attention", "speaker regions, fp8 queries", took * 1e3, "ms")
     for tokens_of in (512, 257):
         text = draw(1, tokens_of, heads, 128)

@@ -13,7 +13,7 @@ import torch
 from measure import GIB, Report
 
 from wanvideo.checkpoints.dialects import Kind
-from wanvideo.checkpoints.synthetic_weights import SIZES, shapes_of
+from wanvideo.synthetic.weights import SIZES, shapes_of
 
 BLOCK = 2**25  # random weights that are written again and again; drawing 19 billion would take minutes
 CASES = (("fp8", "cuda"), ("fp8", "cpu"))

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from measure import GIB, SIZES, Report, alternately, cosine, free, peak_gib, seconds
 
-from wanvideo.checkpoints.random_weights import full_config, random_transformer
 from wanvideo.geometry import VideoGeometry
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.models.transformer import WanTransformer
+from wanvideo.ops.attention.rope import video_rope
 from wanvideo.ops.residual import Residual
-from wanvideo.ops.rope import video_rope
+from wanvideo.synthetic.random_weights import full_config, random_transformer
 
 FAST = "fp8"
 

@@ -12,7 +12,7 @@ import torch
 from measure import GIB, SIZES, Report, cosine, draw, free, peak_gib, seconds
 from transformer import FAST, build
 
-from wanvideo.checkpoints.random_weights import random_vae
+from wanvideo.engine.conditioning import work_of
 from wanvideo.errors import TalkError
 from wanvideo.geometry import FPS, VideoGeometry, WindowPlan
 from wanvideo.memory.planner import Device, ModelWeights, plan_run
@@ -23,7 +23,7 @@ from wanvideo.models.vae_tiling import Tiling
 from wanvideo.presets import load_preset, preset_names
 from wanvideo.request import EngineOptions, LoopSettings
 from wanvideo.sampling.loop import Conditioning, run_windows
-from wanvideo.scene import work_of
+from wanvideo.synthetic.random_weights import random_vae
 
 CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
 # Beside the presets in their stated memory: configurations for cards of 8, 10, 12, 16 and 24 GB.

@@ -1,4 +1,4 @@
-"""The house plan: who may import whom, and how large a room may grow."""
+"""The layout: who may import whom, and how large a module may grow."""
 
 import ast
 import subprocess
@@ -10,20 +10,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "wanvideo"
-FLOORS = [
-    {"errors", "geometry", "request"},
+# From what stands on everything to what stands on nothing; a package imports from the layers below its own.
+LAYERS = [
+    {"cli", "app", "live", "fleet", "pipeline", "__main__", "__init__"},
+    {"engine"},
+    {"runs", "sampling", "lora", "text", "synthetic", "presets", "quality"},
+    {"checkpoints", "audio", "video"},
+    {"parallel"},
+    {"models", "memory"},
     {"ops"},
-    {"models", "memory", "parallel"},
-    {"sampling", "audio", "video", "run", "checkpoints", "presets"},
-    {"media", "scene"},
-    {"pipeline"},
-    {"cli", "__main__", "__init__"},
+    {"geometry", "request", "errors"},
 ]
-FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-DOORS = {
+LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
+# (who, whom): neighbours in one layer.
+EXCEPTIONS = {
     ("__main__", "cli"),
-    ("sampling", "video"),
-    ("sampling", "audio"),
+    ("cli", "pipeline"),
+    ("synthetic", "text"),
     ("request", "errors"),
     ("request", "geometry"),
     ("geometry", "errors"),
@@ -33,18 +36,18 @@ FILES = sorted(LIBRARY.rglob("*.py"))
 NODE_FILES = [ROOT / "__init__.py", *sorted(ROOT.glob("nodes_*.py"))]
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path):
     """(absolute module parts, line) of every import in a file; relative ones are resolved inside the library."""
-    package = ("wanvideo", *path.relative_to(LIBRARY).parts[:-1])
+    parent = ("wanvideo", *path.relative_to(LIBRARY).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((tuple(alias.name.split(".")), node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
+            base = parent[: len(parent) - node.level + 1] if node.level else ()
             module = tuple(node.module.split(".")) if node.module else ()
             if base + module == ("wanvideo",):
                 yield from (((*base, *module, alias.name), node.lineno) for alias in node.names)
@@ -54,16 +57,16 @@ def imports_of(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_imports_point_down(path):
-    room, wrong = room_of(path), []
-    assert room in FLOOR, f"{room} has no floor"
+    package, wrong = package_of(path), []
+    assert package in LAYER, f"{package} has no layer"
     for parts, line in imports_of(path):
         if parts[0] in COMFY:
             wrong.append(f"line {line}: the library imports ComfyUI ({'.'.join(parts)})")
-        if parts[0] == "wanvideo" and len(parts) > 1 and parts[1] in FLOOR:
+        if parts[0] == "wanvideo" and len(parts) > 1 and parts[1] in LAYER:
             target = parts[1]
-            allowed = FLOOR[target] < FLOOR[room] or target == room or (room, target) in DOORS
+            allowed = LAYER[target] < LAYER[package] or target == package or (package, target) in EXCEPTIONS
             if not allowed:
-                wrong.append(f"line {line}: {room} imports {target}")
+                wrong.append(f"line {line}: {package} imports {target}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -102,7 +105,7 @@ def test_library_imports_itself_relatively():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
-def test_rooms_stay_small(path):
+def test_modules_stay_small(path):
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= 500, "split this file"
     for node in ast.walk(ast.parse(source)):
@@ -133,7 +136,7 @@ def test_no_circles_between_files():
         visit(name)
 
 
-def test_the_ground_floor_needs_no_torch():
+def test_the_lowest_layer_needs_no_torch():
     code = "import sys, wanvideo.geometry, wanvideo.request; assert not {'torch', 'numpy'} & set(sys.modules)"
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

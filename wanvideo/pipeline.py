@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from .audio.speech import encode_tracks
-from .checkpoints.adapt import LoraUse, apply_loras
 from .checkpoints.load import (
     load_audio_encoder,
     load_clip_vision,
@@ -27,13 +26,14 @@ from .checkpoints.load import (
     load_transformer,
     load_vae,
 )
-from .checkpoints.quantise import TEXT_ENCODER_FORMATS
-from .checkpoints.resolve import resolve
-from .checkpoints.tokenizer import load_tokenizer
-from .checkpoints.weigh import weigh
+from .checkpoints.quantize import TEXT_ENCODER_FORMATS
+from .engine.conditioning import Prompts, make_conditioning, work_of
+from .engine.files import resolve
+from .engine.inputs import Media, open_media
+from .engine.sizes import weigh
 from .errors import CheckpointError, InputError
 from .geometry import WindowPlan
-from .media import Media, open_media
+from .lora.apply import LoraUse, apply_loras
 from .memory.budget import free_device_bytes
 from .memory.hooked import streaming
 from .memory.planner import Device, ModelWeights, RunPlan, plan_run
@@ -41,14 +41,14 @@ from .memory.residency import Residency, module_bytes
 from .models.text_encoder import encode_prompts
 from .models.transformer import HEAD_WIDTH, WanTransformer
 from .models.vae import WanVAE
-from .ops.backends import choose
+from .ops.attention.backends import choose
 from .ops.precision import DTYPES
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .sampling.guidance import Guidance
 from .sampling.loop import Conditioning, Window, finished, run_windows
 from .sampling.schedulers import scheduler_of
 from .sampling.window import StepReport
-from .scene import Prompts, make_conditioning, work_of
+from .text.tokenizer import load_tokenizer
 from .video.writer import VideoWriter, check_output, free_name
 
 logger = logging.getLogger("wanvideo")

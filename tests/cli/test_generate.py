@@ -17,10 +17,10 @@ import torch
 from support import jobs, media_files
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.checkpoints.synthetic import SPEECH, WAN
 from wanvideo.cli import generate
 from wanvideo.cli.main import run
 from wanvideo.request import Speaker
+from wanvideo.synthetic.models import SPEECH, WAN
 from wanvideo.video.reader import probe
 
 ROOT = Path(__file__).resolve().parents[2]

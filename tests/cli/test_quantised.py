@@ -8,9 +8,9 @@ import torch
 from support import jobs, media_files
 from support import quantised_files as files
 
-from wanvideo.checkpoints.synthetic import SPEECH, WAN
 from wanvideo.cli import convert, generate
 from wanvideo.cli.main import run
+from wanvideo.synthetic.models import SPEECH, WAN
 
 E4M3 = torch.float8_e4m3fn
 

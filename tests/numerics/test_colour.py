@@ -11,7 +11,7 @@ from skimage import color as skimage_color
 
 from wanvideo.errors import InputError
 from wanvideo.request import COLOUR_METHODS
-from wanvideo.video.colour import PIXELS_AT_ONCE, match_colour
+from wanvideo.sampling.color import PIXELS_AT_ONCE, match_colour
 
 DATA = Path(__file__).parent / "data" / "colour.safetensors"
 TRANSFERS = [name for name in COLOUR_METHODS if name not in ("disabled", "lab")]

@@ -12,12 +12,12 @@ from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
-from wanvideo.checkpoints.adapt import LoraUse, apply_loras
+from wanvideo.lora.apply import LoraUse, apply_loras
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
-from wanvideo.ops.linear import Linear
-from wanvideo.ops.low_rank import Kronecker, LowRankSide, StepClock
+from wanvideo.ops.linear.layer import Linear
+from wanvideo.ops.linear.low_rank import Kronecker, LowRankSide, StepClock
 from wanvideo.ops.norm import quantise_rows
 
 DATA = Path(__file__).parent / "data"

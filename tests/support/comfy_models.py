@@ -19,8 +19,8 @@ from support import media_files
 from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, in_ci, install_pack
 
 from wanvideo.checkpoints.dialects import Kind
-from wanvideo.checkpoints.synthetic import make_models
-from wanvideo.checkpoints.synthetic_weights import SIZES, shapes_of
+from wanvideo.synthetic.models import make_models
+from wanvideo.synthetic.weights import SIZES, shapes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "wanvideo" / "assets"

@@ -15,7 +15,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from wanvideo.ops import kernels
-from wanvideo.ops.quantised import QuantisedRows
+from wanvideo.ops.quantized import QuantisedRows
 
 GENERATION = int(sys.argv[1])
 CAPABILITY = divmod(GENERATION, 10)

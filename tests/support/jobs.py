@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from support import media_files
 
-from wanvideo.checkpoints.synthetic import SPEECH, WAN, make_models
 from wanvideo.request import EngineOptions, LoopSettings, ModelFiles, Speaker, TalkRequest
+from wanvideo.synthetic.models import SPEECH, WAN, make_models
 
 OPTIONS = EngineOptions(device="cpu", dtype="fp32")
 SETTINGS = LoopSettings(

@@ -5,9 +5,9 @@ import torch
 from support.quantised_files import gguf_data
 from support.tiny import tiny_transformer
 
-from wanvideo.ops.formats import FORMATS
-from wanvideo.ops.formats_gguf import LAYOUTS
-from wanvideo.ops.linear import Linear
+from wanvideo.ops.linear.formats import FORMATS
+from wanvideo.ops.linear.gguf import LAYOUTS
+from wanvideo.ops.linear.layer import Linear
 
 
 def _quantised(weight, name):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from wanvideo.ops.formats_fp4 import quantise_fp4
+from wanvideo.ops.linear.fp4 import quantise_fp4
 
 GGUF_TYPES = {
     name: gguf.GGMLQuantizationType[name]

@@ -9,7 +9,7 @@ from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError
 from wanvideo.models import transformer
-from wanvideo.ops import backends
+from wanvideo.ops.attention import backends
 
 CPU = torch.device("cpu")
 

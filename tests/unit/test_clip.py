@@ -6,7 +6,6 @@ import torch
 from support.tiny import tiny_transformer, tiny_vae
 
 from wanvideo.audio.mix import mix, with_noise_floor, without_transients
-from wanvideo.checkpoints.text_cache import TextCache
 from wanvideo.errors import InputError
 from wanvideo.geometry import VideoGeometry
 from wanvideo.memory.residency import WholeResidency, module_bytes
@@ -14,6 +13,7 @@ from wanvideo.models.text_encoder import without_padding
 from wanvideo.request import LoopSettings
 from wanvideo.sampling.clip import empty_condition, picture_condition, sample_clip
 from wanvideo.sampling.loop import Conditioning, run_windows, seeded_draw
+from wanvideo.text.cache import TextCache
 from wanvideo.video import recording
 from wanvideo.video.picture import fit_images
 from wanvideo.video.reader import probe

@@ -15,12 +15,12 @@ from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
-from wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from wanvideo.checkpoints.load import load_transformer
 from wanvideo.errors import UnsupportedError
+from wanvideo.lora.apply import LoraUse, apply_loras
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
-from wanvideo.ops.formats import FORMATS
+from wanvideo.ops.linear.formats import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Largest relative error of a velocity against the model that is not quantised. GGUF's K types come out of llama.cpp

@@ -8,8 +8,8 @@ from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
-from wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from wanvideo.errors import InputError
+from wanvideo.lora.apply import LoraUse, apply_loras
 from wanvideo.memory.residency import Residency
 from wanvideo.request import EngineOptions
 

@@ -8,14 +8,15 @@ from support import recipes
 from support.quantised_files import GGUF_TYPES
 from support.tiny import tiny_transformer
 
-from wanvideo.checkpoints.quantise import pack_linears
+from wanvideo.checkpoints.quantize import pack_linears
 from wanvideo.memory.placement import PlacementError, check_parameters, settle
 from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
-from wanvideo.ops import formats_fp4, row_blocks
-from wanvideo.ops.formats import FORMATS, QUANTISERS
-from wanvideo.ops.formats_gguf import LAYOUTS
-from wanvideo.ops.linear import Linear
+from wanvideo.ops import row_blocks
+from wanvideo.ops.linear import fp4
+from wanvideo.ops.linear.formats import FORMATS, QUANTISERS
+from wanvideo.ops.linear.gguf import LAYOUTS
+from wanvideo.ops.linear.layer import Linear
 from wanvideo.ops.norm import quantise_rows
 
 ROWS, COLUMNS = 48, 512
@@ -126,7 +127,7 @@ def test_fp4_is_read_as_its_layout_says():
     """Every weight on its own, in plain Python: its nibble, the scale of its tile, the scale of the tensor."""
     rows, columns = 144, 96
     weight = recipes.tensor("w", (rows, columns), 3)
-    parts = formats_fp4.quantise_fp4(weight)
+    parts = fp4.quantise_fp4(weight)
     dense = FORMATS["fp4"].layer((rows, columns), parts).dense_weight(torch.float32)
     tiles, per_row = parts["weight_scale"].float().flatten(), parts["weight_scale"].shape[1] // 4
     for row, column in [(0, 0), (0, 1), (3, 17), (31, 95), (32, 16), (100, 64), (127, 31), (128, 80), (143, 95)]:
@@ -141,7 +142,7 @@ def test_fp4_is_read_as_its_layout_says():
 
 def test_fp4_rounds_to_the_nearest_and_ties_to_even():
     x = torch.tensor([0.0, 0.25, 0.26, 0.75, 1.25, 1.75, 2.5, 2.6, 3.5, 5.0, 5.1, 9.0, -0.75, -2.4])
-    assert formats_fp4._codes(x).tolist() == [0, 0, 1, 2, 2, 4, 4, 5, 6, 6, 7, 7, 10, 12]
+    assert fp4._codes(x).tolist() == [0, 0, 1, 2, 2, 4, 4, 5, 6, 6, 7, 7, 10, 12]
 
 
 @pytest.mark.parametrize("name", QUANTISERS)

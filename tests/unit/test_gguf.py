@@ -11,8 +11,8 @@ from wanvideo.checkpoints import load
 from wanvideo.checkpoints.reader import PackedTensor, open_tensors
 from wanvideo.errors import CheckpointError, TalkError, UnsupportedError
 from wanvideo.memory.placement import check_parameters
-from wanvideo.ops.formats_gguf import LAYOUTS, GGUFLinear
-from wanvideo.ops.linear import Linear
+from wanvideo.ops.linear.gguf import LAYOUTS, GGUFLinear
+from wanvideo.ops.linear.layer import Linear
 
 TO_LLAMA = {
     "token_embedding.weight": "token_embd.weight", "norm.weight": "enc.output_norm.weight",

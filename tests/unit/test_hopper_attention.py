@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from wanvideo.ops import attention, backends
+from wanvideo.ops.attention import backends, dispatch
 from wanvideo.ops.kernels import cuda_driver
-from wanvideo.ops.quantised import FP8
+from wanvideo.ops.quantized import FP8
 
 pytest.importorskip("triton", reason="Triton is not installed; other backends are used everywhere")
 from wanvideo.ops.kernels import hopper_attention  # noqa: E402
@@ -73,7 +73,7 @@ def typed(name, *tensors):
 
 def error(name, query, key, value):
     (query, key), value = typed(name, query, key), value.bfloat16()
-    twin = attention.attend(query.float(), key.float(), value.float())
+    twin = dispatch.attend(query.float(), key.float(), value.float())
     return float((backends.BACKENDS[name].function(query, key, value).float() - twin).norm() / twin.norm())
 
 
@@ -122,9 +122,9 @@ def test_shares_of_regions(name, keys):
     regions = torch.zeros(3, 1560, device=DEVICE)
     regions[0, :500], regions[1, 800:1200], regions[2, 1200:] = 1, 1, 1
     backend = backends.BACKENDS[name]
-    rows, shares = attention.self_attention(query, key, value, regions, backend, torch.bfloat16)
-    for_fp8, _ = attention.self_attention(query, key, value, None, backend, FP8)
-    twin = attention.region_attention(query[0].cpu().float(), key[0, :1560].cpu().float(), regions.cpu()).to(DEVICE)
+    rows, shares = dispatch.self_attention(query, key, value, regions, backend, torch.bfloat16)
+    for_fp8, _ = dispatch.self_attention(query, key, value, None, backend, FP8)
+    twin = dispatch.region_attention(query[0].cpu().float(), key[0, :1560].cpu().float(), regions.cpu()).to(DEVICE)
     plain = backend.function(query, key, value)[0].flatten(1)
     assert torch.equal(rows, plain)
     assert (shares - twin).abs().max() <= 5e-3 and (shares - twin).mean().abs() <= 2e-4
@@ -144,8 +144,8 @@ def test_shares_where_keys_behind_the_frame_weigh_all(name, frame):
     direction = draw(1, 1, 1, 128)
     query, key[:, frame:] = query * 0.3 + 4 * direction, key[:, frame:] + 5 * direction
     (query, key), regions = typed(name, query, key), torch.eye(2, device=DEVICE).repeat_interleave(frame // 2, 1)
-    _, shares = attention.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
-    twin = attention.region_attention(query[0].cpu().float(), key[0, :frame].cpu().float(), regions.cpu()).to(DEVICE)
+    _, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    twin = dispatch.region_attention(query[0].cpu().float(), key[0, :frame].cpu().float(), regions.cpu()).to(DEVICE)
     assert torch.allclose(shares.sum(0), torch.ones_like(shares[0]))
     if frame == 448:  # whole tiles of 64 and of 112 keys
         assert (shares - twin).abs().mean() <= 5e-3
@@ -157,8 +157,8 @@ def test_shares_where_keys_behind_the_frame_weigh_all(name, frame):
 def test_more_regions_than_marks(name):
     (query, key), value = drawn(name, (1, 200, 2, 128), (1, 700, 2, 128), (1, 700, 2, 128))
     regions = torch.eye(7, device=DEVICE).repeat_interleave(60, 1)
-    _, shares = attention.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
-    twin = attention.region_attention(query[0].cpu().float(), key[0, :420].cpu().float(), regions.cpu()).to(DEVICE)
+    _, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    twin = dispatch.region_attention(query[0].cpu().float(), key[0, :420].cpu().float(), regions.cpu()).to(DEVICE)
     assert (shares - twin).abs().max() <= 5e-3
 
 

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from wanvideo.ops import attention as plain
 from wanvideo.ops import kernels, norm, pixel_norm
-from wanvideo.ops.folded import attend_folded, can_fold
-from wanvideo.ops.formats import FORMATS, quantise_by_rows
-from wanvideo.ops.linear import Linear
-from wanvideo.ops.quantised import FP8
-from wanvideo.ops.rope import label_rope, rotate, video_rope
+from wanvideo.ops.attention import dispatch as plain
+from wanvideo.ops.attention.absorbed import attend_folded, can_fold
+from wanvideo.ops.attention.rope import label_rope, rotate, video_rope
+from wanvideo.ops.linear.formats import FORMATS, quantise_by_rows
+from wanvideo.ops.linear.layer import Linear
+from wanvideo.ops.quantized import FP8
 
 pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
 from wanvideo.ops.kernels import attention, rows  # noqa: E402

@@ -12,10 +12,10 @@ from wanvideo.checkpoints import load
 from wanvideo.checkpoints.dialects import DIALECTS, Kind, find_dialect, from_canonical, to_canonical
 from wanvideo.checkpoints.folders import find_in_folder
 from wanvideo.checkpoints.reader import open_tensors
-from wanvideo.checkpoints.tokenizer import load_tokenizer
 from wanvideo.errors import CheckpointError
 from wanvideo.memory.placement import check_parameters
-from wanvideo.ops.linear import Linear, RowScaledLinear
+from wanvideo.ops.linear.layer import Linear, RowScaledLinear
+from wanvideo.text.tokenizer import load_tokenizer
 
 
 @functools.cache

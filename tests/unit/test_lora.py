@@ -12,12 +12,12 @@ from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.checkpoints import adapt
-from wanvideo.checkpoints.adapt import LoraUse, apply_loras
 from wanvideo.checkpoints.load import load_transformer, source_of
-from wanvideo.checkpoints.lora import open_lora, read_lora
-from wanvideo.checkpoints.lora_deltas import Full, Hadamard, LowRank
 from wanvideo.errors import CheckpointError, InputError, UnsupportedError
+from wanvideo.lora import apply as adapt
+from wanvideo.lora.apply import LoraUse, apply_loras
+from wanvideo.lora.deltas import Full, Hadamard, LowRank
+from wanvideo.lora.file import open_lora, read_lora
 from wanvideo.request import LoraFile
 
 QUERY = "blocks.0.self_attn.q"

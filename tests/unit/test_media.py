@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support import jobs, media_files
 
+from wanvideo.engine.inputs import open_media
 from wanvideo.errors import InputError
-from wanvideo.media import open_media
 from wanvideo.request import LoopSettings, Speaker
 
 WIDE = ((10, 5, 60, 60), (10, 70, 60, 123))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.pack import load_pack, node
 
-from wanvideo.checkpoints.synthetic import make_models
+from wanvideo.synthetic.models import make_models
 
 NODES = load_pack().NODE_CLASS_MAPPINGS
 common = sys.modules["pack_under_test.nodes_common"]

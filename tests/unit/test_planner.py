@@ -10,12 +10,11 @@ from torch import nn
 
 from wanvideo import TalkingVideoPipeline
 from wanvideo.checkpoints.load import load_text_encoder, load_transformer, load_vae
-from wanvideo.checkpoints.quantise import TEXT_ENCODER_FORMATS
-from wanvideo.checkpoints.resolve import resolve
-from wanvideo.checkpoints.synthetic import make_models
-from wanvideo.checkpoints.weigh import weigh
+from wanvideo.checkpoints.quantize import TEXT_ENCODER_FORMATS
 from wanvideo.cli import plan as command
 from wanvideo.cli.demo import demo_files, demo_request
+from wanvideo.engine.files import resolve
+from wanvideo.engine.sizes import weigh
 from wanvideo.errors import InputError
 from wanvideo.geometry import VideoGeometry, WindowPlan
 from wanvideo.memory.hooked import HookedStreamer, streaming
@@ -24,6 +23,7 @@ from wanvideo.memory.residency import Residency, module_bytes
 from wanvideo.memory.speed import forward_flops, speeds_of
 from wanvideo.presets import load_preset, preset_names
 from wanvideo.request import EngineOptions, LoopSettings, StepCache
+from wanvideo.synthetic.models import make_models
 
 GB = 10**9
 FP8 = ModelWeights(40, 465_000_000, 660_000_000, 5120, 13824, 32, "fp8", 254_000_000, 11_400_000_000, 385_000_000)

@@ -13,8 +13,8 @@ from wanvideo.cli.main import main
 from wanvideo.errors import CheckpointError, InputError, UnsupportedError
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
-from wanvideo.ops.formats_fp4 import FP4Linear
-from wanvideo.ops.linear import Linear, RowScaledLinear
+from wanvideo.ops.linear.fp4 import FP4Linear
+from wanvideo.ops.linear.layer import Linear, RowScaledLinear
 
 BASE, ADAPTER = recipes.transformer_state_dict(5), recipes.adapter_state_dict(5)
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

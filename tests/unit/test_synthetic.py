@@ -12,12 +12,12 @@ from wanvideo.checkpoints import load
 from wanvideo.checkpoints.detect import identify
 from wanvideo.checkpoints.dialects import Kind, dialect, from_canonical
 from wanvideo.checkpoints.reader import open_tensors
-from wanvideo.checkpoints.synthetic import PARTS, SPEECH, WAN, make_models
-from wanvideo.checkpoints.synthetic_weights import SIZES, draw, random_source, shapes_of
-from wanvideo.checkpoints.tokenizer import from_sentencepiece, load_tokenizer
 from wanvideo.cli.make_models import main
 from wanvideo.errors import CheckpointError, InputError, OutputError
 from wanvideo.models.text_encoder import encode_prompts
+from wanvideo.synthetic.models import PARTS, SPEECH, WAN, make_models
+from wanvideo.synthetic.weights import SIZES, draw, random_source, shapes_of
+from wanvideo.text.tokenizer import from_sentencepiece, load_tokenizer
 
 TEXT = "A woman is talking to the camera. 一个女人在说话 🙂 Zażółć"
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError, InputError
 from ..models.transformer import WanTransformer
-from ..ops.formats import FORMATS, QUANTISERS
+from ..ops.linear.formats import FORMATS, QUANTISERS
 from .detect import identify
 from .dialects import Kind, to_canonical
-from .quantise import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
+from .quantize import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .safetensors_file import write_safetensors
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import CheckpointError
-from ..ops.formats import FORMATS
+from ..ops.linear.formats import FORMATS
 from .dialects import SCALES, Found, Kind, find_dialect, to_canonical
 from .reader import PackedTensor, TensorSource, few
 

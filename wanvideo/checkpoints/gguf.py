@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UnsupportedError
-from ..ops.formats_gguf import LAYOUTS
+from ..ops.linear.gguf import LAYOUTS
 
 DENSE = {
     0: torch.float32, 1: torch.float16, 24: torch.int8, 25: torch.int16, 26: torch.int32, 27: torch.int64,

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
-from ..ops.formats import FORMATS, QUANTISERS, SealedLinear
-from ..ops.linear import Linear
+from ..ops.linear.formats import FORMATS, QUANTISERS, SealedLinear
+from ..ops.linear.layer import Linear
 from .detect import DTYPE_NAMES, Identity, check_fit, require
 from .dialects import Kind, dequantised, to_canonical
 from .folders import file_for
-from .quantise import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
+from .quantize import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, few, open_tensors
 
 if TYPE_CHECKING:

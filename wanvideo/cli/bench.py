@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..checkpoints.random_weights import full_config, random_transformer, random_vae
 from ..geometry import VideoGeometry, parse_size
 from ..memory.residency import Residency
 from ..models.audio_adapter import AudioConfig
@@ -20,6 +19,7 @@ from ..ops.precision import DTYPES
 from ..request import QUANTISERS, LoopSettings
 from ..sampling.loop import Conditioning, run_windows
 from ..sampling.window import StepReport
+from ..synthetic.random_weights import full_config, random_transformer, random_vae
 
 
 @dataclass(frozen=True)

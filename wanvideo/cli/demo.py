@@ -6,9 +6,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..checkpoints.synthetic import make_models
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, LoopSettings, ModelFiles, Speaker, TalkRequest
+from ..synthetic.models import make_models
 from ..video.reader import probe
 from ..video.writer import check_output
 from .progress import Progress

@@ -6,8 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..checkpoints.synthetic import LAYOUTS, PARTS, SPEECH, WAN, make_models
-from ..checkpoints.synthetic_weights import SIZES
+from ..synthetic.models import LAYOUTS, PARTS, SPEECH, WAN, make_models
+from ..synthetic.weights import SIZES
 
 HOW = {
     "official": """

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.attention import attend_few
-from ..ops.folded import attend_folded, can_fold, folded_input
-from ..ops.linear import Linear
-from ..ops.quantised import QuantisedRows
-from ..ops.rope import label_rope, rotate
+from ..ops.attention.absorbed import attend_folded, can_fold, folded_input
+from ..ops.attention.dispatch import attend_few
+from ..ops.attention.rope import label_rope, rotate
+from ..ops.linear.layer import Linear
+from ..ops.quantized import QuantisedRows
 
 LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weights
 

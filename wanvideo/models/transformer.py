@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
-from ..ops.attention import SDPA, attend_two, self_attention
-from ..ops.backends import choose
+from ..ops.attention.backends import choose
+from ..ops.attention.dispatch import SDPA, attend_two, self_attention
+from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_modules, opaque, release_modules
-from ..ops.linear import Linear
-from ..ops.low_rank import StepClock
+from ..ops.linear.layer import Linear
+from ..ops.linear.low_rank import StepClock
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
-from ..ops.quantised import QuantisedRows
+from ..ops.quantized import QuantisedRows
 from ..ops.residual import Residual
-from ..ops.rope import video_rope
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernels
-from .quantised import LARGEST, SMALLEST_PEAK, QuantisedRows
-from .rope import rotate
+from .attention.rope import rotate
+from .quantized import LARGEST, SMALLEST_PEAK, QuantisedRows
 
 
 def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:

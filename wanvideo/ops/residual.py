@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .norm import add_gated, add_layer_norm
-from .quantised import QuantisedRows
+from .quantized import QuantisedRows
 
 
 class Residual:

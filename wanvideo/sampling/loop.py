@@ -17,13 +17,13 @@ from torch import Tensor
 from ..audio.features import audio_window
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan, WindowSpan
+from ..memory.oom import Attempts, Relief
 from ..models.transformer import TextContext, WanTransformer
 from ..models.vae import Tiling, WanVAE
 from ..request import LoopSettings
-from ..video.colour import match_colour
+from .color import match_colour
 from .denoiser import Contexts, Denoiser, check_blocks
 from .guidance import Guidance
-from .relief import Attempts, Relief
 from .schedulers import scheduler_of
 from .step_cache import open_cache, usable_cache
 from .window import Draw, Motion, Replay, StepReport, blend_noise, denoise_window

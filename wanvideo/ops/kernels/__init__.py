@@ -78,4 +78,4 @@ def conv_kernels() -> ModuleType:
 
 @cache
 def folded_kernels() -> ModuleType:
-    return import_module(".folded", __name__)
+    return import_module(".absorbed", __name__)

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8
-from ..rope import frequencies
+from ..attention.rope import frequencies
+from ..quantized import FP8
 from . import dot_precision, has_copy_engine, has_large_tiles, softmax_scale
 
 MOST_KEYS = 128

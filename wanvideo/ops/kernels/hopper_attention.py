@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
+from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from . import cuda_driver, softmax_scale
 
 WIDTH, ROWS, KEY_GROUP, MARKS = 128, 64, 32, 8

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantised import FP8, QuantisedRows
+from ..quantized import FP8, QuantisedRows
 
 STORE = {FP8: 1, torch.int8: 2}
 CHUNK = 1024

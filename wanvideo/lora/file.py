@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoints.detect import require
+from ..checkpoints.dialects import Kind, dialect, from_canonical
+from ..checkpoints.reader import StoredTensor, TensorSource, few, open_tensors
 from ..errors import CheckpointError, UnsupportedError
-from .detect import require
-from .dialects import Kind, dialect, from_canonical
-from .lora_deltas import Delta, Full, Hadamard, Kronecker, LowRank
-from .reader import StoredTensor, TensorSource, few, open_tensors
+from .deltas import Delta, Full, Hadamard, Kronecker, LowRank
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .audio.load import SAMPLE_RATE, load_audio
-from .audio.speech import Preparation, prepare_tracks
-from .geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
-from .request import TalkRequest
-from .video.reader import References, picture_size
-from .video.regions import speaker_masks
-from .video.soundtrack import Soundtrack
+from ..audio.load import SAMPLE_RATE, load_audio
+from ..audio.speech import Preparation, prepare_tracks
+from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
+from ..request import TalkRequest
+from ..video.reader import References, picture_size
+from ..video.regions import speaker_masks
+from ..video.soundtrack import Soundtrack
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.load import source_of
+from ..checkpoints.reader import PackedTensor, TensorSource, few
 from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
 from ..memory.streaming import BlockStreamer
 from ..models.transformer import WanTransformer
-from ..ops import low_rank
-from ..ops.linear import Linear
-from ..ops.low_rank import LowRankSide, Schedule, StepClock, strength_at
-from .load import source_of
-from .lora import Lora, open_lora, read_lora
-from .lora_deltas import Delta, Full, Kronecker, add_delta
-from .reader import PackedTensor, TensorSource, few
+from ..ops.linear import low_rank
+from ..ops.linear.layer import Linear
+from ..ops.linear.low_rank import LowRankSide, Schedule, StepClock, strength_at
+from .deltas import Delta, Full, Kronecker, add_delta
+from .file import Lora, open_lora, read_lora
 
 logger = logging.getLogger("wanvideo")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .reader import StoredTensor
+from ..checkpoints.reader import StoredTensor
 
 Shape = tuple[int, ...]
 Device = torch.device | str

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .audio.features import pad_features
-from .errors import InputError
-from .memory.planner import Work
-from .request import LoopSettings, Speaker
-from .sampling.guidance import Guidance
-from .sampling.loop import Conditioning
-from .sampling.schedulers import scheduler_of
-from .video.regions import speaker_masks, stack_masks
+from ..audio.features import pad_features
+from ..errors import InputError
+from ..memory.planner import Work
+from ..request import LoopSettings, Speaker
+from ..sampling.guidance import Guidance
+from ..sampling.loop import Conditioning
+from ..sampling.schedulers import scheduler_of
+from ..video.regions import speaker_masks, stack_masks
 
 if TYPE_CHECKING:
-    from .video.soundtrack import Soundtrack
+    from ..video.soundtrack import Soundtrack
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
-from . import kernels
-from .quantised import FP8, LARGEST, QuantisedRows
+from ...errors import InputError
+from .. import kernels
+from ..quantized import FP8, LARGEST, QuantisedRows
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4

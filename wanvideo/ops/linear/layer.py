@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import kernels
+from .. import kernels
+from ..norm import quantise_rows
+from ..quantized import FP8, QuantisedRows
+from ..row_blocks import row_blocks
 from .low_rank import LowRankSide
-from .norm import quantise_rows
-from .quantised import FP8, QuantisedRows
-from .row_blocks import row_blocks
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision

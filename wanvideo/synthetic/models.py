@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from ..checkpoints.dialects import Kind, dialect, from_canonical
+from ..checkpoints.reader import StoredTensor, TensorSource, open_tensors
+from ..checkpoints.safetensors_file import write_safetensors
 from ..errors import InputError, OutputError
-from .dialects import Kind, dialect, from_canonical
-from .reader import StoredTensor, TensorSource, open_tensors
-from .safetensors_file import write_safetensors
-from .synthetic_tokenizer import sentencepiece_model, write_tokenizer
-from .synthetic_weights import (
+from ..text.tokenizer import EMBEDDED
+from .tokenizer import sentencepiece_model, write_tokenizer
+from .weights import (
     POSITION_GROUPS,
     POSITION_KERNEL,
     SIZES,
@@ -31,7 +32,6 @@ from .synthetic_weights import (
     random_source,
     shapes_of,
 )
-from .tokenizer import EMBEDDED
 
 LAYOUTS = ("official", "comfy")
 WAN, SPEECH = "Wan2.1-I2V-14B-480P", "chinese-wav2vec2-base"

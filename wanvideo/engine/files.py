@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints.detect import Identity, check_fit, require
+from ..checkpoints.dialects import Kind
+from ..checkpoints.folders import FolderFiles, file_for, find_in_folder
+from ..checkpoints.reader import open_tensors
 from ..errors import CheckpointError
+from ..lora.file import open_lora
 from ..request import LoraFile, ModelFiles
-from .detect import Identity, check_fit, require
-from .dialects import Kind
-from .folders import FolderFiles, file_for, find_in_folder
-from .lora import open_lora
-from .reader import open_tensors
 
 SLOTS = {
     "transformer": Kind.TRANSFORMER,

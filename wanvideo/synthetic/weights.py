@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checkpoints.dialects import Kind
+from ..checkpoints.load import is_audio_key
+from ..checkpoints.reader import StoredTensor, TensorSource
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
-from .dialects import Kind
-from .load import is_audio_key
-from .reader import StoredTensor, TensorSource
 
 Shapes = Mapping[str, tuple[int, ...]]
 CHUNK = 1 << 24  # elements drawn at a time

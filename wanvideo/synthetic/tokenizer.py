@@ -8,7 +8,7 @@ import struct
 from collections import Counter
 from pathlib import Path
 
-from .tokenizer import END, PAD, UNKNOWN, from_sentencepiece
+from ..text.tokenizer import END, PAD, UNKNOWN, from_sentencepiece
 
 SENTENCES = (
     "A woman with short hair is talking to the camera in a quiet room, and she smiles while she speaks.",

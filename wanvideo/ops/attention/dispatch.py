@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import kernels
+from .. import kernels
+from ..compiled import opaque
+from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from .backends import BACKENDS, Backend
-from .compiled import opaque
-from .quantised import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..checkpoints.detect import require
+from ..checkpoints.dialects import Kind, to_canonical
+from ..checkpoints.load import is_audio_key
+from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantise, packed, with_markers
+from ..checkpoints.reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from ..memory.planner import ModelWeights
-from ..ops.formats import FORMATS
+from ..ops.linear.formats import FORMATS
 from ..ops.precision import DTYPES
-from .detect import require
-from .dialects import Kind, to_canonical
-from .load import is_audio_key
-from .quantise import TEXT_ENCODER_FORMATS, can_quantise, packed, with_markers
-from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
-from .resolve import ResolvedFiles
+from .files import ResolvedFiles
 
 if TYPE_CHECKING:
     from ..models.transformer import TransformerConfig

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..quantised import FP8, QuantisedRows
+from ..quantized import FP8, QuantisedRows
 from . import dot_precision, has_large_tiles
 
 FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8

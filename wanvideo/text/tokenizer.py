@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.folders import find_tokenizer
+from ..checkpoints.reader import open_tensors
 from ..errors import CheckpointError
-from .folders import find_tokenizer
-from .reader import open_tensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

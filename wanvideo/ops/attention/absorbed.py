@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import kernels
-from .compiled import opaque
-from .linear import Linear
-from .quantised import FP8, QuantisedRows
+from .. import kernels
+from ..compiled import opaque
+from ..linear.layer import Linear
+from ..quantized import FP8, QuantisedRows
 
 FOLDED_ROWS = 512  # with fewer tokens a group, folding costs more than it saves
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .quantised import QuantisedRows
+from ..quantized import QuantisedRows
 
 QUANTISED_ROWS = 8192  # rows that are widened at a time
 

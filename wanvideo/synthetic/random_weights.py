@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..checkpoints.quantize import ROW_FORMATS, pack_linears
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..models.vae import VAEConfig, WanVAE
-from .quantise import ROW_FORMATS, pack_linears
 
 
 def full_config() -> TransformerConfig:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .linear import Linear
-from .row_blocks import row_blocks
+from ..row_blocks import row_blocks
+from .layer import Linear
 
 SUPER_BLOCK = 256  # weights of a K-format's block
 HALF = 2  # bytes of a float16

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import FEW_ROWS, Linear
-from .quantised import QuantisedRows
-from .row_blocks import row_blocks
+from ..quantized import QuantisedRows
+from ..row_blocks import row_blocks
+from .layer import FEW_ROWS, Linear
 
 BLOCK = 16  # weights under one scale
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

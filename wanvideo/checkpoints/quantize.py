@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnsupportedError
-from ..ops.formats import FORMATS
-from ..ops.formats_fp4 import padded_sizes
-from ..ops.linear import Linear
+from ..ops.linear.formats import FORMATS
+from ..ops.linear.fp4 import padded_sizes
+from ..ops.linear.layer import Linear
 from .dialects import COMFY_PREFIXES, Kind
 from .reader import PackedTensor, StoredTensor, TensorSource, few
 
@@ -249,7 +249,7 @@ def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | s
 
 
 def pack_linears(module: nn.Module, to: str) -> None:
-    """Replace the dense linear layers of a module by ones in a format of `ops.formats.QUANTISERS`."""
+    """Replace the dense linear layers of a module by ones in a format of `ops.linear.formats.QUANTISERS`."""
     for name, child in list(module.named_children()):
         if type(child) is Linear:
             shape = child.out_features, child.in_features

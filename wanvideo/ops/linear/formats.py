@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .formats_fp4 import FP4Linear, quantise_fp4
-from .formats_gguf import LAYOUTS, GGUFLinear
-from .linear import Linear, RowScaledLinear
-from .quantised import FP8, LARGEST, SMALLEST_PEAK
-from .row_blocks import row_blocks
+from ..quantized import FP8, LARGEST, SMALLEST_PEAK
+from ..row_blocks import row_blocks
+from .fp4 import FP4Linear, quantise_fp4
+from .gguf import LAYOUTS, GGUFLinear
+from .layer import Linear, RowScaledLinear
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Attention: dispatch, backends, rotary positions."""

@@ -1,0 +1,1 @@
+"""Tiny or random models of the real architecture."""

@@ -1,0 +1,1 @@
+"""Prompts: the tokenizer and the cache of encoded ones."""
