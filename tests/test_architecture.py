@@ -19,7 +19,7 @@ LAYERS = [
     {"parallel"},
     {"models", "memory"},
     {"ops"},
-    {"geometry", "request", "errors"},
+    {"geometry", "request", "errors", "protocols"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
 # (who, whom): neighbours in one layer.

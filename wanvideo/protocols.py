@@ -1,0 +1,66 @@
+"""The seams of the library: what an implementation of each has to give, and who asks for it.
+
+None of these is a base class. A class that has the members fits, wherever it is written.
+Legend: S speakers, F video frames, H W pixel rows and columns, T latent frames, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
+"""Standard normal float32 noise of a shape. The order in which a window asks for it is part of the result."""
+
+
+class AudioSource(Protocol):
+    """What the audio encoder says of each speaker, one entry a video frame, made or read when it is asked for.
+
+    num_speakers: S. num_frames: entries of every speaker; None while that is not known (live audio).
+    silence: [n, layers, channels] float32, the entries of nobody speaking, with which a track is continued.
+    """
+
+    num_speakers: int
+    silence: Tensor
+
+    @property
+    def num_frames(self) -> int | None: ...
+
+    def features(self, start: int, stop: int) -> Tensor:
+        """Entries of the frames start..stop of every speaker, 0 <= start < stop <= num_frames.
+
+        Returns: [S, stop - start, layers, channels] float32 on the CPU. Nothing else of a track needs to be in memory.
+        """
+        ...
+
+
+class FrameSink(Protocol):
+    """Takes the finished frames of a video in their order: a file, a folder of pictures, a preview, a stream."""
+
+    def write(self, frames: Tensor) -> None:
+        """Append frames [F, H, W, 3] uint8 on the CPU; they are not changed and may be kept."""
+        ...
+
+    def close(self) -> None:
+        """The video is complete. Called once, and then nothing else is."""
+        ...
+
+    def abandon(self) -> None:
+        """The run ended early, by an error or by its user; what was written should stay usable. In place of close."""
+        ...
+
+
+class BlockProvider(Protocol):
+    """Decides where the weights of a model's blocks are, and has them on the device when a block runs."""
+
+    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        """The blocks in order; the weights of each are on the device until the next one is asked for."""
+        ...
+
+    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        """While the context is open tensors of blocks may be written, added and removed, and no forward runs."""
+        ...
