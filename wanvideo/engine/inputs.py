@@ -22,7 +22,7 @@ from ..video.soundtrack import Soundtrack
 
 
 @dataclass(frozen=True)
-class Media:
+class Inputs:
     """What a video is made of.
 
     Args:
@@ -41,7 +41,7 @@ class Media:
     plan: WindowPlan
 
 
-def open_media(request: TalkRequest) -> Media:
+def open_inputs(request: TalkRequest) -> Inputs:
     """Open everything that a request names.
 
     Raises: InputError for whatever cannot be used, before anything heavy happens.
@@ -58,7 +58,7 @@ def open_media(request: TalkRequest) -> Media:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     references = References(request.reference, width, height, plan, request.fps)
-    return Media(references, tracks, _soundtrack(request), masks, geometry, plan)
+    return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan)
 
 
 def _open_tracks(request: TalkRequest) -> list[np.ndarray] | None:

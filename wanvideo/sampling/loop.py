@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..audio.features import audio_window
 from ..errors import InputError
-from ..geometry import VideoGeometry, WindowPlan, WindowSpan
+from ..geometry import FPS, VideoGeometry, WindowPlan, WindowSpan
 from ..memory.oom import Attempts, Relief
 from ..models.transformer import TextContext, WanTransformer
 from ..models.vae import Tiling, WanVAE
@@ -48,6 +48,7 @@ class Conditioning:
         speaker_masks: [S + 1, H, W], the background last; needed from two speakers on.
         samples: [16, N, H/8, W/8], latents of a source video to start from, or None.
         num_frames: frames of the video; None: as many as the first speaker's track has.
+        fps: frames a second.
     """
 
     references: Tensor | Sequence[Tensor]
@@ -59,6 +60,7 @@ class Conditioning:
     speaker_masks: Tensor | None = None
     samples: Tensor | None = None
     num_frames: int | None = None
+    fps: float = FPS
 
     @property
     def total_frames(self) -> int:
