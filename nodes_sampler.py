@@ -275,10 +275,11 @@ class Job:
     ) -> dict[str, Any]:
         speech = self.extras.speech
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
+        masks = speech and speech.masks(images.picture_size, images.width, images.height)
         pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
         conditioning = make_conditioning(
             settings, pictures, self.prompts, num_frames, features=speech and speech.features,
-            silence=speech and speech.silence, speaker_masks=speech and speech.masks(images.picture_size, images.width, images.height),
+            silence=speech and speech.silence, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
         )  # fmt: skip
         recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)

@@ -27,7 +27,7 @@ class Case:
     """What differs from template 01 at its own numbers."""
 
     picture: tuple[int, int] = (200, 150)
-    size: tuple[int, int] = (80, 48)
+    size: tuple[int, int] = (96, 64)
     speakers: int = 1
     is_video: bool = False
     has_lora: bool = False
@@ -42,7 +42,7 @@ CASES = {
     "lora": Case(has_lora=True),
     "fp8": Case(quantize="fp8", has_lora=True),
     "24 fps": Case(fps=24),
-    "portrait": Case(picture=(120, 210), size=(48, 80)),
+    "portrait": Case(picture=(120, 210), size=(64, 96)),
 }
 
 

@@ -165,13 +165,13 @@ def test_speech_is_capped_and_its_sound_kept(parts):
 def test_two_speakers_are_left_and_right_or_masked(parts, embeds):
     wav2vec, two = parts["speech_encoder"], {"audio_2": audio(0.4, seed=5), "num_frames": 0}
     alone = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, multi_audio_type="add")[0]
-    assert alone.num_frames == 20 and alone.masks(64, 48).shape == (3, 48, 64)
+    assert alone.num_frames == 20 and alone.masks((64, 48), 64, 48).shape == (3, 48, 64)
     left, right = torch.zeros(1, 48, 64), torch.zeros(1, 48, 64)
     left[:, :, :32], right[:, :, 32:] = 1, 1
     masked = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, mask_1=left, mask_2=right)[0]
     batch = torch.cat((left, right))
     batched = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, ref_target_masks=batch)[0]
-    assert torch.equal(masked.masks(64, 48), batched.masks(64, 48))
+    assert torch.equal(masked.masks((64, 48), 64, 48), batched.masks((64, 48), 64, 48))
     assert images(sample(parts, embeds, masked)).shape[0] == 10
     listener = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), num_frames=0, ref_target_masks=batch)[0]
     assert len(listener.features) == 2 and not torch.equal(*listener.features)
