@@ -204,7 +204,7 @@ def test_streamed_blocks_carry_their_loras(storage):
     apply_loras(streamed, [use])
     for _ in range(2):
         assert torch.equal(streamed(**given), expected)
-    packed = streamed.ready_blocks.packed[0]
+    packed = streamed.block_provider.packed[0]
     side = streamed.blocks[0].self_attn.q.side
     assert any(place.tensor is side.down for place in packed.places)
     assert side.down.untyped_storage().data_ptr() == packed.host.data_ptr()
@@ -253,7 +253,7 @@ def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
 
 def test_merged_into_streamed_blocks():
     model = tiny_transformer()
-    model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), len(model.blocks))
+    model.block_provider = BlockStreamer(model.blocks, torch.device("cpu"), len(model.blocks))
     model(**inputs())
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
     assert torch.equal(model(**inputs()), merged_velocity("comfy_down_up_alpha"))
@@ -263,7 +263,7 @@ def test_merged_into_streamed_blocks():
 def test_strengths_by_step(streamed):
     model = tiny_transformer()
     if streamed:
-        model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), streamed)
+        model.block_provider = BlockStreamer(model.blocks, torch.device("cpu"), streamed)
     strengths = (1.0, 0.25, 0.25, 0.0)
     constant = LoraUse(lora("musubi"), 0.4, merge=False)
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), strengths), constant])

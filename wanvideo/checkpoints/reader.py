@@ -68,7 +68,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedTensor(StoredTensor):
-    """A weight in one of the storage formats of `ops/linear/formats.py`; shape, dtype and `read` are those of plain numbers.
+    """A weight in a storage format of `ops/linear/formats.py`; shape, dtype and `read` are those of plain numbers.
 
     matrix: the rows and columns in which it is packed. read_parts: the tensors of a layer in that format, by name.
     is_computed: read_parts makes tensors that nobody else has; otherwise they may be views of a file.

@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from ..checkpoints.load import source_of
 from ..checkpoints.reader import PackedTensor, TensorSource, few
 from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
-from ..memory.streaming import BlockStreamer
 from ..models.transformer import WanTransformer
 from ..ops.linear import low_rank
 from ..ops.linear.layer import Linear
@@ -152,7 +150,7 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
     read = [(use, read_lora(open_lora(use.file), shapes)) for use in loras]
     plan = _plan(read, layers)
     originals = _ORIGINALS.setdefault(transformer, _Originals())
-    with _at_rest(transformer), torch.no_grad():
+    with transformer.block_provider.editing(transformer.blocks), torch.no_grad():
         scheduled = _write_parameters(transformer, originals, plan.into)
         transformer.clock = _clock(transformer, originals, plan, scheduled)
         sizes = _set_sides(transformer, originals, plan.beside, layers)
@@ -204,20 +202,6 @@ def _plan(read: Sequence[tuple[LoraUse, Lora]], layers: Mapping[str, Linear]) ->
                 place = plan.into if _is_merged(use, _layer_of(name, layers)) else plan.beside
                 place.setdefault(name, []).extend(_Change(delta, use.schedule) for delta in deltas)
     return plan
-
-
-@contextmanager
-def _at_rest(transformer: WanTransformer) -> Iterator[None]:
-    """No copy of a streamed block is under way; afterwards what streams is what the blocks hold by then."""
-    streamer = transformer.ready_blocks if isinstance(transformer.ready_blocks, BlockStreamer) else None
-    if streamer is None:
-        yield
-        return
-    streamer.close()
-    try:
-        yield
-    finally:
-        streamer.repack(transformer.blocks)
 
 
 def _write_parameters(
@@ -316,7 +300,7 @@ def _rewrite(
 ) -> None:
     """Small parameters that have no side path are written anew where their strength changes."""
     transformer = reference()
-    with _at_rest(transformer), torch.no_grad():
+    with transformer.block_provider.editing(transformer.blocks), torch.no_grad():
         for name, changes in scheduled.items():
             _write(transformer.get_parameter(name), _at_step(kept[name], changes, step))
 

@@ -7,7 +7,7 @@ A forward is one video: there is no batch axis. Module names are those of the of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from ..ops.linear.low_rank import StepClock
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
 from ..ops.quantized import QuantisedRows
 from ..ops.residual import Residual
+from ..protocols import BlockProvider, ResidentBlocks
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128
@@ -270,8 +271,7 @@ class WanTransformer(nn.Module):
         self.audio_proj = AudioProjection(config.audio) if config.audio else None
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = Head(dim, config.out_dim * PATCH**2)
-        # Who brings a block's weights to the device is decided outside: this yields the blocks in order, ready to run.
-        self.ready_blocks: Callable[[nn.ModuleList], Iterable[WanBlock]] = iter
+        self.block_provider: BlockProvider = ResidentBlocks()  # where blocks' weights are is decided outside
         self.clock: StepClock | None = None  # of weights that change from step to step
         self.compiled: tuple[str | None, str | Callable] = (None, "inductor")  # mode and backend
         self.weights_version = 0  # counts changes of weights, after which contexts are made anew
@@ -455,7 +455,7 @@ class WanTransformer(nn.Module):
         Each block's keys and values are made when it first runs, then kept.
         """
         stream = Residual(hidden, self.dtype)
-        for index, block in enumerate(self.ready_blocks(self.blocks)):
+        for index, block in enumerate(self.block_provider(self.blocks)):
             if index in skip:
                 continue
             if index not in text.keys_values:
