@@ -44,8 +44,9 @@ from .wanvideo.engine.files import ResolvedFiles
 from .wanvideo.engine.sizes import weigh
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan, bucket_size
-from .wanvideo.lora.apply import LoraUse, apply_loras
+from .wanvideo.lora.apply import apply_loras
 from .wanvideo.lora.file import open_lora
+from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.planner import Device, RunPlan, Work, plan_run
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS

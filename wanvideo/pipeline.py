@@ -33,7 +33,8 @@ from .engine.inputs import Media, open_media
 from .engine.sizes import weigh
 from .errors import CheckpointError, InputError
 from .geometry import WindowPlan
-from .lora.apply import LoraUse, apply_loras
+from .lora.apply import apply_loras
+from .lora.use import LoraUse
 from .memory.budget import free_device_bytes
 from .memory.hooked import streaming
 from .memory.planner import Device, ModelWeights, RunPlan, plan_run

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
@@ -78,3 +79,32 @@ class ResidentBlocks:
 
     def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+class WeightSource(Protocol):
+    """The files that a model's weights were read from, by the model's own names of them.
+
+    A model carries it, so that a weight that was changed can be had again as it was.
+    """
+
+    name: str
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def shape(self, key: str) -> tuple[int, ...]: ...
+
+    def dense(self, key: str, dtype: torch.dtype) -> Tensor:
+        """The weight as plain numbers on the CPU, read anew, in memory of its own."""
+        ...
+
+
+class StepWeights(Protocol):
+    """Changes some of a model's weights from step to step, as LoRAs do that have a strength for each step."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Called before every forward: have on the device what compiled code will ask for."""
+        ...
+
+    def set_step(self, model: nn.Module, step: int) -> bool:
+        """Change the weights of `model` to those of a step, counted from 0. Returns: whether any changed."""
+        ...

@@ -135,6 +135,13 @@ class TensorSource(Mapping[str, StoredTensor]):
         """The tensor on the CPU; for a file a read-only view of mapped pages, so copy it before writing to it."""
         return self._tensors[key].read()
 
+    def dense(self, key: str, dtype: torch.dtype) -> Tensor:
+        """The tensor as plain numbers in memory of its own, on the CPU."""
+        stored = self._tensors[key]
+        value = stored.dense(dtype) if isinstance(stored, PackedTensor) else stored.read().to(dtype, copy=True)
+        stored.release()
+        return value
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {key: tensor.shape for key, tensor in self._tensors.items()}
