@@ -37,8 +37,8 @@ from .wanvideo.checkpoints.reader import open_tensors
 from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.lora.apply import LoraUse
 from .wanvideo.lora.file import open_lora
+from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
 from .wanvideo.request import EngineOptions

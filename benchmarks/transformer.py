@@ -147,7 +147,7 @@ def streaming(report: Report, storage: str, mode: str) -> None:
     resident = Forward(model, given)()
     for streamed in (0, 20, 40):
         start = time.perf_counter()
-        model.ready_blocks = BlockStreamer(model.blocks, torch.device("cuda"), streamed)
+        model.block_provider = BlockStreamer(model.blocks, torch.device("cuda"), streamed)
         print(f"streaming  packed {streamed} blocks in {time.perf_counter() - start:.1f} s", flush=True)
         out = _measure(report, "streaming", f"480p {storage} {used}, {streamed} of 40", Forward(model, given))
         if not torch.equal(out, resident):

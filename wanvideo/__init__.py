@@ -12,7 +12,7 @@ _PUBLIC = {
     "ClipVisionEncoder": ".models.clip_vision",
     "Conditioning": ".sampling.loop",
     "LoopSettings": ".sampling.loop",
-    "LoraUse": ".lora.apply",
+    "LoraUse": ".lora.use",
     "TalkError": ".errors",
     "TalkRequest": ".request",
     "TalkingVideoPipeline": ".pipeline",

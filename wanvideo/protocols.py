@@ -1,16 +1,17 @@
 """The seams of the library: what an implementation of each has to give, and who asks for it.
 
-None of these is a base class. A class that has the members fits, wherever it is written.
+None of the Protocols is a base class. A class that has the members fits, wherever it is written.
 Legend: S speakers, F video frames, H W pixel rows and columns, T latent frames, h w latent rows and columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
@@ -55,12 +56,55 @@ class FrameSink(Protocol):
 
 
 class BlockProvider(Protocol):
-    """Decides where the weights of a model's blocks are, and has them on the device when a block runs."""
+    """Decides where the weights of a model's blocks are, and has them on the device when a block runs.
+
+    A model reads its blocks through its provider only (`for block in model.block_provider(model.blocks)`), so weights
+    may be resident, in host memory, or shards of other ranks. What changes weights does so inside `editing`.
+    """
 
     def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
         """The blocks in order; the weights of each are on the device until the next one is asked for."""
         ...
 
     def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
-        """While the context is open tensors of blocks may be written, added and removed, and no forward runs."""
+        """While the context is open tensors of blocks may be read, written, added and removed, and no forward runs."""
+        ...
+
+
+class ResidentBlocks:
+    """The `BlockProvider` of a model whose weights are all on one device, which every model starts with."""
+
+    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        return iter(blocks)
+
+    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class WeightSource(Protocol):
+    """The files that a model's weights were read from, by the model's own names of them.
+
+    A model carries it, so that a weight that was changed can be had again as it was.
+    """
+
+    name: str
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def shape(self, key: str) -> tuple[int, ...]: ...
+
+    def dense(self, key: str, dtype: torch.dtype) -> Tensor:
+        """The weight as plain numbers on the CPU, read anew, in memory of its own."""
+        ...
+
+
+class StepWeights(Protocol):
+    """Changes some of a model's weights from step to step, as LoRAs do that have a strength for each step."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Called before every forward: have on the device what compiled code will ask for."""
+        ...
+
+    def set_step(self, model: nn.Module, step: int) -> bool:
+        """Change the weights of `model` to those of a step, counted from 0. Returns: whether any changed."""
         ...

@@ -1,4 +1,4 @@
-"""LoRAs of every dialect against reference vectors; side paths against merged weights; nothing left behind."""
+"""LoRAs of every dialect against reference vectors; unmerged LoRAs against merged ones; nothing left behind."""
 
 import json
 from copy import deepcopy
@@ -12,12 +12,13 @@ from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
-from wanvideo.lora.apply import LoraUse, apply_loras
+from wanvideo.lora.apply import apply_loras
+from wanvideo.lora.use import LoraUse
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.ops.linear.layer import Linear
-from wanvideo.ops.linear.low_rank import Kronecker, LowRankSide, StepClock
+from wanvideo.ops.linear.low_rank import Kronecker, LoraBranch, LoraSchedule
 from wanvideo.ops.norm import quantise_rows
 
 DATA = Path(__file__).parent / "data"
@@ -86,7 +87,7 @@ def test_reference_vectors(dialect):
     expected = CASE["expected"][CASE["dialects"][dialect]["expect"]]
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == set(expected)
-    assert report.matched == report.total == len(expected) and not report.unmatched and report.side_bytes == 0
+    assert report.matched == report.total == len(expected) and not report.unmatched and report.branch_bytes == 0
     for name, item in expected.items():
         value = model.get_parameter(name).double()
         probe = (value * recipes.tensor(f"probe.{name}", tuple(value.shape), CASE["seed"]).double()).sum().item()
@@ -118,10 +119,10 @@ def test_a_text_to_video_lora_keeps_what_fits():
 
 
 @pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "comfy_A_B", "lokr", "lokr_low_rank", "loha"])
-def test_side_path_equals_merged(dialect):
+def test_unmerged_equals_merged(dialect):
     model = tiny_transformer()
     (report,) = apply_loras(model, [LoraUse(lora(dialect), STRENGTH, merge=False)])
-    assert report.merged == 0 and report.beside and report.side_bytes
+    assert report.merged == 0 and report.unmerged and report.branch_bytes
     check_parameters(model, "cpu")
     assert relative(model(**inputs()), merged_velocity(dialect)) <= 1e-5
     assert relative(base_velocity(), merged_velocity(dialect)) > 1e-2
@@ -134,20 +135,20 @@ def test_a_quantised_base_gets_the_whole_lora_exactly(storage, dialect):
     assert relative(quant(**inputs()), dense(**inputs())) <= 1e-6
     (report,) = apply_loras(quant, [LoraUse(lora(dialect), STRENGTH)])
     apply_loras(dense, [LoraUse(lora(dialect), STRENGTH)])
-    assert report.beside and report.matched == report.total
-    assert report.merged + report.beside + report.added == report.total
+    assert report.unmerged and report.matched == report.total
+    assert report.merged + report.unmerged + report.added == report.total
     assert relative(quant(**inputs()), dense(**inputs())) <= 1e-5
 
 
 def test_several_loras_each_at_its_own_strength():
     uses = [LoraUse(lora("comfy_A_B"), 0.8), LoraUse(lora("musubi"), -0.3), LoraUse(lora("lokr"), 0.2)]
-    merged, beside = tiny_transformer(), tiny_transformer()
+    merged, unmerged = tiny_transformer(), tiny_transformer()
     weight = merged.blocks[0].self_attn.q.weight.clone()
     apply_loras(merged, uses)
-    apply_loras(beside, [LoraUse(use.file, use.strength, merge=False) for use in uses])
-    assert len(list(beside.blocks[0].self_attn.q.side.buffers())) == 4  # two pairs are one, and a Kronecker product
-    assert beside.blocks[0].self_attn.q.side.rank == 8
-    assert relative(beside(**inputs()), merged(**inputs())) <= 1e-5
+    apply_loras(unmerged, [LoraUse(use.file, use.strength, merge=False) for use in uses])
+    assert len(list(unmerged.blocks[0].self_attn.q.lora.buffers())) == 4  # two pairs are one, and a Kronecker product
+    assert unmerged.blocks[0].self_attn.q.lora.rank == 8
+    assert relative(unmerged(**inputs()), merged(**inputs())) <= 1e-5
     for use in uses:  # each alone, added up
         alone = tiny_transformer()
         apply_loras(alone, [use])
@@ -204,10 +205,10 @@ def test_streamed_blocks_carry_their_loras(storage):
     apply_loras(streamed, [use])
     for _ in range(2):
         assert torch.equal(streamed(**given), expected)
-    packed = streamed.ready_blocks.packed[0]
-    side = streamed.blocks[0].self_attn.q.side
-    assert any(place.tensor is side.down for place in packed.places)
-    assert side.down.untyped_storage().data_ptr() == packed.host.data_ptr()
+    packed = streamed.block_provider.packed[0]
+    branch = streamed.blocks[0].self_attn.q.lora
+    assert any(place.tensor is branch.down for place in packed.places)
+    assert branch.down.untyped_storage().data_ptr() == packed.host.data_ptr()
     check_parameters(streamed)
     residency.rest()
     check_parameters(streamed, "cpu")
@@ -215,7 +216,7 @@ def test_streamed_blocks_carry_their_loras(storage):
     assert torch.equal(streamed(**given), expected)
     apply_loras(streamed, [])
     assert torch.equal(streamed(**given), base)
-    assert not any("side" in name for name in streamed.state_dict())
+    assert not any("lora" in name for name in streamed.state_dict())
 
 
 def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
@@ -253,7 +254,7 @@ def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
 
 def test_merged_into_streamed_blocks():
     model = tiny_transformer()
-    model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), len(model.blocks))
+    model.block_provider = BlockStreamer(model.blocks, torch.device("cpu"), len(model.blocks))
     model(**inputs())
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
     assert torch.equal(model(**inputs()), merged_velocity("comfy_down_up_alpha"))
@@ -263,11 +264,11 @@ def test_merged_into_streamed_blocks():
 def test_strengths_by_step(streamed):
     model = tiny_transformer()
     if streamed:
-        model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), streamed)
+        model.block_provider = BlockStreamer(model.blocks, torch.device("cpu"), streamed)
     strengths = (1.0, 0.25, 0.25, 0.0)
     constant = LoraUse(lora("musubi"), 0.4, merge=False)
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), strengths), constant])
-    memory = [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.side.buffers()]
+    memory = [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     given = inputs()
     text = model.text_context(given["text_embeds"], given["image_embeds"])
     heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
@@ -277,9 +278,9 @@ def test_strengths_by_step(streamed):
         model.set_step(step)
         velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
         assert relative(velocity, fixed(**given)) <= 1e-5, step
-    assert memory == [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.side.buffers()]
+    assert memory == [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     apply_loras(model, [])
-    assert model.clock is None and torch.equal(model(**given), base_velocity())
+    assert model.loras.schedule is None and torch.equal(model(**given), base_velocity())
 
 
 def test_contexts_are_only_made_anew_when_a_strength_changes():
@@ -312,22 +313,22 @@ def draw(name, *shape):
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_side_path_forms_by_hand(scheduled):
+def test_forms_of_a_branch_by_hand(scheduled):
     down, up, full = draw("down", 3, 12), draw("up", 10, 3), draw("full", 10, 12)
     pair = Kronecker(draw("first", 5, 4), draw("second", 2, 3))
-    clock = StepClock([(1.0, 0.5)])
+    schedule = LoraSchedule([(1.0, 0.5)])
     table = torch.tensor([[1.0] * 5, [0.5, 2.0, 1.0, 3.0, -1.0]]) if scheduled else None
-    side = LowRankSide(down, up, [full], [pair], table, clock)
-    clock.set_step(1)
+    branch = LoraBranch(down, up, [full], [pair], table, schedule)
+    schedule.set_step(1)
     factors = table[1] if scheduled else torch.ones(5)
     matrix = (up * factors[:3]) @ down + factors[3] * full + factors[4] * torch.kron(pair.first, pair.second)
     x, out = draw("x", 2, 7, 12), draw("out", 2, 7, 10)
-    assert torch.allclose(side(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
-    pairs_only = LowRankSide(down, up, table=table[:, :3].contiguous() if scheduled else None, clock=clock)
+    assert torch.allclose(branch(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
+    pairs_only = LoraBranch(down, up, table=table[:, :3].contiguous() if scheduled else None, schedule=schedule)
     for storage in (torch.int8, torch.float8_e4m3fn):
         rows = quantise_rows(x[0], storage)
         dense = rows.dense(torch.float32)
-        assert torch.allclose(side(rows, out[0].clone()), out[0] + dense @ matrix.t(), atol=1e-5)
+        assert torch.allclose(branch(rows, out[0].clone()), out[0] + dense @ matrix.t(), atol=1e-5)
         narrow = out[0] + dense @ ((up * factors[:3]) @ down).t()
         assert torch.allclose(pairs_only(rows, out[0].clone()), narrow, atol=1e-5)
 
@@ -335,8 +336,9 @@ def test_side_path_forms_by_hand(scheduled):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_sums_of_8_bit_numbers_do_not_overflow(dtype):
     down, up, x = torch.full((1, 512), 3.0), torch.full((4, 1), 1e-3), torch.full((2, 512), 10.0)
-    side = LowRankSide(down.to(dtype), up.to(dtype))
-    added = side(quantise_rows(x, torch.float8_e4m3fn), torch.zeros(2, 4, dtype=dtype))  # 448 * 3 * 512 before scaling
+    branch = LoraBranch(down.to(dtype), up.to(dtype))
+    rows = quantise_rows(x, torch.float8_e4m3fn)  # whose sums are 448 * 3 * 512 before scaling
+    added = branch(rows, torch.zeros(2, 4, dtype=dtype))
     assert (added.float() / (10 * 3 * 512 * 1e-3) - 1).abs().max() <= 1e-2
 
 
@@ -344,9 +346,9 @@ def test_a_step_recompiles_nothing():
     layer = Linear(8, 8)
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
-    clock = StepClock([(1.0, 0.5, 0.25)])
-    layer.side = LowRankSide(
-        draw("d", 2, 8), draw("u", 8, 2), table=torch.tensor([[1.0] * 2, [0.5] * 2, [0.25] * 2]), clock=clock
+    schedule = LoraSchedule([(1.0, 0.5, 0.25)])
+    layer.lora = LoraBranch(
+        draw("d", 2, 8), draw("u", 8, 2), table=torch.tensor([[1.0] * 2, [0.5] * 2, [0.25] * 2]), schedule=schedule
     )
     layer.requires_grad_(False)
     compiled = []
@@ -356,8 +358,8 @@ def test_a_step_recompiles_nothing():
         return graph.forward
 
     run, x = torch.compile(layer, backend=count), draw("x", 3, 8)
-    clock.on(x.device)
+    schedule.on(x.device)
     for step in (0, 1, 2, 0):
-        clock.set_step(step)
+        schedule.set_step(step)
         assert torch.allclose(run(x), layer(x))
     assert len(compiled) == 1

@@ -17,7 +17,8 @@ from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.load import load_transformer
 from wanvideo.errors import UnsupportedError
-from wanvideo.lora.apply import LoraUse, apply_loras
+from wanvideo.lora.apply import apply_loras
+from wanvideo.lora.use import LoraUse
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.ops.linear.formats import FORMATS

@@ -9,7 +9,8 @@ from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError
-from wanvideo.lora.apply import LoraUse, apply_loras
+from wanvideo.lora.apply import apply_loras
+from wanvideo.lora.use import LoraUse
 from wanvideo.memory.residency import Residency
 from wanvideo.request import EngineOptions
 

@@ -233,7 +233,7 @@ def test_all_paths_give_the_same(name, inputs):
 def test_40_streamed_blocks(inputs):
     model = packed_model("fp8", 40)
     expected = model(**inputs)
-    model.ready_blocks = BlockStreamer(model.blocks, torch.device("cpu"), 40)
+    model.block_provider = BlockStreamer(model.blocks, torch.device("cpu"), 40)
     assert torch.equal(model(**inputs), expected)
     check_parameters(model, "cpu")
 

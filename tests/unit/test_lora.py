@@ -1,8 +1,12 @@
 """LoRA files as users have them: what is read from them, what is refused, and that weights come back from the files."""
 
+import gc
 import json
 import logging
 import re
+import weakref
+from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -12,12 +16,12 @@ from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.checkpoints.load import load_transformer, source_of
+from wanvideo.checkpoints.load import load_transformer
 from wanvideo.errors import CheckpointError, InputError, UnsupportedError
-from wanvideo.lora import apply as adapt
-from wanvideo.lora.apply import LoraUse, apply_loras
+from wanvideo.lora.apply import apply_loras
 from wanvideo.lora.deltas import Full, Hadamard, LowRank
 from wanvideo.lora.file import open_lora, read_lora
+from wanvideo.lora.use import LoraUse
 from wanvideo.request import LoraFile
 
 QUERY = "blocks.0.self_attn.q"
@@ -138,11 +142,11 @@ def test_a_loha_that_would_be_larger_as_a_pair_is_written_out():
              for n in (1, 2) for side, shape in (("a", (256, 16)), ("b", (16, 256)))}  # fmt: skip
     found = delta(parts)
     assert isinstance(found, Hadamard) and found.rank is None
-    beside, merged = tiny_transformer(), tiny_transformer()
-    apply_loras(beside, [LoraUse(parts, 0.1, merge=False)])
+    unmerged, merged = tiny_transformer(), tiny_transformer()
+    apply_loras(unmerged, [LoraUse(parts, 0.1, merge=False)])
     apply_loras(merged, [LoraUse(parts, 0.1)])
     x = draw("x", 9, 256)
-    assert torch.allclose(beside.blocks[0].self_attn.q(x), merged.blocks[0].self_attn.q(x), atol=1e-5)
+    assert torch.allclose(unmerged.blocks[0].self_attn.q(x), merged.blocks[0].self_attn.q(x), atol=1e-5)
 
 
 def test_lycoris_norms_are_differences():
@@ -211,7 +215,7 @@ def test_one_line_says_what_became_of_a_lora(caplog):
     assert len(lines) == 2
     assert lines[0] == str(report)
     assert re.fullmatch(
-        r"LoRA the state dict at 0\.8: matched 8/10, 2 merged, 2 side path, 4 added to small parameters, rank 4, "
+        r"LoRA the state dict at 0\.8: matched 8/10, 2 merged, 2 unmerged, 4 added to small parameters, rank 4, "
         r"\+0 MB\.", lines[0],
     ), lines[0]  # fmt: skip
     assert "2 differences fit nothing here and are left out: blocks.5.ffn.0.weight, odd_key" in lines[1]
@@ -240,13 +244,13 @@ def test_merged_matrices_come_back_from_the_files(files, dtype):
     for uses in ([LoraUse(small_lora(), 0.7)], [LoraUse(small_lora(), 0.2), LoraUse(pair(), -1.0)]):
         apply_loras(model, uses)
         assert not torch.equal(model.blocks[0].self_attn.q.weight, before[f"{QUERY}.weight"])
-    kept = adapt._ORIGINALS[model].kept
+    kept = model.loras.originals.kept
     assert sorted(kept) == [
         "blocks.0.modulation", "blocks.0.self_attn.q.bias", "blocks.1.norm3.bias", "blocks.1.norm3.weight"
     ]  # fmt: skip
     apply_loras(model, [])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not adapt._ORIGINALS[model].names
+    assert not model.loras.originals.names
 
 
 @pytest.mark.parametrize("quantise", ["fp8", "int8", "fp4"])
@@ -263,23 +267,143 @@ def test_a_lora_changes_a_quantised_model_as_it_changes_a_dense_one(files, quant
         assert torch.equal(model(**given), before)
         return change.flatten(), report
 
-    (dense, merged), (quantised, beside) = effect(), effect(quantise=quantise)
-    assert merged.beside == 0 and beside.beside == 2  # the keys and values of speech are too narrow to be quantised
+    (dense, merged), (quantised, unmerged) = effect(), effect(quantise=quantise)
+    assert merged.unmerged == 0 and unmerged.unmerged == 2  # keys and values of speech are too narrow to quantise
     assert torch.nn.functional.cosine_similarity(quantised, dense, 0) >= (0.95 if quantise == "fp4" else 0.995)
 
 
 def test_a_model_file_that_was_overwritten_is_noticed(files):
     model = load_transformer(*files, dtype=torch.bfloat16)
     apply_loras(model, [LoraUse(pair())])
-    source_of(model)._tensors[f"{QUERY}.weight"] = source_of(model)["blocks.0.self_attn.k.weight"]
+    model.source._tensors[f"{QUERY}.weight"] = model.source["blocks.0.self_attn.k.weight"]
     with pytest.raises(CheckpointError, match=r"base\.safetensors \+ adapter\.safetensors has changed since"):
         apply_loras(model, [])
+
+
+def test_what_is_applied_already_costs_nothing(files, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "x.safetensors"
+    save_file(small_lora(), path)
+    model = load_transformer(*files)
+    (first,) = apply_loras(model, [LoraUse(path, 0.7)])
+    version, q = model.weights_version, model.blocks[0].self_attn.q.weight.clone()
+
+    def refuse(*_):
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wanvideo.lora.apply.open_lora", refuse)
+        caplog.clear()
+        assert apply_loras(model, [LoraUse(str(path), 0.7)]) == (first,)
+        assert model.weights_version == version and not caplog.records
+        for other in (LoraUse(path, 0.2), LoraUse(path, 0.7, merge=False), LoraUse(path, 0.7, blocks=frozenset({0}))):
+            with pytest.raises(AssertionError, match="read again"):
+                apply_loras(model, [other])
+    apply_loras(model, [LoraUse(path, 0.2)])  # no model is loaded for another strength
+    assert not torch.equal(model.blocks[0].self_attn.q.weight, q)
+    apply_loras(model, [LoraUse(path, 0.7)])
+    assert torch.equal(model.blocks[0].self_attn.q.weight, q)
+    save_file(pair(), path)  # another file under the same name
+    (last,) = apply_loras(model, [LoraUse(path, 0.7)])
+    assert last.total == 1
+
+
+def test_tensors_in_memory_are_applied_again_since_they_may_have_changed():
+    model, state = tiny_transformer(), pair()
+    apply_loras(model, [LoraUse(state)])
+    before = model.blocks[0].self_attn.q.weight.clone()
+    state[f"diffusion_model.{QUERY}.lora_up.weight"] *= 2
+    apply_loras(model, [LoraUse(state)])
+    assert not torch.equal(model.blocks[0].self_attn.q.weight, before)
+
+
+@pytest.mark.parametrize(("name", "merge"), [("add_delta", True), ("make_branch", False)])
+def test_a_failure_halfway_is_repaired_by_the_next_call(files, monkeypatch, name, merge):
+    model = load_transformer(*files)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def fail(*_):
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"wanvideo.lora.state.{name}", fail)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            apply_loras(model, [LoraUse(small_lora(), 0.7, merge=merge)])
+    apply_loras(model, [])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_transformer_goes_away_with_its_last_user(files):
+    model = load_transformer(*files)
+    apply_loras(model, [LoraUse(small_lora(), (1.0, 0.5))])
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_copy_keeps_what_it_takes_to_undo_its_loras(files):
+    model = load_transformer(*files)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    apply_loras(model, [LoraUse(small_lora(), 0.7)])
+    other = deepcopy(model)
+    apply_loras(other, [])
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert not torch.equal(model.blocks[0].self_attn.q.weight, before[f"{QUERY}.weight"])
+
+
+class Elsewhere:
+    """A block provider that keeps the weights of all blocks away while they do not run and are not edited."""
+
+    def __init__(self, blocks):
+        self.away = {}
+        self.take(blocks)
+
+    def tensors(self, blocks):
+        return (tensor for block in blocks for tensor in (*block.parameters(), *block.buffers()))
+
+    def take(self, blocks):
+        for tensor in self.tensors(blocks):
+            self.away[id(tensor)] = tensor.data
+            tensor.data = torch.full((), torch.nan).to(tensor.dtype).expand(tensor.shape)
+
+    @contextmanager
+    def editing(self, blocks):
+        for tensor in self.tensors(blocks):
+            tensor.data = self.away.pop(id(tensor))
+        try:
+            yield
+        finally:
+            self.take(blocks)
+
+    def __call__(self, blocks):
+        for block in blocks:
+            with self.editing([block]):
+                yield block
+
+
+def test_nothing_assumes_where_weights_are(files, monkeypatch):
+    given = recipes.transformer_inputs(2, 4, 4, 1, 500, 9)
+    model, resident = (load_transformer(*files, dtype=torch.float32) for _ in range(2))
+    model.block_provider = Elsewhere(model.blocks)
+    for use in (LoraUse(small_lora(), 0.7), LoraUse(small_lora(), (0.7, 0.2)), LoraUse(pair(), merge=False)):
+        for item in (model, resident):
+            apply_loras(item, [use])
+        for step in (0, 1):
+            for item in (model, resident):
+                item.set_step(step)
+            assert torch.equal(model(**given), resident(**given))
+    for item in (model, resident):
+        apply_loras(item, [])
+    assert torch.equal(model(**given), resident(**given))
 
 
 def test_weights_from_memory_are_not_held_twice_before_a_lora_comes():
     state = recipes.transformer_state_dict(5)
     model = load_transformer(state, dtype=torch.bfloat16)
-    assert source_of(model) is None
+    assert model.source is None
     before = model.blocks[0].self_attn.q.weight.clone()
     apply_loras(model, [LoraUse(pair())])
     apply_loras(model, [])

@@ -17,10 +17,11 @@ from wanvideo.engine.files import resolve
 from wanvideo.engine.sizes import weigh
 from wanvideo.errors import InputError
 from wanvideo.geometry import VideoGeometry, WindowPlan
-from wanvideo.memory.hooked import HookedStreamer, streaming
+from wanvideo.memory.hooked import HookedBlocks, streaming
 from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run
 from wanvideo.memory.residency import Residency, module_bytes
 from wanvideo.memory.speed import forward_flops, speeds_of
+from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.presets import load_preset, preset_names
 from wanvideo.request import EngineOptions, LoopSettings, StepCache
 from wanvideo.synthetic.models import make_models
@@ -204,14 +205,14 @@ class Stack(nn.Module):
 def test_hooks_bring_each_block_in_its_time(num_streamed):
     model, x = Stack().requires_grad_(False), torch.randn(3, 8)
     expected = model(x)
-    streamer = HookedStreamer(model.block, "cpu", num_streamed)
-    assert streamer.streamer.num_streamed == num_streamed
+    streamer = BlockStreamer(model.block, torch.device("cpu"), num_streamed)
+    hooked = HookedBlocks(model.block, streamer)
     for _ in range(3):
         assert torch.equal(model(x), expected)
     with pytest.raises(RuntimeError):
         model(torch.randn(3, 9))
     assert torch.equal(model(x), expected)
-    streamer.close()
+    hooked.close()
     assert not any(block._forward_pre_hooks for block in model.block) and torch.equal(model(x), expected)
 
 

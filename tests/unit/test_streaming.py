@@ -25,7 +25,7 @@ def stream(model, num_streamed, **options):
     blocks, model.blocks = model.blocks, torch.nn.ModuleList()
     model.to(DEVICE)
     model.blocks = blocks
-    model.ready_blocks = BlockStreamer(blocks, DEVICE, num_streamed, **options)
+    model.block_provider = BlockStreamer(blocks, DEVICE, num_streamed, **options)
     return model
 
 
@@ -36,13 +36,13 @@ def test_any_number_of_streamed_blocks_gives_the_same(expected, num_streamed, pr
     model = stream(build(), num_streamed, prefetch=prefetch)
     for _ in range(3):
         assert torch.equal(model(**inputs), velocity)
-    assert model.ready_blocks.num_streamed == num_streamed
+    assert model.block_provider.num_streamed == num_streamed
 
 
 def test_an_interrupted_forward_does_not_spoil_the_next(expected):
     inputs, velocity = expected
     model = stream(build(), LAYERS, prefetch=1)
-    for position, _ in enumerate(model.ready_blocks(model.blocks)):
+    for position, _ in enumerate(model.block_provider(model.blocks)):
         if position == 2:
             break
     assert torch.equal(model(**inputs), velocity)
@@ -56,8 +56,8 @@ def test_weights_rest_in_one_aligned_host_buffer_between_forwards(expected):
         tensors = block_tensors(block)
         assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
         assert all(t.device.type == "cpu" and t.is_contiguous() and t.data_ptr() % 16 == 0 for t in tensors)
-    assert model.ready_blocks.host_bytes == LAYERS * block_bytes(model.blocks[0])
-    model.ready_blocks.close()
+    assert model.block_provider.host_bytes == LAYERS * block_bytes(model.blocks[0])
+    model.block_provider.close()
     assert torch.equal(model(**inputs), expected[1])
 
 

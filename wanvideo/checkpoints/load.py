@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 Weights = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
 Device = torch.device | str
 Model = TypeVar("Model", bound=nn.Module)
-_SOURCES: weakref.WeakKeyDictionary[nn.Module, TensorSource] = weakref.WeakKeyDictionary()
 logger = logging.getLogger("wanvideo")
 
 _OTHER_PARTS = "another model of an all-in-one file"
@@ -112,13 +110,8 @@ def load_transformer(
     chosen = _quantised(source, Kind.TRANSFORMER, quantise, device)
     model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device)
     if not any(isinstance(weights, Mapping) and not isinstance(weights, TensorSource) for weights in (base, adapter)):
-        _SOURCES[model] = source
+        model.source = source
     return model
-
-
-def source_of(model: nn.Module) -> TensorSource | None:
-    """The files that a transformer was loaded from, under canonical names; None if its weights came from memory."""
-    return _SOURCES.get(model)
 
 
 def load_vae(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: Device = "cpu") -> WanVAE:

@@ -68,7 +68,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedTensor(StoredTensor):
-    """A weight in one of the storage formats of `ops/linear/`; shape, dtype and `read` are those of plain numbers.
+    """A weight in a storage format of `ops/linear/formats.py`; shape, dtype and `read` are those of plain numbers.
 
     matrix: the rows and columns in which it is packed. read_parts: the tensors of a layer in that format, by name.
     is_computed: read_parts makes tensors that nobody else has; otherwise they may be views of a file.
@@ -134,6 +134,13 @@ class TensorSource(Mapping[str, StoredTensor]):
     def tensor(self, key: str) -> Tensor:
         """The tensor on the CPU; for a file a read-only view of mapped pages, so copy it before writing to it."""
         return self._tensors[key].read()
+
+    def dense(self, key: str, dtype: torch.dtype) -> Tensor:
+        """The tensor as plain numbers in memory of its own, on the CPU."""
+        stored = self._tensors[key]
+        value = stored.dense(dtype) if isinstance(stored, PackedTensor) else stored.read().to(dtype, copy=True)
+        stored.release()
+        return value
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,8 @@ from ..checkpoints.dialects import Kind
 from ..checkpoints.load import load_audio_encoder, load_clip_vision, load_text_encoder, load_transformer, load_vae
 from ..checkpoints.quantize import TEXT_ENCODER_FORMATS
 from ..errors import InputError
-from ..lora.apply import LoraUse, apply_loras
+from ..lora.apply import apply_loras
+from ..lora.use import LoraUse
 from ..memory.budget import free_device_bytes
 from ..memory.planner import Device, ModelWeights, RunPlan, plan_run
 from ..memory.residency import Residency
@@ -111,10 +112,7 @@ class Engine:
         transformer = self._transformer.load(
             expected.memory.device_bytes, place, is_resident=expected.memory.num_streamed == 0
         )
-        if self._transformer.loras != self.loras:
-            self._transformer.loras = None  # of no use until all of them are in place
-            apply_loras(transformer, self.loras)
-            self._transformer.loras = self.loras
+        apply_loras(transformer, self.loras)
         transformer.set_attention(self.options.attention)
         transformer.compile_blocks(self.options.compile, self.options.compile_backend)
         if self._vae is not None:

@@ -71,7 +71,6 @@ class ModelHandle:
         self.precision = precision
         self.tensors = open_tensors(list(paths))
         self.identity = require(self.tensors, kind)
-        self.loras: tuple[Any, ...] | None = ()  # that it has now; None while they are being changed
         self.residency: Any = None
         self.managed: Any = None  # what the host keeps with it
         self._load, self._residency_type = load, residency
@@ -107,7 +106,6 @@ class ModelHandle:
         if self.residency is not None:
             self.host.discard(self)
         self.residency = self.managed = None
-        self.loras = ()
         self.host.trim()
 
     @contextmanager

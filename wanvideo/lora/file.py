@@ -107,12 +107,24 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorS
                 "Use a version of it that has plain low-rank pairs."
             )
     if isinstance(file, str | Path):
-        path = Path(file).expanduser()
-        config = (path if path.is_dir() else path.parent) / PEFT_CONFIG
-        if config.is_file() and (path.is_dir() or path.stem == "adapter_model"):
+        config = _peft_config(file)
+        if config is not None:
             noted = {DIFFUSERS_CONFIG: config.read_text(encoding="utf-8")}
             source = TensorSource(source, source.name, source.metadata | noted)
     return source
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that a LoRA's path stands for: what is read of any of them counts."""
+    path, config = Path(path).expanduser(), _peft_config(path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return files if config is None or config in files else [*files, config]
+
+
+def _peft_config(path: str | Path) -> Path | None:
+    path = Path(path).expanduser()
+    config = (path if path.is_dir() else path.parent) / PEFT_CONFIG
+    return config if config.is_file() and (path.is_dir() or path.stem == "adapter_model") else None
 
 
 def read_lora(source: TensorSource, shapes: Shapes) -> Lora:

@@ -1,4 +1,4 @@
-"""Block streaming for models of other libraries, whose forward cannot be asked to fetch its blocks: through hooks."""
+"""A block provider for models of other libraries, whose forward cannot be asked to fetch its blocks: through hooks."""
 
 from __future__ import annotations
 
@@ -8,56 +8,55 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..protocols import BlockProvider
 from .streaming import BlockStreamer, block_tensors
 
 
-class HookedStreamer:
-    """Brings each block's weights to the device right before it runs and takes them off after, as `BlockStreamer` does.
+class HookedBlocks:
+    """Has a provider bring each block's weights right before the block runs, as the model's own loop would.
 
     Args:
         blocks: run one after another, all of them, once in every forward.
-        device: where they run. num_streamed, prefetch: as of `BlockStreamer`.
+        provider: decides where their weights are.
     """
 
-    def __init__(
-        self, blocks: Sequence[nn.Module], device: torch.device | str, num_streamed: int, prefetch: int = 1
-    ) -> None:
-        self.blocks = list(blocks)
-        self.streamer = BlockStreamer(self.blocks, torch.device(device), num_streamed, prefetch)
-        self._visits: Generator[nn.Module] | None = None
-        self._hooks = [block.register_forward_pre_hook(self._arrive) for block in self.blocks]
-        self._hooks.append(self.blocks[-1].register_forward_hook(self._finish))
+    def __init__(self, blocks: Sequence[nn.Module], provider: BlockProvider) -> None:
+        self.blocks, self.provider = list(blocks), provider
+        self._ready: Iterator[nn.Module] | None = None
+        self._hooks = [block.register_forward_pre_hook(self._before) for block in self.blocks]
+        self._hooks.append(self.blocks[-1].register_forward_hook(self._after))
 
     def close(self) -> None:
-        """Leave the blocks as they were found, with their weights in host memory."""
-        self._finish()
+        """Take the hooks off; weights are where the provider leaves them between forwards."""
+        self._after()
         for hook in self._hooks:
             hook.remove()
-        self.streamer.close()
 
-    def _arrive(self, block: nn.Module, _: object) -> None:
+    def _before(self, block: nn.Module, _: object) -> None:
         if block is self.blocks[0]:
-            self._finish()
-            self._visits = self.streamer(self.blocks)
-        next(self._visits)
+            self._after()
+            self._ready = self.provider(self.blocks)
+        next(self._ready)
 
-    def _finish(self, *_: object) -> None:
+    def _after(self, *_: object) -> None:
         """The last block has run, or a forward was left early."""
-        if self._visits is not None:
-            self._visits.close()
-        self._visits = None
+        if isinstance(self._ready, Generator):
+            self._ready.close()
+        self._ready = None
 
 
 @contextmanager
 def streaming(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device | str) -> Iterator[None]:
-    """`model` ready to run on `device` with all of `blocks` visiting it and everything else there."""
+    """`model` ready to run on `device`: all of `blocks` stream, everything else is there."""
     inside = {id(tensor) for block in blocks for tensor in block_tensors(block)}
     with torch.inference_mode(False):
         for tensor in block_tensors(model):
             if id(tensor) not in inside:
                 tensor.data = tensor.data.to(device)
-    streamer = HookedStreamer(blocks, device, len(blocks))
+    streamer = BlockStreamer(blocks, torch.device(device), len(blocks))
+    hooked = HookedBlocks(blocks, streamer)
     try:
         yield
     finally:
+        hooked.close()
         streamer.close()

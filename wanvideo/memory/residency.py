@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..protocols import ResidentBlocks
 from .streaming import BlockStreamer, block_bytes
 
 
@@ -41,7 +42,7 @@ class Residency:
     """Moves one transformer between host and device; the model itself never knows.
 
     Args:
-        model: has `blocks`, and `ready_blocks` through which it reads them.
+        model: has `blocks`, and `block_provider` through which it reads them.
         device: where it runs.
         prefetch: blocks that are copied ahead of the one that runs.
     """
@@ -84,7 +85,7 @@ class Residency:
         for part in self._others():
             part.to(self.device)
         self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)
-        self.model.ready_blocks = self.streamer
+        self.model.block_provider = self.streamer
 
     def stream_more(self) -> bool:
         """Let a quarter of the blocks more visit the device; False when all do already."""
@@ -106,7 +107,7 @@ class Residency:
         """Give all device memory back; weights stay in host memory."""
         if self.streamer is not None:
             self.streamer.close()
-        self.streamer, self.model.ready_blocks = None, iter
+        self.streamer, self.model.block_provider = None, ResidentBlocks()
         self.model.to("cpu")
 
     def _others(self) -> list[nn.Module]:

@@ -79,7 +79,7 @@ def _page_lock(buffer: Tensor) -> None:
 
 
 class BlockStreamer:
-    """Yields a model's blocks in order, each with its weights on the device; assign it to `ready_blocks`.
+    """The `BlockProvider` of a model that is larger than the device: some of its blocks stream.
 
     Args:
         blocks: all blocks of the model, on any device.
@@ -146,9 +146,17 @@ class BlockStreamer:
         self.slots, self.copied, self.free = [], [], []
         self.visits = self.copies = 0
 
-    def repack(self, blocks: Sequence[nn.Module]) -> None:
-        """Take in tensors that streamed blocks were given, and let go of those they lost, while no forward runs."""
+    @contextlib.contextmanager
+    def editing(self, blocks: Sequence[nn.Module]) -> Iterator[None]:
+        """No copy is under way while the context is open; afterwards what streams is what the blocks hold by then."""
         self.close()
+        try:
+            yield
+        finally:
+            self._repack(blocks)
+
+    def _repack(self, blocks: Sequence[nn.Module]) -> None:
+        """Take in tensors that streamed blocks were given, and let go of those they lost."""
         with torch.inference_mode(False):
             for index, packed in self.packed.items():
                 tensors = block_tensors(blocks[index])

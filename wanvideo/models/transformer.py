@@ -7,7 +7,7 @@ A forward is one video: there is no batch axis. Module names are those of the of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,10 +20,10 @@ from ..ops.attention.dispatch import SDPA, attend_two, self_attention
 from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear.layer import Linear
-from ..ops.linear.low_rank import StepClock
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
 from ..ops.quantized import QuantisedRows
 from ..ops.residual import Residual
+from ..protocols import BlockProvider, ResidentBlocks, StepWeights, WeightSource
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128
@@ -248,7 +248,7 @@ class Head(nn.Module):
         shift, scale = self.modulation[0].float() + time
         weight, bias = self.head.weight.float(), self.head.bias.float()
         parts = (layer_norm(part, 1 + scale, shift, EPS) for part in hidden.split(8192))
-        return torch.cat([_with_side(self.head, part, F.linear(part, weight, bias)) for part in parts])
+        return torch.cat([_with_lora(self.head, part, F.linear(part, weight, bias)) for part in parts])
 
 
 class WanTransformer(nn.Module):
@@ -270,9 +270,9 @@ class WanTransformer(nn.Module):
         self.audio_proj = AudioProjection(config.audio) if config.audio else None
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = Head(dim, config.out_dim * PATCH**2)
-        # Who brings a block's weights to the device is decided outside: this yields the blocks in order, ready to run.
-        self.ready_blocks: Callable[[nn.ModuleList], Iterable[WanBlock]] = iter
-        self.clock: StepClock | None = None  # of weights that change from step to step
+        self.block_provider: BlockProvider = ResidentBlocks()  # where blocks' weights are is decided outside
+        self.source: WeightSource | None = None  # the files of its weights; None where they came from memory
+        self.loras: StepWeights | None = None  # what was done to its weights, which may change from step to step
         self.compiled: tuple[str | None, str | Callable] = (None, "inductor")  # mode and backend
         self.weights_version = 0  # counts changes of weights, after which contexts are made anew
 
@@ -313,7 +313,7 @@ class WanTransformer(nn.Module):
 
     def set_step(self, step: int) -> None:
         """Say which step of a window comes next, counted from 0; LoRAs may have another strength in it."""
-        if self.clock is not None and self.clock.set_step(step):
+        if self.loras is not None and self.loras.set_step(self, step):
             self.weights_version += 1
 
     def forward(
@@ -358,8 +358,8 @@ class WanTransformer(nn.Module):
                 Running them writes over the hidden that they are given.
         """
         self._renew(text, audio)
-        if self.clock is not None:
-            self.clock.on(self.device)  # before a compiled block asks: it must find what it finds later
+        if self.loras is not None:
+            self.loras.prepare(self.device)
         grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
         hidden, time, modulation = self.embed(latents, timestep, condition)
         rope = video_rope(*grid, HEAD_WIDTH, hidden.device)
@@ -455,7 +455,7 @@ class WanTransformer(nn.Module):
         Each block's keys and values are made when it first runs, then kept.
         """
         stream = Residual(hidden, self.dtype)
-        for index, block in enumerate(self.ready_blocks(self.blocks)):
+        for index, block in enumerate(self.block_provider(self.blocks)):
             if index in skip:
                 continue
             if index not in text.keys_values:
@@ -483,8 +483,8 @@ def sinusoid(timestep: Tensor, width: int) -> Tensor:
 def _linear_float32(layer: Linear, x: Tensor) -> Tensor:
     """A linear layer in float32 whose weight is widened a slice at a time."""
     slices = zip(layer.weight.chunk(6), layer.bias.chunk(6), strict=True)
-    return _with_side(layer, x, torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in slices], -1))
+    return _with_lora(layer, x, torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in slices], -1))
 
 
-def _with_side(layer: Linear, x: Tensor, out: Tensor) -> Tensor:
-    return out if layer.side is None else layer.side(x, out)
+def _with_lora(layer: Linear, x: Tensor, out: Tensor) -> Tensor:
+    return out if layer.lora is None else layer.lora(x, out)

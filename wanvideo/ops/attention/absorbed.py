@@ -24,7 +24,7 @@ def can_fold(hidden: Tensor, key: Tensor, query: Linear, out: Linear) -> bool:
     groups, num_keys, heads, _ = key.shape
     if not (kernels.usable(hidden) and key.dtype in (torch.bfloat16, torch.float16)):
         return False
-    plain = query.side is None and out.side is None
+    plain = query.lora is None and out.lora is None
     fewer = 2 * heads * num_keys <= hidden.shape[1] and hidden.shape[0] >= FOLDED_ROWS * groups
     fits = kernels.has_copy_engine(hidden.device) and kernels.folded_kernels().fits(heads, num_keys, hidden.shape[1])
     return plain and fewer and fits

@@ -13,7 +13,7 @@ from .. import kernels
 from ..norm import quantise_rows
 from ..quantized import FP8, QuantisedRows
 from ..row_blocks import row_blocks
-from .low_rank import LowRankSide
+from .low_rank import LoraBranch
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
@@ -22,13 +22,13 @@ FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts
 class Linear(nn.Linear):
     """The dense storage format, and the base of the others: float32, bf16 or fp16, as the checkpoint or caller has it.
 
-    Every format accepts both plain tensors and `QuantisedRows`. side: LoRAs that are not merged into the weight, added
+    Every format accepts both plain tensors and `QuantisedRows`. lora: LoRAs that are not merged into the weight, added
     to what any format computes; so formats override `product` and leave `forward` alone.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        self.side: LowRankSide | None = None
+        self.lora: LoraBranch | None = None
 
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor | QuantisedRows) -> Tensor:
         """x [..., K] -> [..., N]."""
         out = self.product(x)
-        return out if self.side is None else self.side(x, out)
+        return out if self.lora is None else self.lora(x, out)
 
     def product(self, x: Tensor | QuantisedRows) -> Tensor:
         """x W^T + b of the stored weight alone, in new memory."""

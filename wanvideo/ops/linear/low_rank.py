@@ -6,7 +6,7 @@ S sampling steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,28 +16,26 @@ from ..quantized import QuantisedRows
 
 QUANTISED_ROWS = 8192  # rows that are widened at a time
 
-Schedule = tuple[float, ...]  # a strength for each step; the last one stands for all later steps
+Strengths = tuple[float, ...]  # a strength for each step; the last one stands for all later steps
 
 
-def strength_at(schedule: Schedule, step: int) -> float:
+def strength_at(strengths: Strengths, step: int) -> float:
     """The strength in a step."""
-    return schedule[min(step, len(schedule) - 1)]
+    return strengths[min(step, len(strengths) - 1)]
 
 
-class StepClock:
-    """The step that sampling is at, for everything whose strength changes from step to step.
+class LoraSchedule:
+    """The step that sampling is at, for every LoRA whose strength changes from step to step.
 
     The number is kept on every device that asks for it, outside the weights: a new step moves no weight, allocates
     nothing and recompiles nothing.
 
-    Args:
-        schedules: every strength that changes.
-        on_change: called with the step when a strength has changed.
+    Args: strengths: every sequence of strengths that changes.
     """
 
-    def __init__(self, schedules: Sequence[Schedule], on_change: Callable[[int], None] = lambda step: None) -> None:
-        self.schedules, self.on_change = tuple(schedules), on_change
-        self.num_steps = max(map(len, self.schedules))
+    def __init__(self, strengths: Sequence[Strengths]) -> None:
+        self.strengths = tuple(strengths)
+        self.num_steps = max(map(len, self.strengths))
         self.step = 0
         self._on_device: dict[torch.device, Tensor] = {}
 
@@ -50,10 +48,7 @@ class StepClock:
         with torch.inference_mode():
             for number in self._on_device.values():
                 number.fill_(step)
-        changed = any(strength_at(schedule, step) != strength_at(schedule, last) for schedule in self.schedules)
-        if changed:
-            self.on_change(step)
-        return changed
+        return any(strength_at(strengths, step) != strength_at(strengths, last) for strengths in self.strengths)
 
     def on(self, device: torch.device) -> Tensor:
         """The step as an index tensor [1]."""
@@ -71,14 +66,14 @@ class Kronecker:
     second: Tensor
 
 
-class LowRankSide(nn.Module):
+class LoraBranch(nn.Module):
     """Adds x (up down)^T to what a layer computed, in that result's dtype.
 
     Args:
         down: [R, K]. up: [N, R], with constant strengths multiplied in.
         fulls: [N, K], differences that have no low rank. kroneckers: differences of that form.
         table: [S, R + number of fulls + number of kroneckers], their strengths by step, or None where all are constant.
-        clock: says which row of the table counts.
+        schedule: says which row of the table counts.
     """
 
     def __init__(
@@ -88,10 +83,10 @@ class LowRankSide(nn.Module):
         fulls: Sequence[Tensor] = (),
         kroneckers: Sequence[Kronecker] = (),
         table: Tensor | None = None,
-        clock: StepClock | None = None,
+        schedule: LoraSchedule | None = None,
     ) -> None:
         super().__init__()
-        self.rank, self.clock = down.shape[0], clock
+        self.rank, self.schedule = down.shape[0], schedule
         self.register_buffer("down", down)
         self.register_buffer("up", up)
         self.register_buffer("table", table)
@@ -106,7 +101,7 @@ class LowRankSide(nn.Module):
         """x [..., K] and the layer's own result [..., N], which is written over -> [..., N]."""
         result, strengths = out.flatten(0, -2), None
         if self.table is not None:
-            strengths = self.table.index_select(0, self.clock.on(self.table.device))[0].to(out.dtype)
+            strengths = self.table.index_select(0, self.schedule.on(self.table.device))[0].to(out.dtype)
         if isinstance(x, QuantisedRows):
             parts = (x.data.split(QUANTISED_ROWS), x.scale.split(QUANTISED_ROWS), result.split(QUANTISED_ROWS))
             for data, scale, part in zip(*parts, strict=True):
