@@ -399,7 +399,8 @@ def _box(name: str, value: Any) -> tuple[int, int, int, int] | None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
         raise InputError(f"The box of {name}, {value!r}, must be four numbers: row_min, col_min, row_max, col_max.")
-    return tuple(int(v) for v in value)
+    row_min, col_min, row_max, col_max = map(int, value)
+    return row_min, col_min, row_max, col_max
 
 
 def _names(mapping: dict[str, Any]) -> str:
