@@ -212,7 +212,7 @@ def test_a_second_attempt_sees_the_same_noise(models, monkeypatch, caplog, sched
     assert "Window 1 ran out of device memory; again, with more blocks streaming." in caplog.messages
 
 
-def test_attempts_end_with_what_helps(models, monkeypatch, caplog):
+def test_retries_end_with_what_helps(models, monkeypatch, caplog):
     Counted(models[0], monkeypatch, failures=[3, 6, 9])
     with pytest.raises(TalkError, match="Window 1 .* even with more blocks streaming and a tiled VAE: CUDA"):
         sample(models, SETTINGS, free_memory=lambda: True)
