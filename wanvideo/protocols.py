@@ -34,8 +34,48 @@ class AudioSource(Protocol):
     def features(self, start: int, stop: int) -> Tensor:
         """Entries of the frames start..stop of every speaker, 0 <= start < stop <= num_frames.
 
+        While num_frames is None this waits for the entries; where the sound ends before stop there are fewer of them,
+        and num_frames is known from then on.
         Returns: [S, stop - start, layers, channels] float32 on the CPU. Nothing else of a track needs to be in memory.
         """
+        ...
+
+
+class MotionLatents(Protocol):
+    """What of a window's latents is known while it is sampled: what the previous window already showed."""
+
+    def hold(self, latents: Tensor, timestep: float, noise: NoiseFn) -> Tensor:
+        """latents [16, T, h, w], which may be written, with what is known put in as it is at timestep 0..1000.
+
+        Called before the first step and after each. The noise it asks for is part of the order of a window's noise.
+        """
+        ...
+
+
+class WindowCondition(Protocol):
+    """What a mode (infinitetalk, multitalk, ...) gives a window beside prompt and sound. One object serves one run.
+
+    For each window, in order, the loop asks `known`, samples with what it returned, decodes, and moves the colors of
+    the frames towards `color_reference`. Everything that differs between modes is said here: the loop asks for no
+    mode. A new one is a class with these members that takes (references, codec, geometry, overlap), and its line in
+    `sampling.conditions.CONDITIONS`. What a window leaves to the next is in its WindowState and not in the object, so
+    that a run can go on in another process; an object only keeps what it can make again.
+    """
+
+    def reference_index(self, window_index: int) -> int:
+        """The reference picture that serves a window, and with it the image embeddings."""
+        ...
+
+    def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor | None, MotionLatents | None]:
+        """The known channels [20, T, h, w] float32 (mask 4, latents 16), and the motion latents; None: there are none.
+
+        Asked again after the device ran out of memory, so it must be able to start anew.
+        Args: last_frames: [3, m, H, W] in -1..1, with which the window begins; None for the first window of a video.
+        """
+        ...
+
+    def color_reference(self, window_index: int) -> Tensor | None:
+        """The picture [3, H, W] in -1..1 whose colors the frames of a window take on; None: they keep theirs."""
         ...
 
 

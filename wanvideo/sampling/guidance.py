@@ -23,6 +23,16 @@ class Pass(str, Enum):
     DROP_AUDIO = "drop_audio"  # prompt, null audio
     UNCOND = "uncond"  # negative prompt, null audio
 
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the model is given the negative prompt."""
+        return self in (Pass.DROP_TEXT, Pass.UNCOND)
+
+    @property
+    def uses_null_audio(self) -> bool:
+        """Whether the model is given null audio."""
+        return self in (Pass.DROP_AUDIO, Pass.UNCOND)
+
 
 class Guidance:
     """Combines the passes of every step of one window; adaptive projection keeps state, so make one for each window.
@@ -52,12 +62,12 @@ class Guidance:
     @property
     def needs_negative(self) -> bool:
         """Whether some pass reads the negative prompt."""
-        return Pass.DROP_TEXT in self.passes
+        return any(which.uses_negative for which in self.passes)
 
     @property
     def needs_null_audio(self) -> bool:
         """Whether some pass reads null audio."""
-        return Pass.DROP_AUDIO in self.passes or Pass.UNCOND in self.passes
+        return any(which.uses_null_audio for which in self.passes)
 
     def combine(self, outputs: dict[Pass, Tensor]) -> Tensor:
         """The guided velocity from the outputs of all `passes` of one step; call it once a step, in order."""

@@ -29,7 +29,7 @@ logger = logging.getLogger("wanvideo")
 
 
 class Scheduler(ABC):
-    """One walk from noise to a clean sample. Multistep solvers remember earlier steps: make a new one for each window.
+    """One walk from noise to a clean sample. Multistep solvers remember earlier steps: each window has a `fresh` one.
 
     Args:
         sigmas: noise level at the beginning of every step and at the end of the last one, falling, in 0..1.
@@ -45,6 +45,10 @@ class Scheduler(ABC):
     @property
     def num_steps(self) -> int:
         return len(self.timesteps)
+
+    def fresh(self) -> Scheduler:
+        """The same walk from its first step, remembering none."""
+        return type(self)(self.sigmas, self.timesteps)
 
     @abstractmethod
     def step(self, velocity: Tensor, index: int, sample: Tensor, noise: Tensor | None = None) -> Tensor:
