@@ -95,6 +95,17 @@ def test_half_precision_hears_the_same():
         assert torch.nn.functional.cosine_similarity(halved.float().flatten(1), exact.flatten(1)).min() > 0.99
 
 
+def test_the_positional_convolution_is_in_float32_on_cpus(monkeypatch):
+    """oneDNN computes it wrongly in bf16 on CPUs with AMX."""
+    dtypes, conv1d = [], torch.nn.functional.conv1d
+    monkeypatch.setattr(
+        torch.nn.functional, "conv1d", lambda x, *args, **how: dtypes.append(x.dtype) or conv1d(x, *args, **how)
+    )
+    frames = torch.randn(50, 16).bfloat16()
+    assert tiny_audio_encoder().bfloat16().encode(frames).dtype == torch.bfloat16
+    assert dtypes == [torch.float32]
+
+
 def test_prompts_are_cleaned_and_cut(caplog):
     assert clean("  a &amp;amp; b\n\tc ") == "a & b c"
 

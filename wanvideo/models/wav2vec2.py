@@ -102,6 +102,7 @@ class AudioEncoder(nn.Module):
         self.feature_extractor = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
+        self.encoder.pos_conv_embed = PositionalConvolution(model.encoder.pos_conv_embed.conv)
         self.masked_spec_embed = model.masked_spec_embed
 
     @property
@@ -138,6 +139,26 @@ class AudioEncoder(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+class PositionalConvolution(nn.Module):
+    """transformers' Wav2Vec2PositionalConvEmbedding, computed in float32 on CPUs.
+
+    There oneDNN 3.12 (torch 2.13) makes something else of some grouped convolutions in bf16, where it uses AMX.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[1, F, hidden] -> the same shape."""
+        conv, length = self.conv, hidden_states.shape[1]
+        dtype = torch.float32 if hidden_states.device.type == "cpu" else hidden_states.dtype
+        inputs, weight, bias = (tensor.to(dtype) for tensor in (hidden_states.mT, conv.weight, conv.bias))
+        # An even kernel gives one frame too many.
+        out = F.conv1d(inputs, weight, bias, padding=conv.padding, groups=conv.groups)[..., :length]
+        return F.gelu(out).to(hidden_states.dtype).mT
 
 
 class ConvFeatures:
