@@ -29,9 +29,10 @@ from .nodes_common import (
     stop_if_interrupted,
     whole,
 )
-from .wanvideo.audio.features import pad_features, silence_features
+from .wanvideo.audio.features import silence_features
 from .wanvideo.audio.load import SAMPLE_RATE, from_array
 from .wanvideo.audio.mix import mix
+from .wanvideo.audio.source import TensorAudio, padded
 from .wanvideo.audio.speech import Preparation, prepare_tracks
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.download import WAV2VEC, download
@@ -145,12 +146,12 @@ class MultiTalkWav2VecEmbeds(Node):
         tracks = prepare_tracks(sounds, multi_audio_type, how)
         frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
         frames = min(frames, num_frames) if num_frames else frames
-        features, silence = encode_audio(encoder, tracks, fps)
+        encoded = encode_audio(encoder, tracks, fps)
         stop_if_interrupted()
         encoder.offload()
         samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
         soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
-        speech = Speech(tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
+        speech = Speech(encoded, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
 
 
@@ -166,8 +167,7 @@ class MultiTalkSilentEmbeds(Node):
         with torch.inference_mode():
             silence = silence_features(encoder.load(), FPS)
         encoder.offload()
-        features = pad_features(silence[:num_frames], num_frames, silence)
-        return (Speech((features,), silence, num_frames, FPS),)
+        return (Speech(padded(TensorAudio([silence[:num_frames]], silence), num_frames), num_frames, FPS),)
 
 
 def _any_encoder() -> ModelHandle:

@@ -370,11 +370,12 @@ class RunProgress:
     def __call__(self, report: StepReport) -> None:
         stop_if_interrupted()
         self.steps_done += 1
-        total = report.num_windows * report.num_steps
+        num_windows = report.num_windows or report.window_index + 1  # so far, while the length is not known
+        total = num_windows * report.num_steps
         pace = (time.perf_counter() - self.started) / self.steps_done
         left = pace * (total - self.steps_done)
         line = (
-            f"window {report.window_index + 1}/{report.num_windows} · step {report.step_index + 1}/{report.num_steps}"
+            f"window {report.window_index + 1}/{num_windows} · step {report.step_index + 1}/{report.num_steps}"
             f" · {pace:.1f} s/step · {_clock(left)} left"
         )
         if comfy:

@@ -34,6 +34,7 @@ from .wanvideo.geometry import FPS, WindowPlan
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
+from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.picture import shown
 from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
@@ -239,16 +240,16 @@ class Job:
         images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
         if self.extras.speech and not self.model.mode:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
-        settings = self._settings(images)
+        setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)
         use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
         if isinstance(images, PlainClip):
             clip = Clip(
                 images.geometry, images.condition, self.prompts, images.clip and images.clip.tokens[:1],
                 self.extras.speech, self.samples,
             )  # fmt: skip
-            latents = render_clip(self.model.engine(None, use_tf32), clip, settings, self.seed, progress)
+            latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
             return {"samples": latents[None].cpu()}
-        return self._talk(images, settings, use_tf32, progress)
+        return self._talk(images, setup, use_tf32, progress)
 
     def _settings(self, images: TalkingPicture | PlainClip) -> LoopSettings:
         speech, talking = self.extras.speech, isinstance(images, TalkingPicture)
@@ -271,20 +272,19 @@ class Job:
         )  # fmt: skip
 
     def _talk(
-        self, images: TalkingPicture, settings: LoopSettings, use_tf32: bool, progress: RunProgress
+        self, images: TalkingPicture, setup: SamplingSetup, use_tf32: bool, progress: RunProgress
     ) -> dict[str, Any]:
-        speech = self.extras.speech
+        speech, settings = self.extras.speech, setup.settings
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech and speech.masks(images.picture_size, images.width, images.height)
         pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
         conditioning = make_conditioning(
-            settings, pictures, self.prompts, num_frames, features=speech and speech.features,
-            silence=speech and speech.silence, speaker_masks=masks,
+            setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
         )  # fmt: skip
         recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)
-        for window in render(engine, conditioning, settings, self.seed, [recording], progress):
+        for window in render(engine, conditioning, setup, self.seed, [recording], progress):
             latents = window.latents
         video = TalkingVideo(recording, speech and speech.soundtrack)
         path = recording.path

@@ -11,11 +11,12 @@ from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
 from .engine.inputs import Inputs, open_inputs
-from .engine.render import FinishedWindow, OnStep, render
+from .engine.render import FinishedWindow, render
 from .errors import CheckpointError
 from .memory.planner import Device, RunPlan
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest
+from .sampling.sampler import OnStep
 from .video.writer import VideoWriter, check_output, free_name
 
 __all__ = ["FinishedWindow", "TalkingVideoPipeline"]
@@ -107,4 +108,4 @@ class TalkingVideoPipeline:
     ) -> Iterator[FinishedWindow]:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded
         conditioning = encode_request(request, inputs, self.encoders)
-        yield from render(self.engine, conditioning, request.settings, request.seed, sinks, on_step)
+        yield from render(self.engine, conditioning, inputs.setup, request.seed, sinks, on_step)

@@ -8,7 +8,7 @@ import torch
 from support.sampling import conditioning
 from support.tiny import tiny_transformer, tiny_vae
 
-from wanvideo.audio.mix import mix, with_noise_floor, without_transients
+from wanvideo.audio.mix import mix
 from wanvideo.errors import InputError, TalkError
 from wanvideo.geometry import VideoGeometry
 from wanvideo.memory.residency import WholeResidency, module_bytes
@@ -118,16 +118,6 @@ def test_another_rate_is_brought_to_the_first():
     mixed, rate = mix([(np.zeros((1, 800), np.float32), 8000), (tone, 16000)], "para", 0.1)
     assert rate == 8000 and mixed.shape == (1, 800)
     assert np.abs(mixed[0, 100:700] - tone[0, 200:1400:2]).max() < 0.01
-
-
-def test_noise_floor_and_low_pass():
-    silence = with_noise_floor(np.zeros(16000, np.float32))
-    assert 20 * np.log10(silence.std()) == pytest.approx(-45, abs=0.5)
-    assert np.array_equal(silence, with_noise_floor(np.zeros(16000, np.float32)))
-    time = np.arange(16000) / 16000
-    low, high = (np.sin(2 * np.pi * hz * time).astype(np.float32) for hz in (300, 7000))
-    kept = without_transients(low + high, 16000)
-    assert kept.dtype == np.float32 and np.abs(kept - low)[200:-200].max() < 0.02
 
 
 def test_a_recording_gives_its_frames_back_from_memory_and_from_its_file(tmp_path, monkeypatch):

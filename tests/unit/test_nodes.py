@@ -81,10 +81,13 @@ def images(samples):
 
 
 def test_the_same_inputs_give_the_same_video_and_are_left_alone(parts, embeds, speech):
-    before = [tensor.clone() for tensor in (embeds.references, *speech.features, *parts["text"].positive)]
+    before = [
+        tensor.clone()
+        for tensor in (embeds.references, speech.audio.features(0, speech.num_frames), *parts["text"].positive)
+    ]
     first, second = (images(sample(parts, embeds, speech)) for _ in range(2))
     assert first.shape == (20, 48, 64, 3) and torch.equal(first, second)
-    after = (embeds.references, *speech.features, *parts["text"].positive)
+    after = (embeds.references, speech.audio.features(0, speech.num_frames), *parts["text"].positive)
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert not torch.equal(first, images(sample(parts, embeds, speech, seed=4)))
 
@@ -174,7 +177,7 @@ def test_two_speakers_are_left_and_right_or_masked(parts, embeds):
     assert torch.equal(masked.masks((64, 48), 64, 48), batched.masks((64, 48), 64, 48))
     assert images(sample(parts, embeds, masked)).shape[0] == 10
     listener = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), num_frames=0, ref_target_masks=batch)[0]
-    assert len(listener.features) == 2 and not torch.equal(*listener.features)
+    assert listener.audio.num_speakers == 2 and not torch.equal(*listener.audio.features(0, 10))
     assert images(sample(parts, embeds, listener)).shape[0] == 10
     for wrong, said in (
         ({"mask_1": left}, "1 masks for 2 speakers"),

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..audio.features import pad_features
+from ..audio.source import padded
 from ..errors import InputError
 from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.planner import Work
-from ..request import LoopSettings, Speaker, TalkRequest
-from ..sampling.guidance import Guidance
-from ..sampling.loop import Conditioning
-from ..sampling.schedulers import scheduler_of
+from ..protocols import AudioSource
+from ..request import Speaker, TalkRequest
+from ..sampling.conditioning import Conditioning
+from ..sampling.setup import SamplingSetup
 from ..video.regions import speaker_masks, stack_masks
 from .encoders import Encoders, encode_audio, encode_images, encode_text
 
@@ -40,14 +40,13 @@ class Speech:
     """What everyone says.
 
     Args:
-        features: [F, layers, channels] of each speaker, all of one length. silence: [n, layers, channels].
+        audio: features of every speaker.
         scale, guidance_scale: factor on the audio attention, and audio guidance (1 for none).
         regions: masks [S, H, W] of the speakers as painted; None: two are left and right.
         num_frames: of the video. fps: frames a second. soundtrack: what is heard in the video, or None.
     """
 
-    features: tuple[Tensor, ...]
-    silence: Tensor
+    audio: AudioSource
     num_frames: int
     fps: float
     scale: float = 1.0
@@ -60,10 +59,10 @@ class Speech:
 
         Args: picture_size: width and height of the reference before it was fitted to the video.
         """
-        if len(self.features) < 2:
+        if self.audio.num_speakers < 2:
             return None
         if self.regions is None:
-            return speaker_masks([Speaker(None)] * len(self.features), picture_size, width, height)
+            return speaker_masks([Speaker(None)] * self.audio.num_speakers, picture_size, width, height)
         return stack_masks([region.cpu().numpy() > 0.5 for region in self.regions], width, height)
 
 
@@ -83,11 +82,11 @@ class Clip:
     speech: Speech | None = None
     samples: Tensor | None = None
 
-    def workload(self, settings: LoopSettings) -> Workload:
+    def workload(self, setup: SamplingSetup) -> Workload:
         """What sampling it computes."""
         plan = WindowPlan(self.geometry.num_frames, self.geometry.num_frames, 1)
-        num_speakers = len(self.speech.features) if self.speech else 0
-        return Workload(self.geometry, plan, self.speech.fps if self.speech else FPS, settings, num_speakers, 0)
+        num_speakers = self.speech.audio.num_speakers if self.speech else 0
+        return Workload(self.geometry, plan, self.speech.fps if self.speech else FPS, setup, num_speakers, 0)
 
 
 @dataclass(frozen=True)
@@ -100,82 +99,79 @@ class Workload:
     geometry: VideoGeometry
     windows: WindowPlan
     fps: float
-    settings: LoopSettings
+    setup: SamplingSetup
     num_speakers: int
     num_references: int
 
     @property
     def work(self) -> Work:
-        """How often the transformer runs with these settings, and on what."""
-        s, has_audio = self.settings, self.num_speakers > 0
-        guidance = Guidance(s.guidance_scale, s.audio_guidance_scale, has_audio=has_audio)
+        """How often the transformer runs, and on what."""
+        setup = self.setup
         return Work(
-            num_steps=scheduler_of(s).num_steps, num_passes=len(guidance.passes), num_speakers=self.num_speakers,
-            num_texts=1 + guidance.needs_negative, num_speeches=has_audio + guidance.needs_null_audio,
+            num_steps=setup.num_steps, num_passes=len(setup.passes), num_speakers=self.num_speakers,
+            num_texts=1 + setup.needs_negative, num_speeches=setup.has_audio + setup.needs_null_audio,
             num_references=self.num_references,
         )  # fmt: skip
 
 
-def workload_of(conditioning: Conditioning, settings: LoopSettings) -> Workload:
+def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
     """What rendering it computes."""
     height, width = conditioning.references[0].shape[-2:]
+    settings, audio = setup.settings, conditioning.audio_source
     plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
     return Workload(
-        VideoGeometry(width, height, settings.window_frames), plan, conditioning.fps, settings,
-        len(conditioning.audio or ()), min(len(conditioning.references), len(plan)),
+        VideoGeometry(width, height, settings.window_frames), plan, conditioning.fps, setup,
+        0 if audio is None else audio.num_speakers, min(len(conditioning.references), len(plan)),
     )  # fmt: skip
 
 
 def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
     """What rendering a request computes, before anything of it is encoded."""
     return Workload(
-        inputs.geometry, inputs.plan, request.fps, request.settings, len(inputs.tracks or ()),
+        inputs.geometry, inputs.plan, request.fps, inputs.setup, len(inputs.tracks or ()),
         min(len(inputs.references), len(inputs.plan)),
     )  # fmt: skip
 
 
 def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> Conditioning:
     """Everything that a request names, encoded; each encoder is loaded, used and left one after another."""
-    settings = request.settings
-    needs_negative = Guidance(settings.guidance_scale, 1.0).needs_negative
+    needs_negative = inputs.setup.needs_negative
     prompts = [*request.prompts, *([request.negative_prompt] if needs_negative else [])]
     embeds = encode_text(encoders.text, encoders.tokenizer, prompts, encoders.text_on_cpu)
-    audio = silence = image_embeds = None
+    audio = image_embeds = None
     if inputs.tracks is not None:
-        audio, silence = encode_audio(encoders.audio, inputs.tracks, request.fps)
+        audio = encode_audio(encoders.audio, inputs.tracks, request.fps)
     negative = embeds.pop() if needs_negative else None
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:
             image_embeds = encode_images(model.encode, inputs.references)
     return make_conditioning(
-        settings, inputs.references, Prompts(tuple(embeds), negative), inputs.plan.total_frames, features=audio,
-        silence=silence, speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps,
+        inputs.setup, inputs.references, Prompts(tuple(embeds), negative), inputs.plan.total_frames, audio=audio,
+        speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps,
     )  # fmt: skip
 
 
 def make_conditioning(
-    settings: LoopSettings, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
-    features: Sequence[Tensor] | None = None, silence: Tensor | None = None, speaker_masks: Tensor | None = None,
-    image_embeds: Tensor | None = None, samples: Tensor | None = None, fps: float = FPS,
+    setup: SamplingSetup, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
+    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None, samples: Tensor | None = None, fps: float = FPS,
 ) -> Conditioning:  # fmt: skip
     """What the window loop takes (see `Conditioning`), from what was encoded.
 
-    Raises: InputError when something that `settings` need is missing.
+    Raises: InputError when something that `setup` needs is missing.
     """
-    check_prompts(prompts, settings)
-    if features is not None and num_frames <= settings.window_frames:
-        # The loop appends silence only where there are several windows.
-        features = [pad_features(track, settings.window_frames + 2, silence) for track in features]
+    check_prompts(prompts, setup)
+    if audio is not None and num_frames <= setup.settings.window_frames:
+        audio = padded(audio, setup.settings.window_frames + 2)  # the loop does so where there are several windows
     return Conditioning(
-        references, list(prompts.positive), prompts.negative, image_embeds, features, silence, speaker_masks, samples,
+        references, list(prompts.positive), prompts.negative, image_embeds, audio, None, speaker_masks, samples,
         num_frames, fps,
     )  # fmt: skip
 
 
-def check_prompts(prompts: Prompts, settings: LoopSettings) -> None:
+def check_prompts(prompts: Prompts, setup: SamplingSetup) -> None:
     """Raises: InputError when guidance compares with a negative prompt and there is none."""
-    if Guidance(settings.guidance_scale, 1.0).needs_negative and prompts.negative is None:
+    if setup.needs_negative and prompts.negative is None:
         raise InputError(
-            f"A guidance scale (cfg) of {settings.guidance_scale} compares with a negative prompt, and there is none. "
+            f"A guidance scale (cfg) of {setup.settings.guidance_scale} compares with a negative prompt, and there is none. "
             "Encode one, it may be empty, or set the scale to 1."
         )

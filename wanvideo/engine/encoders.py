@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,8 @@ from ..memory.budget import free_device_bytes
 from ..memory.hooked import streaming
 from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
+from ..models.wav2vec2 import Samples
+from ..protocols import AudioSource
 from ..text.tokenizer import load_tokenizer
 from .host import ModelHandle
 
@@ -71,7 +72,7 @@ def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tenso
 
 
 @torch.no_grad()
-def encode_audio(encoder: ModelHandle, tracks: Sequence[np.ndarray], fps: float) -> tuple[list[Tensor], Tensor]:
-    """Each speaker's features [F, layers, hidden] and those of silence."""
+def encode_audio(encoder: ModelHandle, tracks: Sequence[Samples], fps: float) -> AudioSource:
+    """Features of every speaker's track."""
     with encoder.in_use() as model:
         return encode_tracks(model, tracks, fps)

@@ -78,7 +78,7 @@ class Engine:
 
     def check(self, workload: Workload) -> None:
         """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""
-        steps = workload.work.num_steps
+        steps = workload.setup.num_steps
         for lora in self.loras:
             if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
                 raise InputError(
@@ -129,7 +129,7 @@ class Engine:
 
     def _plan(self, workload: Workload, device: Device) -> RunPlan:
         return plan_run(
-            workload.geometry, workload.windows, workload.fps, workload.settings, self.options, self.weights, device,
+            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options, self.weights, device,
             workload.work,
         )  # fmt: skip
 
