@@ -153,7 +153,8 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
 
 def make_conditioning(
     setup: SamplingSetup, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
-    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None, samples: Tensor | None = None, fps: float = FPS,
+    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None,
+    samples: Tensor | None = None, fps: float = FPS,
 ) -> Conditioning:  # fmt: skip
     """What the window loop takes (see `Conditioning`), from what was encoded.
 
@@ -172,6 +173,6 @@ def check_prompts(prompts: Prompts, setup: SamplingSetup) -> None:
     """Raises: InputError when guidance compares with a negative prompt and there is none."""
     if setup.needs_negative and prompts.negative is None:
         raise InputError(
-            f"A guidance scale (cfg) of {setup.settings.guidance_scale} compares with a negative prompt, and there is none. "
-            "Encode one, it may be empty, or set the scale to 1."
+            f"A guidance scale (cfg) of {setup.settings.guidance_scale} compares with a negative prompt, and there is "
+            "none. Encode one, it may be empty, or set the scale to 1."
         )

@@ -129,8 +129,8 @@ class Engine:
 
     def _plan(self, workload: Workload, device: Device) -> RunPlan:
         return plan_run(
-            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options, self.weights, device,
-            workload.work,
+            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options, self.weights,
+            device, workload.work,
         )  # fmt: skip
 
     def _here(self, count: Callable[[], int]) -> Device:

@@ -92,7 +92,7 @@ def _next_window(engine: Engine, windows: Iterator[Window]) -> FinishedWindow | 
     )  # fmt: skip
 
 
-def render_clip(engine: Engine, clip: Clip, settings: LoopSettings, seed: int, on_step: OnStep | None = None) -> Tensor:
+def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_step: OnStep | None = None) -> Tensor:
     """Latents [16, T, H/8, W/8] of one clip without a window loop."""
     check_prompts(clip.prompts, setup)
     engine.ready(clip.workload(setup))
