@@ -81,14 +81,13 @@ def images(samples):
 
 
 def test_the_same_inputs_give_the_same_video_and_are_left_alone(parts, embeds, speech):
-    before = [
-        tensor.clone()
-        for tensor in (embeds.references, speech.audio.features(0, speech.num_frames), *parts["text"].positive)
-    ]
+    def given():
+        return embeds.references, speech.audio.features(0, speech.num_frames), *parts["text"].positive
+
+    before = [tensor.clone() for tensor in given()]
     first, second = (images(sample(parts, embeds, speech)) for _ in range(2))
     assert first.shape == (20, 48, 64, 3) and torch.equal(first, second)
-    after = (embeds.references, speech.audio.features(0, speech.num_frames), *parts["text"].positive)
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, given(), strict=True))
     assert not torch.equal(first, images(sample(parts, embeds, speech, seed=4)))
 
 
