@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from support import recipes
+from support import host_memory, recipes
 from support.encoders import tiny_audio_encoder
 
 from wanvideo.audio import load
@@ -191,3 +191,34 @@ def test_very_short_sound(seconds):
 
 def test_silence_features():
     assert silence_features(tiny_audio_encoder(), 25).shape == (100, 4, 32)
+
+
+MEMORY = """
+import sys
+import torch
+from support.encoders import tiny_audio_encoder
+from support.host_memory import high_water
+from wanvideo.audio.load import load_audio
+from wanvideo.audio.speech import Preparation, encode_tracks, prepare_tracks
+
+torch.set_num_threads(1)
+with torch.inference_mode():
+    tracks = prepare_tracks([load_audio(sys.argv[1]), None], "para", Preparation(True, True, True))
+    source = encode_tracks(tiny_audio_encoder(), tracks, 25)
+    for start in range(0, source.num_frames - 85, 72):
+        assert source.features(start, start + 85).isfinite().all()
+print(high_water(), source.num_frames)
+"""
+
+
+@host_memory.NEEDS_PROC
+def test_an_hour_of_speech_takes_hardly_more_memory_than_a_minute(tmp_path):
+    minute, peaks = tone(60.0, 8000), {}
+    for minutes in (1, 60):
+        path = tmp_path / f"{minutes}.flac"
+        with soundfile.SoundFile(path, "w", 8000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+        peaks[minutes], frames = host_memory.run(MEMORY, path)
+        assert frames == minutes * 1500
+    assert peaks[60] - peaks[1] < 50e6, peaks
