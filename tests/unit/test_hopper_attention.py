@@ -17,6 +17,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
 on_hopper = pytest.mark.skipif(REFUSAL is not None, reason=f"this attention cannot be used here: {REFUSAL}")
 TOLERANCES = {"hopper": 0.004, "fp8": 0.05}
+# Tensor cores align 32 fp8 products and the sum so far at the largest of these and drop what lies below its 13th binary
+# place. A tile of 64 keys takes two such steps, so that a sum of weights may miss 2 * 33 of these places, if all of its
+# addends lose a whole one. On average less than one is missing (by emulation 7e-6 of the sum, at most 9e-5).
+DROPPED_PLACE = 2.0**-13
+SUM_ERRORS = {"hopper": (1e-5, 1e-6), "fp8": (2 * 33 * DROPPED_PLACE, DROPPED_PLACE)}  # largest, mean
 
 
 def draw(*shape):
@@ -146,7 +151,9 @@ def test_shares_where_keys_behind_the_frame_weigh_all(name, frame):
     (query, key), regions = typed(name, query, key), torch.eye(2, device=DEVICE).repeat_interleave(frame // 2, 1)
     _, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
     twin = dispatch.region_attention(query[0].cpu().float(), key[0, :frame].cpu().float(), regions.cpu()).to(DEVICE)
-    assert torch.allclose(shares.sum(0), torch.ones_like(shares[0]))
+    largest, mean = SUM_ERRORS[name]
+    missing = (shares.sum(0) - 1).abs()
+    assert missing.max() <= largest and missing.mean() <= mean
     if frame == 448:  # whole tiles of 64 and of 112 keys
         assert (shares - twin).abs().mean() <= 5e-3
 
