@@ -65,7 +65,7 @@ class DownloadAndLoadWav2VecModel(Node):
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
         if model != WAV2VEC:
             raise InputError(self.VALIDATE_INPUTS(model))
-        return (_encoder(file_for(download(model, _home()), Kind.AUDIO_ENCODER)),)
+        return (_encoder(file_for(download(model, _home()), Kind.AUDIO_ENCODER).paths),)
 
 
 class Wav2VecModelLoader(FileNode):
@@ -171,7 +171,7 @@ class MultiTalkSilentEmbeds(Node):
 def _any_encoder() -> Held:
     """The audio encoder that is on this machine, for the node that has no input for it in users' graphs."""
     if _home().is_dir():
-        return _encoder(file_for(_home(), Kind.AUDIO_ENCODER))
+        return _encoder(file_for(_home(), Kind.AUDIO_ENCODER).paths)
     names = AUDIO_ENCODERS.names()
     if not names:
         raise CheckpointError("Silence is encoded too: connect wav2vec_model, or put one into models/wav2vec2.")
