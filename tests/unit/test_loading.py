@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 from support import host_memory, recipes
 
-from wanvideo.checkpoints import load
+from wanvideo.checkpoints import load, reader
 from wanvideo.checkpoints.dialects import DIALECTS, Kind, find_dialect, from_canonical, to_canonical
 from wanvideo.checkpoints.folders import find_in_folder
 from wanvideo.checkpoints.reader import open_tensors
+from wanvideo.engine.files import ResolvedFiles
+from wanvideo.engine.sizes import weigh
 from wanvideo.errors import CheckpointError
 from wanvideo.memory.placement import check_parameters
 from wanvideo.ops.linear.layer import Linear, RowScaledLinear
@@ -247,7 +249,8 @@ def official(tmp_path_factory):
 
 def test_official_folder(official):
     files = find_in_folder(official)
-    assert len(files.models[Kind.TRANSFORMER]) == 7 and files.models[Kind.VAE] == [official / "Wan2.1_VAE.pth"]
+    assert len(files.models[Kind.TRANSFORMER].paths) == 7
+    assert files.models[Kind.VAE].paths == (official / "Wan2.1_VAE.pth",)
     assert files.tokenizer is None and not files.refused
     for kind in (Kind.TRANSFORMER, Kind.VAE, Kind.TEXT_ENCODER, Kind.CLIP_VISION):
         assert_same_parameters(LOADERS[kind](official), LOADERS[kind](state_of(STATES[kind])))
@@ -273,6 +276,47 @@ def test_two_files_of_one_kind(tmp_path, caplog):
         model = load.load_audio_encoder(tmp_path)
     assert "model.safetensors is used" in caplog.text
     assert_same_parameters(model, load.load_audio_encoder(state_of("wav2vec")))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the files whose headers are read, in order."""
+    names, whole = [], reader._from_file
+
+    def count(path):
+        names.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(reader, "_from_file", count)
+    return names
+
+
+def test_a_header_is_read_once(tmp_path, opened):
+    paths = {kind: tmp_path / f"{kind.name}.safetensors" for kind in STATES}
+    for kind, path in paths.items():
+        save_file(state_of(STATES[kind]), path)
+    found = {kind: load.open_checkpoint(path, kind) for kind, path in paths.items()}
+    assert all(checkpoint.paths == (paths[kind],) for kind, checkpoint in found.items())
+    base, adapter, vae, text_encoder, clip_vision, speech = found.values()
+    files = ResolvedFiles(base, adapter, vae, text_encoder, clip_vision, speech, None, has_audio=True)
+    weigh(files, torch.bfloat16)
+    assert load.open_checkpoint(base, Kind.TRANSFORMER) is base
+    load.load_transformer(base, adapter)
+    for kind, load_model in LOADERS.items():
+        load_model(found[kind])
+    assert sorted(opened) == sorted(path.name for path in paths.values())
+
+
+def test_headers_of_a_folder_are_read_once(official, opened):
+    load.load_vae(load.open_checkpoint(official, Kind.VAE))
+    assert len(opened) == len(set(opened)) == 10
+
+
+def test_a_checkpoint_in_the_wrong_slot(tmp_path):
+    save_file(state_of("vae"), tmp_path / "chosen.safetensors")
+    checkpoint = load.open_checkpoint(tmp_path / "chosen.safetensors", Kind.VAE)
+    with pytest.raises(CheckpointError, match=r"chosen\.safetensors is a.*the transformer slot needs"):
+        load.load_transformer(checkpoint)
 
 
 PEAK = """

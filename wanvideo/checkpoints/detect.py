@@ -247,11 +247,17 @@ def require(source: TensorSource, kind: Kind, slot: str | None = None) -> Identi
     Raises: CheckpointError with what the file is, what is wanted, and a file that fits.
     """
     identity = identify(source)
+    check_kind(identity, source.name, kind, slot)
+    return identity
+
+
+def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = None) -> None:
+    """Refuse what is of another kind, as `require` does, where it is recognised already."""
     if identity.kind is kind:
-        return identity
+        return
     wanted = SLOTS[kind]
     raise CheckpointError(
-        f"{describe(identity, source.name)}; the {slot or kind.value} slot needs {wanted.wanted}, "
+        f"{describe(identity, name)}; the {slot or kind.value} slot needs {wanted.wanted}, "
         f"e.g. {wanted.example} in models/{wanted.folder}."
     )
 

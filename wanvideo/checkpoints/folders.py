@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .detect import SLOTS, describe, identify
+from .checkpoint import Checkpoint, recognize
+from .detect import SLOTS, describe
 from .dialects import Kind
-from .reader import STANDARD_NAMES, checkpoints_in, few, open_tensors
+from .reader import STANDARD_NAMES, checkpoints_in, few
 
 SUBFOLDERS = ("transformer", "vae", "text_encoder", "image_encoder")
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", ".")
@@ -25,13 +26,13 @@ class FolderFiles:
     """What a folder holds.
 
     Args:
-        models: the files of each model, several where it is in shards.
+        models: what it has of each kind.
         tokenizer: the file of the text encoder's tokenizer, or None.
         refused: what could not be read, a sentence for each.
         others: what is no model that is used here, a sentence for each.
     """
 
-    models: dict[Kind, list[Path]]
+    models: dict[Kind, Checkpoint]
     tokenizer: Path | None
     refused: tuple[str, ...]
     others: tuple[str, ...] = ()
@@ -43,21 +44,21 @@ def find_in_folder(folder: str | Path) -> FolderFiles:
     Of two files of one kind, the one that is in shards or has a standard name counts, else the first by name.
     """
     folder = Path(folder).expanduser()
-    models: dict[Kind, list[Path]] = {}
+    models: dict[Kind, Checkpoint] = {}
     refused: list[str] = []
     others: list[str] = []
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
-        here: dict[Kind, list[list[Path]]] = {}
+        here: dict[Kind, list[Checkpoint]] = {}
         for paths in checkpoints_in(place) if place.is_dir() else ():
             try:
-                identity = identify(open_tensors(paths))
+                checkpoint = recognize(paths)
             except CheckpointError as error:
                 refused.append(str(error))
                 continue
-            if identity.kind in SLOTS:
-                here.setdefault(identity.kind, []).append(paths)
+            if checkpoint.kind in SLOTS:
+                here.setdefault(checkpoint.kind, []).append(checkpoint)
             else:
-                others.append(f"{describe(identity, paths[0].name)}.")
+                others.append(f"{describe(checkpoint.identity, paths[0].name)}.")
         for kind, choices in here.items():
             if kind not in models:
                 models[kind] = _choose(kind, choices)
@@ -70,14 +71,14 @@ def find_tokenizer(folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def file_for(folder: str | Path, kind: Kind) -> list[Path]:
-    """The files of one model in a folder. Raises: CheckpointError when there is none of that kind."""
+def file_for(folder: str | Path, kind: Kind) -> Checkpoint:
+    """One model in a folder. Raises: CheckpointError when there is none of that kind."""
     folder = Path(folder).expanduser()
     files = find_in_folder(folder)
     if kind in files.models:
         return files.models[kind]
     slot = SLOTS[kind]
-    held = ", ".join(f"{other.value} {paths[0].name}" for other, paths in files.models.items()) or "no model"
+    held = ", ".join(f"{other.value} {found.paths[0].name}" for other, found in files.models.items()) or "no model"
     unused = (*files.refused, *files.others)
     refused = f"\n{unused[0]}" if unused else ""
     raise CheckpointError(
@@ -86,11 +87,11 @@ def file_for(folder: str | Path, kind: Kind) -> list[Path]:
     )
 
 
-def _choose(kind: Kind, choices: list[list[Path]]) -> list[Path]:
-    standard = [paths for paths in choices if len(paths) > 1 or paths[0].name in STANDARD_NAMES]
+def _choose(kind: Kind, choices: list[Checkpoint]) -> Checkpoint:
+    standard = [item for item in choices if len(item.paths) > 1 or item.paths[0].name in STANDARD_NAMES]
     chosen = (standard or choices)[0]
     if len(choices) > 1:
-        names = few(paths[0].name for paths in choices)
+        names = few(item.paths[0].name for item in choices)
         logger.info("%s has %d models of the kind %s (%s): %s is used.",
-                    chosen[0].parent, len(choices), kind.value, names, chosen[0].name)  # fmt: skip
+                    chosen.paths[0].parent, len(choices), kind.value, names, chosen.paths[0].name)  # fmt: skip
     return chosen

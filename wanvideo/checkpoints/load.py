@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,11 +22,12 @@ from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
 from ..ops.linear.formats import FORMATS, QUANTISERS, SealedLinear
 from ..ops.linear.layer import Linear
-from .detect import DTYPE_NAMES, Identity, canonical, check_fit, require
-from .dialects import Kind, dequantised
+from .checkpoint import Checkpoint, Tensors, recognize, with_adapter
+from .detect import DTYPE_NAMES, check_kind
+from .dialects import Kind
 from .folders import file_for
-from .quantize import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
-from .reader import PackedTensor, StoredTensor, TensorSource, few, open_tensors
+from .quantize import BLOCKS, can_quantise, quantised
+from .reader import PackedTensor, StoredTensor, TensorSource, few
 
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ..models.vae import WanVAE
     from ..models.wav2vec2 import AudioEncoder
 
-Weights = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
+Weights = Tensors | Checkpoint
 Device = torch.device | str
 Model = TypeVar("Model", bound=nn.Module)
 logger = logging.getLogger("wanvideo")
@@ -87,7 +88,8 @@ def load_transformer(
     """The transformer, with its audio adapter if there is one.
 
     Args:
-        base: Wan2.1-I2V-14B: a file, its shards, an official folder or a state dict; the adapter may be merged into it.
+        base: Wan2.1-I2V-14B: a file, its shards, an official folder, a state dict or a `Checkpoint`; the adapter may
+            be merged into it.
         adapter: MultiTalk or InfiniteTalk, single or multi, where it is a file of its own.
         dtype: of all weights but quantised ones and the few small ones that stay in float32.
         quantise: "fp8", "int8" or "fp4" for the matrices of the blocks that are stored as plain numbers; None for none.
@@ -97,19 +99,16 @@ def load_transformer(
     from ..models.transformer import TransformerConfig, WanTransformer
 
     _check_quantise(quantise)
-    source, identity = _open(base, Kind.TRANSFORMER)
-    family = identity.family
-    if adapter is not None:
-        extra, extra_identity = _open(adapter, Kind.ADAPTER)
-        check_fit(source.name, identity, extra.name, extra_identity)
-        if identity.has_audio:
-            logger.warning("%s has an audio adapter already; that of %s takes its place.", source.name, extra.name)
-            source = source.only(lambda key: not is_audio_key(key))
-        source = source | extra
+    checkpoint = open_checkpoint(base, Kind.TRANSFORMER)
+    extra = None if adapter is None else open_checkpoint(adapter, Kind.ADAPTER)
+    source, family = with_adapter(checkpoint, extra), checkpoint.identity.family
+    if extra is not None:
+        if checkpoint.identity.has_audio:
+            logger.warning("%s has an audio adapter already; that of %s takes its place.", checkpoint.name, extra.name)
         family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
     chosen = _quantised(source, Kind.TRANSFORMER, quantise, device)
     model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device)
-    if not any(isinstance(weights, Mapping) and not isinstance(weights, TensorSource) for weights in (base, adapter)):
+    if not (checkpoint.is_borrowed or (extra is not None and extra.is_borrowed)):
         model.source = source
     return model
 
@@ -132,9 +131,9 @@ def load_text_encoder(
     from ..models.text_encoder import TextEncoder, TextEncoderConfig
 
     _check_quantise(quantise)
-    tensors, identity = _open(source, Kind.TEXT_ENCODER)
-    tensors = _quantised(tensors, Kind.TEXT_ENCODER, quantise, device)
-    model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, identity.family, dtype, device)
+    checkpoint = open_checkpoint(source, Kind.TEXT_ENCODER)
+    tensors, family = _quantised(checkpoint.canonical, Kind.TEXT_ENCODER, quantise, device), checkpoint.identity.family
+    model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, family, dtype, device)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear):
             _replace(model, name, SealedLinear(layer))
@@ -157,27 +156,25 @@ def load_audio_encoder(source: Weights, *, dtype: torch.dtype = torch.float32, d
     return _load(AudioEncoderConfig, AudioEncoder, source, Kind.AUDIO_ENCODER, dtype, device)
 
 
-def is_audio_key(key: str) -> bool:
-    """Whether a canonical name of the transformer belongs to the audio adapter."""
-    return key.startswith("audio_proj.") or ".audio_cross_attn." in key or ".norm_x." in key
+def open_checkpoint(weights: Weights, kind: Kind) -> Checkpoint:
+    """Files, a folder that has them, or a state dict, recognized as a model of a kind; no tensor is read.
+
+    Every `load_*` takes a checkpoint in place of what it was opened from, and reads no header again.
+    Raises: CheckpointError with what it is in truth, what is wanted, and a file that fits.
+    """
+    if isinstance(weights, Checkpoint):
+        checkpoint = weights
+    elif isinstance(weights, str | Path) and Path(weights).expanduser().is_dir():
+        return file_for(weights, kind)
+    else:
+        checkpoint = recognize(weights)
+    check_kind(checkpoint.identity, checkpoint.name, kind)
+    return checkpoint
 
 
 def _load(config: type, model: type[Model], weights: Weights, kind: Kind, dtype: torch.dtype, device: Device) -> Model:
-    source, identity = _open(weights, kind)
-    return _build(config, model, source, kind, identity.family, dtype, device)
-
-
-def _open(weights: Weights, kind: Kind) -> tuple[TensorSource, Identity]:
-    """The right file of what the user named, under canonical names, and what it is."""
-    if isinstance(weights, str | Path) and Path(weights).expanduser().is_dir():
-        weights = file_for(weights, kind)
-    source = with_markers(open_tensors(weights))
-    identity = require(source, kind)
-    paths = [weights] if isinstance(weights, str | Path) else weights
-    if isinstance(paths, Sequence) and len(paths) == 1:
-        check_quanto_map(Path(paths[0]).expanduser(), source)
-    renamed = canonical(source, identity)
-    return (packed if kind in BLOCKS else dequantised)(renamed), identity
+    checkpoint = open_checkpoint(weights, kind)
+    return _build(config, model, checkpoint.canonical, kind, checkpoint.identity.family, dtype, device)
 
 
 def _check_quantise(quantise: str | None) -> None:
@@ -189,7 +186,7 @@ def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: D
     """The matrices of the blocks in the format that is asked for, but for those that have one."""
     if quantise is None:
         return source
-    tensors, kept = dict(source), Counter[str]()
+    tensors, kept = dict(source), Counter()
     for name, tensor in source.items():
         if not can_quantise(name, tensor, kind):
             continue
@@ -218,7 +215,7 @@ def _build(
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    formats = Counter(stored.format for stored in packed_layers(source, kind).values())
+    formats = Counter(source[name].format for name in packed_layers(source, kind).values())
     numbers = " + ".join([DTYPE_NAMES.get(dtype, str(dtype)), *(f"{n} x {item}" for item, n in formats.items())])
     logger.info(
         "Loaded %s from %s: %d tensors, %.0f MB %s on %s, %.1f s.", family, source.name, len(tensors), size / 1e6,
@@ -227,11 +224,11 @@ def _build(
     return filled
 
 
-def packed_layers(source: TensorSource, kind: Kind) -> dict[str, PackedTensor]:
-    """The layers of the blocks whose weights are quantised, and these weights."""
+def packed_layers(source: TensorSource, kind: Kind) -> dict[str, str]:
+    """The layers of the blocks whose weights are quantised, and the names of these weights."""
     start = BLOCKS.get(kind)
     return {
-        name.removesuffix(".weight"): tensor
+        name.removesuffix(".weight"): name
         for name, tensor in source.items()
         if start and name.startswith(start) and isinstance(tensor, PackedTensor)
     }
@@ -250,12 +247,14 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
     wanted = model.state_dict(keep_vars=True)
     _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
     keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
-    packed_names = set()
-    for name, stored in packed_layers(source, kind).items():
-        dense = model.get_submodule(name)
-        if isinstance(dense, nn.Linear):
-            _replace(model, name, _packed_layer(dense, stored, device))
-            packed_names.add(f"{name}.weight")
+    layers = {
+        name: weight
+        for name, weight in packed_layers(source, kind).items()
+        if isinstance(model.get_submodule(name), nn.Linear)
+    }
+    for name, weight in layers.items():
+        _replace(model, name, _packed_layer(model.get_submodule(name), source[weight], device))
+    packed_names = set(layers.values())
     placed: dict[int, Tensor] = {}  # tensors that have two names stay one
     for name, empty in wanted.items():
         if name in packed_names:
@@ -316,7 +315,7 @@ def _unsaved(name: str, buffer: Tensor) -> Tensor:
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
-    setattr(owner, leaf, tensor)
+    (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
 
 
 def _check_keys(source: TensorSource, wanted: Mapping[str, tuple[int, ...]], kind: Kind) -> None:

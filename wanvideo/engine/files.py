@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.detect import Identity, check_fit, require
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.detect import check_fit
 from ..checkpoints.dialects import Kind
 from ..checkpoints.folders import FolderFiles, file_for, find_in_folder
-from ..checkpoints.reader import open_tensors
+from ..checkpoints.load import open_checkpoint
 from ..errors import CheckpointError
 from ..lora.file import open_lora
 from ..request import LoraFile, ModelFiles
@@ -23,19 +23,18 @@ SLOTS = {
     "wav2vec": Kind.AUDIO_ENCODER,
 }
 ADAPTER_FOLDERS = ("", "single", "multi")  # where the published InfiniteTalk folder has its adapters
-Paths = Sequence[Path]
 
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Files of each model, recognised by their content; has_audio: an adapter is named or merged into the base."""
+    """Each model, recognized by its files' content; has_audio: an adapter is named or merged into the base."""
 
-    transformer: Paths
-    adapter: Paths | None
-    vae: Paths | None
-    text_encoder: Paths | None
-    clip_vision: Paths | None
-    wav2vec: Paths | None
+    transformer: Checkpoint
+    adapter: Checkpoint | None
+    vae: Checkpoint | None
+    text_encoder: Checkpoint | None
+    clip_vision: Checkpoint | None
+    wav2vec: Checkpoint | None
     tokenizer: Path | None
     has_audio: bool
     loras: tuple[LoraFile, ...] = ()
@@ -48,37 +47,32 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     """
     base = Path(files.folder or files.transformer).expanduser()
     folder = find_in_folder(base) if base.is_dir() else FolderFiles({}, None, ())
-    found: dict[str, Paths | None] = {}
-    identities: dict[str, Identity] = {}
+    found: dict[str, Checkpoint | None] = {}
     for name, kind in SLOTS.items():
         named = getattr(files, name)
         # An adapter changes what the model does, so it is never used only because it lies there.
-        paths = folder.models.get(kind) if named is None and name != "adapter" else _named(named, kind)
-        if paths is not None:
-            identities[name] = require(open_tensors(paths), kind)
-        found[name] = paths
-    if found["adapter"]:
-        base_name, adapter_name = found["transformer"][0].name, found["adapter"][0].name
-        check_fit(base_name, identities["transformer"], adapter_name, identities["adapter"])
+        found[name] = folder.models.get(kind) if named is None and name != "adapter" else _named(named, kind)
+    transformer, adapter = found["transformer"], found["adapter"]
+    if adapter is not None:
+        base_name, adapter_name = transformer.paths[0].name, adapter.paths[0].name
+        check_fit(base_name, transformer.identity, adapter_name, adapter.identity)
     for name in ("vae", "text_encoder", "clip_vision"):
         if found[name] is None and (folder.refused or folder.others):
             file_for(base, SLOTS[name])  # raises, and names what lies there in its place
     tokenizer = Path(files.tokenizer).expanduser() if files.tokenizer else folder.tokenizer
     if tokenizer is None and found["text_encoder"]:
-        tokenizer = found["text_encoder"][0]
-    has_audio = found["adapter"] is not None or identities["transformer"].has_audio
+        tokenizer = found["text_encoder"].paths[0]
+    has_audio = adapter is not None or transformer.identity.has_audio
     for lora in files.loras:
         open_lora(lora.path)
     return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras)
 
 
-def _named(path: str | None, kind: Kind) -> Paths | None:
+def _named(path: str | None, kind: Kind) -> Checkpoint | None:
     if path is None:
         return None
     place = Path(path).expanduser()
-    if not place.is_dir():
-        return [place]
-    if kind is Kind.ADAPTER:
+    if place.is_dir() and kind is Kind.ADAPTER:
         for inner in ADAPTER_FOLDERS:
             models = find_in_folder(place / inner).models if (place / inner).is_dir() else {}
             if kind in models:
@@ -86,4 +80,4 @@ def _named(path: str | None, kind: Kind) -> Paths | None:
         raise CheckpointError(
             f"The folder {place} has no audio adapter. Name its file: single/infinitetalk.safetensors."
         )
-    return file_for(place, kind)
+    return open_checkpoint(place, kind)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..checkpoints.detect import require
-from ..checkpoints.dialects import Kind, to_canonical
-from ..checkpoints.load import is_audio_key
-from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantise, packed, with_markers
-from ..checkpoints.reader import PackedTensor, StoredTensor, TensorSource, open_tensors
+from ..checkpoints.checkpoint import with_adapter
+from ..checkpoints.dialects import Kind
+from ..checkpoints.load import Weights, open_checkpoint
+from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantise
+from ..checkpoints.reader import PackedTensor, StoredTensor
 from ..memory.planner import ModelWeights
 from ..ops.linear.formats import FORMATS
 from ..ops.precision import DTYPES
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
 def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
     """Sizes of a run's models as they will be held: matrices in their stored or wanted format, the rest in `dtype`.
 
-    Only headers are read.
+    Only headers are read, and none of a `Checkpoint`, which has its own.
     """
     from ..models.transformer import TransformerConfig, WanTransformer
 
-    source = _canonical(files.transformer, Kind.TRANSFORMER)
-    if files.adapter is not None:
-        source = source.only(lambda key: not is_audio_key(key)) | _canonical(files.adapter, Kind.ADAPTER)
+    adapter = None if files.adapter is None else open_checkpoint(files.adapter, Kind.ADAPTER)
+    source = with_adapter(open_checkpoint(files.transformer, Kind.TRANSFORMER), adapter)
     config = TransformerConfig.from_shapes(source.shapes)
     blocks: dict[int, int] = defaultdict(int)
     other, formats = 0, Counter()
@@ -60,11 +58,6 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
 DENSE = {str(dtype): name for name, dtype in DTYPES.items()}
 
 
-def _canonical(paths: Sequence[Path], kind: Kind) -> TensorSource:
-    source = with_markers(open_tensors(paths))
-    return packed(to_canonical(source, require(source, kind).found))
-
-
 def _audio_tokens(config: TransformerConfig) -> int:
     return config.audio.num_tokens if config.audio else 0
 
@@ -87,19 +80,18 @@ def _count(tensor: StoredTensor) -> int:
     return count
 
 
-def _all_bytes(paths: Sequence[Path] | None, kind: Kind, dtype: torch.dtype) -> int:
-    if paths is None:
+def _all_bytes(weights: Weights | None, kind: Kind, dtype: torch.dtype) -> int:
+    if weights is None:
         return 0
-    source = open_tensors(paths)
-    return sum(_bytes(tensor, dtype) for tensor in to_canonical(source, require(source, kind).found).values())
+    return sum(_bytes(tensor, dtype) for tensor in open_checkpoint(weights, kind).canonical.values())
 
 
-def _text_encoder(paths: Sequence[Path] | None, dtype: torch.dtype, quantise: str | None) -> tuple[int, int]:
+def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantise: str | None) -> tuple[int, int]:
     """Bytes of the text encoder, and of one of its blocks."""
-    if paths is None:
+    if weights is None:
         return 0, 0
     sizes: dict[str, int] = defaultdict(int)
-    for name, tensor in _canonical(paths, Kind.TEXT_ENCODER).items():
+    for name, tensor in open_checkpoint(weights, Kind.TEXT_ENCODER).canonical.items():
         part = name.split(".")[2] if name.startswith("encoder.block.") else ""
         to = TEXT_ENCODER_FORMATS.get(quantise, quantise) if can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
         sizes[part] += _bytes(tensor, dtype, to)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checkpoints.checkpoint import is_audio_key
 from ..checkpoints.dialects import Kind
-from ..checkpoints.load import is_audio_key
 from ..checkpoints.reader import StoredTensor, TensorSource
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer

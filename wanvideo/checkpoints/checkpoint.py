@@ -1,0 +1,85 @@
+"""A model's files as one value: opened and recognized once, then planned with, measured and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from .detect import Identity, canonical, check_fit, identify
+from .dialects import Kind, dequantised
+from .quantize import BLOCKS, check_quanto_map, packed, with_markers
+from .reader import TensorSource, open_tensors
+
+Tensors = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model's files hold. Names, shapes and dtypes are known, tensors are read when they are asked for.
+
+    Args:
+        paths: its files; none where its tensors came from memory.
+        source: its tensors as the files call them.
+        identity: what it is.
+        is_borrowed: its tensors are those of a caller's state dict, who may write to them.
+    """
+
+    paths: tuple[Path, ...]
+    source: TensorSource
+    identity: Identity
+    is_borrowed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.source.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.identity.kind
+
+    @cached_property
+    def canonical(self) -> TensorSource:
+        """Its tensors by the model's own names, each weight with its scales as one.
+
+        Raises: CheckpointError or UnsupportedError for a storage format that is damaged or cannot be read.
+        """
+        if len(self.paths) == 1:
+            check_quanto_map(self.paths[0], self.source)
+        renamed = canonical(self.source, self.identity)
+        return (packed if self.kind in BLOCKS else dequantised)(renamed)
+
+
+def recognize(weights: Tensors) -> Checkpoint:
+    """Open files or a state dict and tell what they are. Their headers are read here, and never again.
+
+    Args: weights: as for `open_tensors`.
+    Raises: CheckpointError: nothing is there, it is damaged or incomplete, or it is no file of weights.
+    """
+    source = with_markers(open_tensors(weights))
+    paths: tuple[Path, ...] = ()
+    if not isinstance(weights, Mapping):
+        listed = [weights] if isinstance(weights, str | Path) else weights
+        paths = tuple(Path(path).expanduser() for path in listed)
+    is_borrowed = isinstance(weights, Mapping) and not isinstance(weights, TensorSource)
+    return Checkpoint(paths, source, identify(source), is_borrowed)
+
+
+def with_adapter(base: Checkpoint, adapter: Checkpoint | None) -> TensorSource:
+    """The transformer's tensors with those of a separate audio adapter, which take the place of any that it has.
+
+    Raises: CheckpointError when the two do not fit each other.
+    """
+    if adapter is None:
+        return base.canonical
+    check_fit(base.name, base.identity, adapter.name, adapter.identity)
+    return base.canonical.only(lambda key: not is_audio_key(key)) | adapter.canonical
+
+
+def is_audio_key(key: str) -> bool:
+    """Whether a canonical name of the transformer belongs to the audio adapter."""
+    return key.startswith("audio_proj.") or ".audio_cross_attn." in key or ".norm_x." in key
