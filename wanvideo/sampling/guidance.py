@@ -41,7 +41,7 @@ class Guidance:
         guidance_scale: towards the prompt, away from the negative prompt.
         audio_guidance_scale: towards the audio, away from null audio; 1 where `has_audio` is false.
         apg: adaptive projected guidance instead of plain differences.
-        has_audio: whether the model hears anything; without it there is nothing to drop.
+        has_audio: whether there is speech; without it there is nothing to drop.
     Source: MultiTalk / InfiniteTalk: cond + sum of (scale - 1) (with - without), which is their
         uncond + s_t (cond - drop_text) + s_a (drop_text - uncond). Passes that a scale of 1 would cancel are not run.
     """
