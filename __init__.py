@@ -9,7 +9,9 @@ from pathlib import Path
 
 from .nodes_audio import NODES as AUDIO_NODES
 from .nodes_common import display_name, register_folders
+from .nodes_conditioning import NODES as CONDITIONING_NODES
 from .nodes_model_loading import NODES as LOADING_NODES
+from .nodes_options import NODES as OPTION_NODES
 from .nodes_sampler import NODES as SAMPLER_NODES
 
 WEB_DIRECTORY = "./wanvideo/web"
@@ -41,8 +43,10 @@ def _prefix() -> str:
     return PREFIX
 
 
+_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
+
 register_folders()
 _start = _prefix()
-_nodes = {_start + node.__name__: node for node in (*LOADING_NODES, *AUDIO_NODES, *SAMPLER_NODES)}
+_nodes = {_start + node.__name__: node for node in _NODES}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}

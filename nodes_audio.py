@@ -17,11 +17,11 @@ from .nodes_common import (
     DEVICES,
     LOADERS,
     FileNode,
-    Held,
     Node,
     choice,
     expect,
     flag,
+    host,
     logger,
     models_folder,
     number,
@@ -29,15 +29,18 @@ from .nodes_common import (
     stop_if_interrupted,
     whole,
 )
-from .wanvideo.audio.features import pad_features, silence_features
+from .wanvideo.audio.features import silence_features
 from .wanvideo.audio.load import SAMPLE_RATE, from_array
 from .wanvideo.audio.mix import mix
-from .wanvideo.audio.speech import Preparation, encode_tracks, prepare_tracks
+from .wanvideo.audio.source import TensorAudio, padded
+from .wanvideo.audio.speech import Preparation, prepare_tracks
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.download import WAV2VEC, download
 from .wanvideo.checkpoints.folders import file_for
 from .wanvideo.checkpoints.load import load_audio_encoder
 from .wanvideo.engine.conditioning import Speech
+from .wanvideo.engine.encoders import encode_audio
+from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import FPS, frames_of
 from .wanvideo.request import MAX_SPEAKERS
@@ -90,9 +93,10 @@ def _home() -> Path:
     return models_folder() / "transformers" / WAV2VEC
 
 
-def _encoder(paths: Sequence[Path]) -> Held:
+def _encoder(paths: Sequence[Path]) -> ModelHandle:
     # Always float32: it is small, and the features decide what the mouth does.
-    return Held(paths, Kind.AUDIO_ENCODER, partial(load_audio_encoder, list(paths), dtype=torch.float32))
+    load = partial(load_audio_encoder, list(paths), dtype=torch.float32)
+    return ModelHandle(paths, Kind.AUDIO_ENCODER, host(), load)
 
 
 class MultiTalkWav2VecEmbeds(Node):
@@ -129,7 +133,7 @@ class MultiTalkWav2VecEmbeds(Node):
         audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
         add_noise_floor=False, smooth_transients=False, mask_1=None, mask_2=None, mask_3=None, mask_4=None,
     ):  # fmt: skip
-        encoder = expect(wav2vec_model, Held, "wav2vec_model")
+        encoder = expect(wav2vec_model, ModelHandle, "wav2vec_model")
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
         masks = _regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
@@ -142,13 +146,12 @@ class MultiTalkWav2VecEmbeds(Node):
         tracks = prepare_tracks(sounds, multi_audio_type, how)
         frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
         frames = min(frames, num_frames) if num_frames else frames
-        with torch.inference_mode():
-            features, silence = encode_tracks(encoder.ready(), tracks, fps)
+        encoded = encode_audio(encoder, tracks, fps)
         stop_if_interrupted()
-        encoder.rest()
+        encoder.offload()
         samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
         soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
-        speech = Speech(tuple(features), silence, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
+        speech = Speech(encoded, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
 
 
@@ -160,15 +163,14 @@ class MultiTalkSilentEmbeds(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("MULTITALK_EMBEDS",), ("multitalk_embeds",), "process"
 
     def process(self, num_frames=81, wav2vec_model=None):
-        encoder = expect(wav2vec_model or _any_encoder(), Held, "wav2vec_model")
+        encoder = expect(wav2vec_model or _any_encoder(), ModelHandle, "wav2vec_model")
         with torch.inference_mode():
-            silence = silence_features(encoder.ready(), FPS)
-        encoder.rest()
-        features = pad_features(silence[:num_frames], num_frames, silence)
-        return (Speech((features,), silence, num_frames, FPS),)
+            silence = silence_features(encoder.load(), FPS)
+        encoder.offload()
+        return (Speech(padded(TensorAudio([silence[:num_frames]], silence), num_frames), num_frames, FPS),)
 
 
-def _any_encoder() -> Held:
+def _any_encoder() -> ModelHandle:
     """The audio encoder that is on this machine, for the node that has no input for it in users' graphs."""
     if _home().is_dir():
         return _encoder(file_for(_home(), Kind.AUDIO_ENCODER).paths)

@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -18,14 +18,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .wanvideo.checkpoints.detect import SLOTS, require
+from .wanvideo.checkpoints.detect import SLOTS
 from .wanvideo.checkpoints.dialects import Kind
-from .wanvideo.checkpoints.reader import open_tensors
+from .wanvideo.engine.host import Host, ModelHandle, ProcessHost
 from .wanvideo.errors import CheckpointError, InputError, TalkError, UnsupportedError
 from .wanvideo.geometry import snap_frames
-from .wanvideo.memory.budget import free_device_bytes
-from .wanvideo.memory.planner import Device
-from .wanvideo.memory.residency import Residency, WholeResidency, module_bytes
+from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 
 try:
@@ -43,7 +41,6 @@ LOADERS = f"{CATEGORY}/loaders"
 DEVICES = ("main_device", "offload_device")
 logger = logging.getLogger("wanvideo")
 Socket = TypeVar("Socket")
-Loaded = TypeVar("Loaded", bound=nn.Module)
 
 
 # Nodes: how a class becomes what ComfyUI asks for.
@@ -278,92 +275,39 @@ def cache_folder() -> Path:
     return base / "wan-talking-video" / "prompts"
 
 
-# Memory: models are recognised at once, loaded when they are needed, and then belong to ComfyUI's memory manager.
+# Memory: models belong to ComfyUI's memory manager; without ComfyUI to this process.
 
 
-def device() -> torch.device:
-    if comfy:
+@cache
+def host() -> Host:
+    """Who lends the device's memory to models."""
+    return ComfyHost() if comfy else ProcessHost()
+
+
+class ComfyHost:
+    """ComfyUI's memory manager as a host of the engine."""
+
+    @property
+    def device(self) -> torch.device:
         return comfy.model_management.get_torch_device()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    def obtainable_bytes(self) -> int:
+        return torch.cuda.get_device_properties(self.device).total_memory
 
-def whole_device(attention: str) -> Device:
-    """The device as if nothing were on it."""
-    return _device(attention, lambda where: torch.cuda.get_device_properties(where).total_memory)
+    def make_room(self, num_bytes: int) -> None:
+        comfy.model_management.free_memory(num_bytes, self.device)
 
+    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+        if handle.managed is None:
+            handle.managed = _managed()(handle.residency)
+        handle.managed.place = place
+        comfy.model_management.load_models_gpu([handle.managed], memory_required=num_bytes)
 
-def free_device(attention: str, *models: Held | None) -> Device:
-    """The device with what is free on it, and with what these models have there."""
-    held = sum(model.residency.device_bytes for model in models if model and model.residency)
-    return _device(attention, lambda where: free_device_bytes(where) + held)
+    def trim(self) -> None:
+        comfy.model_management.soft_empty_cache()
 
-
-def _device(attention: str, count: Callable[[torch.device], int]) -> Device:
-    where = device()
-    if where.type != "cuda":
-        return Device()
-    return Device(torch.cuda.get_device_name(where), count(where), attention)
-
-
-class Held:
-    """A model that is recognised when it is named and loaded when it is first needed.
-
-    Args:
-        paths: its files. kind: what they must be. load: makes the model, on the CPU or on a given device.
-        residency: how it comes to the device and leaves it.
-    Raises: CheckpointError when the file is of another kind.
-    """
-
-    def __init__(
-        self, paths: Sequence[Path], kind: Kind, load: Callable[..., nn.Module],
-        residency: type[WholeResidency] | type[Residency] = WholeResidency,
-    ) -> None:  # fmt: skip
-        self.paths, self.tensors = tuple(paths), open_tensors(list(paths))
-        self.identity = require(self.tensors, kind)
-        self.precision = ""  # what else decides what it computes, for caches
-        self.applied: tuple[Any, ...] | None = ()  # LoRAs that it has now
-        self._load, self._residency_type = load, residency
-        self.residency: Any = None
-        self.patcher: Any = None
-
-    def ready(
-        self, memory_required: int = 0, place: Callable[[], None] | None = None, is_resident: bool = False
-    ) -> Any:
-        """The model, on its device.
-
-        memory_required: bytes it needs beside its weights. place: how it gets there. is_resident: it will be there as a
-        whole, so that it need not pass through host memory.
-        """
-        if self.residency is None:
-            landing = device() if is_resident else torch.device("cpu")
-            if comfy and is_resident:
-                comfy.model_management.free_memory(memory_required, landing)
-            self.residency = self._residency_type(self._load(device=landing), device())
-            self.patcher = _patcher(self.residency)
-        arrive = place or self.residency.place
-        if self.patcher is None:
-            arrive()
-        else:
-            self.patcher.arrive = arrive
-            comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_required)
-        return self.residency.model
-
-    def rest(self) -> None:
-        """Give the device's memory back."""
-        if self.residency is not None:
-            self.residency.rest()
-            if comfy:
-                comfy.model_management.soft_empty_cache()
-
-    def drop(self) -> None:
-        """Forget the model; it is loaded anew when it is needed again."""
-        self.rest()
-        self.residency = self.patcher = None
-        self.applied = ()
-
-
-def _patcher(residency: Any) -> Any:
-    return _managed()(residency) if comfy else None
+    def discard(self, handle: ModelHandle) -> None:
+        handle.residency.rest()  # ComfyUI may still ask where it is
 
 
 @cache
@@ -375,7 +319,7 @@ def _managed() -> type:
             cpu = torch.device("cpu")
             super().__init__(residency.model, residency.device, cpu, size=module_bytes(residency.model))
             self.residency = residency
-            self.arrive: Callable[[], None] = residency.place
+            self.place: Callable[[], None] = residency.place
 
         def is_dynamic(self) -> bool:
             return False
@@ -387,7 +331,7 @@ def _managed() -> type:
             return self.load_device if self.residency.device_bytes else self.offload_device
 
         def partially_load(self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False) -> int:
-            self.arrive()
+            self.place()
             return self.residency.device_bytes
 
         def partially_unload(self, device_to: Any, memory_to_free: float = 0, force_patch_weights: bool = False) -> int:
@@ -426,11 +370,12 @@ class RunProgress:
     def __call__(self, report: StepReport) -> None:
         stop_if_interrupted()
         self.steps_done += 1
-        total = report.num_windows * report.num_steps
+        num_windows = report.num_windows or report.window_index + 1  # so far, while the length is not known
+        total = num_windows * report.num_steps
         pace = (time.perf_counter() - self.started) / self.steps_done
         left = pace * (total - self.steps_done)
         line = (
-            f"window {report.window_index + 1}/{report.num_windows} · step {report.step_index + 1}/{report.num_steps}"
+            f"window {report.window_index + 1}/{num_windows} · step {report.step_index + 1}/{report.num_steps}"
             f" · {pace:.1f} s/step · {_clock(left)} left"
         )
         if comfy:
@@ -469,3 +414,13 @@ def video_from_file(path: Path) -> Any:
     from comfy_api.latest import InputImpl
 
     return InputImpl.VideoFromFile(str(path))
+
+
+def path_of_video(video: Any) -> Path:
+    """The file that a VIDEO is in; one that is only in memory is written into the temporary folder."""
+    source = video.get_stream_source() if hasattr(video, "get_stream_source") else None
+    if isinstance(source, str):
+        return Path(source)
+    path = temporary_file("source", ".mp4")
+    video.save_to(str(path))
+    return path

@@ -1,12 +1,15 @@
-"""The layout: who may import whom, and how large a module may grow."""
+"""The layout of the whole repository: who may import whom, how large files may grow, where modes may be told apart."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from wanvideo.request import MODES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "wanvideo"
@@ -34,6 +37,21 @@ EXCEPTIONS = {
 COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))
 NODE_FILES = [ROOT / "__init__.py", *sorted(ROOT.glob("nodes_*.py"))]
+PYTHON = sorted((*ROOT.glob("*.py"), *FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")))
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 70
+# A window's condition and what a request may name: nothing else asks which mode it is (see protocols.WindowCondition).
+KNOW_MODES = {"wanvideo/sampling/conditions.py", "wanvideo/request.py"}
+
+
+def in_repository(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions_of(tree: ast.AST):
+    """(name, number of lines) of every function, methods and inner ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node.end_lineno - node.lineno + 1
 
 
 def package_of(path: Path) -> str:
@@ -70,26 +88,70 @@ def test_imports_point_down(path):
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_one_file_of_the_pack_touches_comfyui():
-    for path in NODE_FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {
-            name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
-            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-        }
-        touched = {name for name in names if name.split(".")[0] in COMFY}
-        assert not touched or path.name == "nodes_common.py", f"{path.name} imports {touched}"
+@pytest.mark.parametrize("path", NODE_FILES, ids=in_repository)
+def test_nodes_are_a_face_of_the_library(path):
+    """They import each other, the library, and torch for its types; ComfyUI is the business of nodes_common alone."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            inner = all(name.split(".")[0] == "wanvideo" or name.startswith("nodes_") for name in names)
+            allowed = node.level == 1 and inner
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            packages = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"torch", "numpy"}
+            allowed = not packages or (path.name == "nodes_common.py" and packages <= COMFY)
+        else:
+            continue
+        if not allowed:
+            wrong.append(f"line {node.lineno}: {', '.join(names)}")
+    assert not wrong, "\n".join(wrong)
 
 
-def test_nodes_stay_thin():
-    assert (ROOT / "__init__.py").read_text(encoding="utf-8").count("\n") <= 60
-    for path in NODE_FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                assert length <= 50, f"{path.name}: {node.name} has {length} lines"
+@pytest.mark.parametrize("path", NODE_FILES, ids=in_repository)
+def test_nodes_stay_thin(path):
+    """Widgets in, one call of the library, ComfyUI's types out: what tensors hold is not computed here."""
+    source = path.read_text(encoding="utf-8")
+    assert path.name != "__init__.py" or source.count("\n") <= 60
+    long = [f"{name} has {length} lines" for name, length in functions_of(ast.parse(source)) if length > 50]
+    assert not long, "\n".join(long)
+    assert not re.search(r"nn\.functional|torch\.nn import .*functional", source), "torch.nn.functional"
+
+
+def modes_told_apart(tree: ast.AST):
+    """Lines that compare something with the name of a mode: `==`, `in (...)`, `case`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        else:
+            continue
+        inner = [item for side in sides for item in getattr(side, "elts", [side])]
+        if any(isinstance(item, ast.Constant) and item.value in MODES for item in inner):
+            yield node.lineno if isinstance(node, ast.Compare) else node.value.lineno
+
+
+def test_modes_are_told_apart_in_one_place():
+    wrong = [
+        f"{in_repository(path)}:{line}"
+        for path in (*FILES, *NODE_FILES)
+        if in_repository(path) not in KNOW_MODES
+        for line in modes_told_apart(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not wrong, "say it in the mode's WindowCondition: " + ", ".join(wrong)
+
+
+def test_comparisons_with_modes_are_found():
+    code = (
+        "a = mode == 'infinitetalk'\n"
+        "b = 'multitalk' != s.mode\n"
+        "c = mode in ('multitalk', 'plain')\n"
+        "match mode:\n    case 'infinitetalk':\n        pass\n"
+        "d = {'infinitetalk': 1}[mode]\n"
+        "e = mode == other\n"
+    )
+    assert sorted(modes_told_apart(ast.parse(code))) == [1, 2, 3, 5]
 
 
 def test_library_imports_itself_relatively():
@@ -104,14 +166,14 @@ def test_library_imports_itself_relatively():
     assert not absolute
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
-def test_modules_stay_small(path):
+@pytest.mark.parametrize("path", [*PYTHON, *sorted(LIBRARY.rglob("*.cu"))], ids=in_repository)
+def test_files_and_functions_stay_small(path):
     source = path.read_text(encoding="utf-8")
-    assert source.count("\n") <= 500, "split this file"
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef):
-            length = node.end_lineno - node.lineno + 1
-            assert length <= 70, f"{node.name} has {length} lines"
+    lines = source.count("\n")
+    assert lines <= MOST_LINES, f"{lines} lines: two things live in one room, split this file"
+    functions = functions_of(ast.parse(source)) if path.suffix == ".py" else ()
+    long = [f"{name} has {length} lines" for name, length in functions if length > MOST_LINES_OF_A_FUNCTION]
+    assert not long, "\n".join(long)
 
 
 def test_no_circles_between_files():

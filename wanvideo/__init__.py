@@ -22,6 +22,7 @@ _PUBLIC = {
     "WanVAE": ".models.vae",
     "Window": ".sampling.loop",
     "WindowPlan": ".geometry",
+    "WindowState": ".sampling.state",
     "apply_loras": ".lora.apply",
     "load_audio_encoder": ".checkpoints.load",
     "load_clip_vision": ".checkpoints.load",

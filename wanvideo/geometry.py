@@ -5,6 +5,7 @@ Legend: pixel frames F, latent frames T = (F - 1) / 4 + 1, latent rows and colum
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class WindowSpan:
     """Where one window lies in the whole video; all ranges are [start, stop) in pixel frames.
 
     A window always samples `start .. stop`; it adds `new_start .. new_stop` to the video, which ends at the plan's
-    total. Audio features have one entry a frame, so the audio range is the same as the pixel range.
+    total where that is known. Audio features have one entry a frame, so the audio range is the same as the pixel range.
     """
 
     index: int
@@ -114,19 +115,21 @@ class WindowSpan:
 class WindowPlan:
     """How a video is cut into overlapping windows.
 
+    A plan without a known end goes on for as long as it is iterated, and has no len().
+
     Args:
-        total_frames: frames of the finished video, at least 1.
+        total_frames: frames of the finished video, at least 1; None while that is not known (live audio).
         window: frames a window samples, 4n + 1.
         overlap: leading frames of a later window that repeat the previous one, 4n + 1 and below `window`.
     Source: the loop of MultiTalk / InfiniteTalk: 1 + ceil((total - window) / (window - overlap)) windows.
     """
 
-    total_frames: int
+    total_frames: int | None
     window: int = DEFAULT_WINDOW
     overlap: int = DEFAULT_OVERLAP
 
     def __post_init__(self) -> None:
-        if self.total_frames < 1:
+        if self.total_frames is not None and self.total_frames < 1:
             raise InputError(f"The video would have {self.total_frames} frames. It needs at least 1.")
         for name in ("window", "overlap"):
             value = getattr(self, name)
@@ -144,27 +147,35 @@ class WindowPlan:
         return self.window - self.overlap
 
     @property
-    def num_windows(self) -> int:
+    def num_windows(self) -> int | None:
+        """None while the video's length is not known."""
+        if self.total_frames is None:
+            return None
         return 1 + math.ceil(max(0, self.total_frames - self.window) / self.stride)
 
-    @property
-    def sampled_frames(self) -> int:
-        """Frames that all windows produce together before the last one is trimmed."""
-        return self.window + (self.num_windows - 1) * self.stride
-
     def __len__(self) -> int:
+        if self.num_windows is None:
+            raise TypeError("a plan of unknown length has no len(); ask for num_windows")
         return self.num_windows
 
+    def __bool__(self) -> bool:
+        return True  # also where len() is not known; there is always a first window
+
+    def __contains__(self, index: object) -> bool:
+        """Whether there is a window of this index, as far as is known."""
+        return isinstance(index, int) and index >= 0 and (self.num_windows is None or index < self.num_windows)
+
     def __getitem__(self, index: int) -> WindowSpan:
-        if not 0 <= index < self.num_windows:
-            raise IndexError(f"window {index} of {self.num_windows}")
+        if index not in self:
+            raise IndexError(f"window {index} of {self.num_windows or 'an open number'}")
         start = index * self.stride
         stop = start + self.window
         new_start = start + self.overlap if index else 0
-        return WindowSpan(index, start, stop, new_start, min(stop, self.total_frames))
+        return WindowSpan(index, start, stop, new_start, min(stop, self.total_frames or stop))
 
     def __iter__(self) -> Iterator[WindowSpan]:
-        return (self[index] for index in range(self.num_windows))
+        indices = itertools.count() if self.num_windows is None else range(self.num_windows)
+        return (self[index] for index in indices)
 
 
 def frames_of(duration_s: float, fps: float = FPS) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    Blocks = Sequence[nn.Module] | nn.ModuleList
+
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
 """Standard normal float32 noise of a shape. The order in which a window asks for it is part of the result."""
 
@@ -34,8 +36,48 @@ class AudioSource(Protocol):
     def features(self, start: int, stop: int) -> Tensor:
         """Entries of the frames start..stop of every speaker, 0 <= start < stop <= num_frames.
 
+        While num_frames is None this waits for the entries; where the sound ends before stop there are fewer of them,
+        and num_frames is known from then on.
         Returns: [S, stop - start, layers, channels] float32 on the CPU. Nothing else of a track needs to be in memory.
         """
+        ...
+
+
+class MotionLatents(Protocol):
+    """What of a window's latents is known while it is sampled: what the previous window already showed."""
+
+    def hold(self, latents: Tensor, timestep: float, noise: NoiseFn) -> Tensor:
+        """latents [16, T, h, w], which may be written, with what is known put in as it is at timestep 0..1000.
+
+        Called before the first step and after each. The noise it asks for is part of the order of a window's noise.
+        """
+        ...
+
+
+class WindowCondition(Protocol):
+    """What a mode (infinitetalk, multitalk, ...) gives a window beside prompt and sound. One object serves one run.
+
+    For each window, in order, the loop asks `known`, samples with what it returned, decodes, and moves the colors of
+    the frames towards `color_reference`. Everything that differs between modes is said here: the loop asks for no
+    mode. A new one is a class with these members that takes (references, codec, geometry, overlap), and its line in
+    `sampling.conditions.CONDITIONS`. What a window leaves to the next is in its WindowState and not in the object, so
+    that a run can go on in another process; an object only keeps what it can make again.
+    """
+
+    def reference_index(self, window_index: int) -> int:
+        """The reference picture that serves a window, and with it the image embeddings."""
+        ...
+
+    def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor | None, MotionLatents | None]:
+        """The known channels [20, T, h, w] float32 (mask 4, latents 16), and the motion latents; None: there are none.
+
+        Asked again after the device ran out of memory, so it must be able to start anew.
+        Args: last_frames: [3, m, H, W] in -1..1, with which the window begins; None for the first window of a video.
+        """
+        ...
+
+    def color_reference(self, window_index: int) -> Tensor | None:
+        """The picture [3, H, W] in -1..1 whose colors the frames of a window take on; None: they keep theirs."""
         ...
 
 
@@ -62,11 +104,11 @@ class BlockProvider(Protocol):
     may be resident, in host memory, or shards of other ranks. What changes weights does so inside `editing`.
     """
 
-    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         """The blocks in order; the weights of each are on the device until the next one is asked for."""
         ...
 
-    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    def editing(self, blocks: Blocks) -> AbstractContextManager[None]:
         """While the context is open tensors of blocks may be read, written, added and removed, and no forward runs."""
         ...
 
@@ -74,10 +116,10 @@ class BlockProvider(Protocol):
 class ResidentBlocks:
     """The `BlockProvider` of a model whose weights are all on one device, which every model starts with."""
 
-    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         return iter(blocks)
 
-    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    def editing(self, blocks: Blocks) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -98,6 +140,15 @@ class WeightSource(Protocol):
         ...
 
 
+class BlockModel(Protocol):
+    """A model that reads its blocks through a provider."""
+
+    blocks: nn.ModuleList
+    block_provider: BlockProvider
+
+    def get_parameter(self, target: str) -> nn.Parameter: ...
+
+
 class StepWeights(Protocol):
     """Changes some of a model's weights from step to step, as LoRAs do that have a strength for each step."""
 
@@ -105,6 +156,6 @@ class StepWeights(Protocol):
         """Called before every forward: have on the device what compiled code will ask for."""
         ...
 
-    def set_step(self, model: nn.Module, step: int) -> bool:
+    def set_step(self, model: BlockModel, step: int) -> bool:
         """Change the weights of `model` to those of a step, counted from 0. Returns: whether any changed."""
         ...

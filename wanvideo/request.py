@@ -191,6 +191,8 @@ class EngineOptions:
         prefetch: blocks that are copied ahead of the one that runs.
         vae_tiling: whether the VAE works in tiles; None: where memory asks for it.
         compile: mode of torch.compile for the transformer's blocks; None: they are not compiled.
+        compile_backend: of torch.compile.
+        tf32: float32 products in TF32. fp16_accumulation: float16 products summed in float16. Both only on GPUs.
     """
 
     device: str | None = None
@@ -202,6 +204,9 @@ class EngineOptions:
     prefetch: int = 1
     vae_tiling: bool | None = None
     compile: str | None = None
+    compile_backend: str = "inductor"
+    tf32: bool = False
+    fp16_accumulation: bool = False
 
     def __post_init__(self) -> None:
         _choice("dtype", self.dtype, DTYPES)
@@ -394,7 +399,8 @@ def _box(name: str, value: Any) -> tuple[int, int, int, int] | None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
         raise InputError(f"The box of {name}, {value!r}, must be four numbers: row_min, col_min, row_max, col_max.")
-    return tuple(int(v) for v in value)
+    row_min, col_min, row_max, col_max = map(int, value)
+    return row_min, col_min, row_max, col_max
 
 
 def _names(mapping: dict[str, Any]) -> str:

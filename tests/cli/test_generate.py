@@ -67,7 +67,7 @@ def test_command_script_and_library_make_the_same_frames(tmp_path, capsys):
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "script.mp4")
-    assert "20 frames of 48x48 in 2 windows of 2 steps." in done.stderr and "window 2/2" in done.stderr
+    assert "48x48, 20 frames (0.8 s): 2 windows of 2 steps" in done.stderr and "window 2/2" in done.stderr
     made_with_python(tmp_path, tmp_path / "library.mp4")
     command, script, library = (
         media_files.decoded_frames(tmp_path / f"{name}.mp4") for name in ("command", "script", "library")

@@ -50,8 +50,8 @@ def test_audio_encoder(name):
     assert count_frames(len(wave), 25) == case["frames"]
     if f"{name}/conv" in vectors:
         steps, interpolated = vectors[f"{name}/conv"], vectors[f"{name}/conv_interpolated"]
-        assert (encoder.listen(wave, len(steps)) - steps).abs().max() <= 1e-5
-        assert (encoder.listen(wave, case["frames"]) - interpolated).abs().max() <= 1e-5
+        assert (encoder.extract(wave, len(steps)).frames(0, len(steps)) - steps).abs().max() <= 1e-5
+        assert (encoder.extract(wave, case["frames"]).frames(0, case["frames"]) - interpolated).abs().max() <= 1e-5
     features = encoder.features(wave, case["frames"])
     assert (features - vectors[f"{name}/features_raw"]).abs().max() <= 1e-5
 
@@ -77,7 +77,13 @@ def test_convolutions_in_pieces_are_those_of_the_whole(seconds, fps):
     frames = count_frames(len(wave), fps)
     whole = encoder.feature_extractor(wave[None])
     expected = torch.nn.functional.interpolate(whole, frames, mode="linear", align_corners=True)[0].T
-    assert (encoder.listen(wave, frames) - expected).abs().max() <= 1e-6 * expected.abs().max()
+    clip = encoder.extract(wave, frames)
+    extracted = clip.frames(0, frames)
+    assert (extracted - expected).abs().max() <= 1e-6 * expected.abs().max()
+    parts = [encoder.extract(wave, frames).frames(0, frames // 3)] if frames > 2 else []
+    parts += [clip.frames(frames // 3, frames // 2)] if frames > 2 else []
+    parts += [clip.frames(frames // 2, frames)]
+    assert torch.equal(torch.cat(parts), extracted)
 
 
 def test_half_precision_hears_the_same():
@@ -87,6 +93,17 @@ def test_half_precision_hears_the_same():
         halved = tiny_audio_encoder().to(dtype).features(wave, 50)
         assert halved.dtype == dtype
         assert torch.nn.functional.cosine_similarity(halved.float().flatten(1), exact.flatten(1)).min() > 0.99
+
+
+def test_the_positional_convolution_is_in_float32_on_cpus(monkeypatch):
+    """oneDNN computes it wrongly in bf16 on CPUs with AMX."""
+    dtypes, conv1d = [], torch.nn.functional.conv1d
+    monkeypatch.setattr(
+        torch.nn.functional, "conv1d", lambda x, *args, **how: dtypes.append(x.dtype) or conv1d(x, *args, **how)
+    )
+    frames = torch.randn(50, 16).bfloat16()
+    assert tiny_audio_encoder().bfloat16().encode(frames).dtype == torch.bfloat16
+    assert dtypes == [torch.float32]
 
 
 def test_prompts_are_cleaned_and_cut(caplog):

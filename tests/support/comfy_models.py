@@ -94,9 +94,9 @@ def shrink(graph: dict[str, Any]) -> dict[str, Any]:
             node["inputs"] |= {"width": WIDTH, "height": HEIGHT, "frame_window_size": 29, "motion_frame": 5}
         if node["class_type"] == "ImageScale":
             node["inputs"] |= {"width": WIDTH, "height": HEIGHT}
-        if node["class_type"] in ("WanVideoModelLoader", "WanVideoVAELoader"):
-            name = "base_precision" if "base_precision" in node["inputs"] else "precision"
-            node["inputs"][name] = "fp32"  # half precision has no fast path on a CPU
+        for name in ("base_precision", "precision"):
+            if name in node["inputs"]:
+                node["inputs"][name] = "fp32"  # half precision has no fast path on a CPU
     return graph
 
 
@@ -111,12 +111,35 @@ def required():
         pytest.skip(str(reason))
 
 
+KEEP_FRAMES = """
+from pathlib import Path
+import folder_paths
+import numpy as np
+
+class KeepFrames:
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "keep", "tests", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE",), "name": ("STRING", {"default": "frames"})}}
+
+    def keep(self, images, name):
+        np.save(Path(folder_paths.get_output_directory(), name + ".npy"), (images * 255).round().byte().cpu().numpy())
+        return {}
+
+NODE_CLASS_MAPPINGS = {"KeepFrames": KeepFrames}
+"""
+
+
 @contextlib.contextmanager
 def start_with_pack(comfyui, base):
     """A server that has this pack, tiny models and everything that the templates name."""
     server = ComfyServer(comfyui, base, ["--preview-method", "latent2rgb"])
     install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
     put_models(server.models)
+    folder = server.custom_nodes / "keep-frames"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(KEEP_FRAMES, encoding="utf-8")
     put_inputs(base / "input")
     with server:
         assert not server.import_errors(), "\n".join(server.import_errors().values())

@@ -1,4 +1,4 @@
-"""Anonymous memory of a process, as Linux counts it, and a process of its own to measure it in."""
+"""Memory of a process, as Linux counts it, and a process of its own to measure it in."""
 
 import os
 import subprocess
@@ -10,13 +10,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STATUS = Path("/proc/self/status")
-NEEDS_PROC = pytest.mark.skipif(not STATUS.exists(), reason="RssAnon is read from Linux's /proc")
+NEEDS_PROC = pytest.mark.skipif(not STATUS.exists(), reason="memory is read from Linux's /proc")
 
 
 def anonymous():
     """Bytes of anonymous memory that this process holds."""
+    return _status("RssAnon")
+
+
+def high_water():
+    """Bytes of memory of any kind that this process held at most since it began."""
+    return _status("VmHWM")
+
+
+def _status(name):
     with STATUS.open() as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 
 class Peak:

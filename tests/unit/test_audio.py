@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from support import recipes
+from support import host_memory, recipes
 from support.encoders import tiny_audio_encoder
 
-from wanvideo.audio.features import (
-    audio_window,
-    count_frames,
-    extract_features,
-    mapped_tensor,
-    pad_features,
-    silence_features,
-    speaker_tracks,
-)
+from wanvideo.audio import load
+from wanvideo.audio.features import audio_window, count_frames, extract_features, silence_features
 from wanvideo.audio.load import Sound, check_speech, from_array, load_audio
+from wanvideo.audio.source import SpooledAudio, TensorAudio, padded
+from wanvideo.audio.speech import Preparation, encode_tracks, prepare_tracks, speaker_tracks
 from wanvideo.errors import InputError, OutputError
 
 
@@ -36,8 +31,8 @@ def test_formats(tmp_path, name, options):
     path = tmp_path / name
     soundfile.write(path, tone(1.0, 44100, 2), 44100, **options)
     sound = load_audio(path)
-    assert sound.sample_rate == 16000 and abs(sound.duration_s - 1) < 0.06
-    assert abs(np.abs(sound.samples[4000:12000]).max() - 0.3 * 0.75) < 0.02
+    assert abs(sound.duration_s - 1) < 0.06
+    assert abs(np.abs(sound.read(4000, 12000)).max() - 0.3 * 0.75) < 0.02
 
 
 def test_video_with_and_without_sound(tmp_path):
@@ -81,15 +76,44 @@ def test_silence_is_told_from_quiet_speech():
 
 
 def test_tracks():
-    one, two = Sound(np.ones(3, np.float32), 16000), Sound(np.full(2, 2, np.float32), 16000)
-    assert [list(t) for t in speaker_tracks([one, two], "para")] == [[1, 1, 1], [2, 2, 0]]
-    assert [list(t) for t in speaker_tracks([one, two], "add")] == [[1, 1, 1, 0, 0], [0, 0, 0, 2, 2]]
-    assert [list(t) for t in speaker_tracks([None, two], "para")] == [[0, 0], [2, 2]]
-    assert [list(t) for t in speaker_tracks([one, None], "add")] == [[1, 1, 1], [0, 0, 0]]
+    one, two = (from_array(np.array(samples, np.float32), 16000) for samples in ([1, 1, 1], [2, 2]))
+
+    def samples(*arguments):
+        return [track[:].tolist() for track in speaker_tracks(*arguments)]
+
+    assert samples([one, two], "para") == [[1, 1, 1], [2, 2, 0]]
+    assert samples([one, two], "add") == [[1, 1, 1, 0, 0], [0, 0, 0, 2, 2]]
+    assert samples([None, two], "para") == [[0, 0], [2, 2]]
+    assert samples([one, None], "add") == [[1, 1, 1], [0, 0, 0]]
     with pytest.raises(InputError, match="No speaker"):
         speaker_tracks([None], "para")
     with pytest.raises(InputError, match="'parallel'.*para, add"):
         speaker_tracks([one], "parallel")
+
+
+def test_parts_of_a_track_are_those_of_the_whole():
+    sounds = [from_array(tone(0.5)[:, 0] + 0.1, 16000), None, from_array(tone(0.3)[:, 0] - 0.1, 16000)]
+    for track in prepare_tracks(sounds, "add", Preparation(noise_floor=True, smooth=True, max_s=0.7)):
+        whole = track[:]
+        assert len(track) == len(whole) == 11200 and whole.dtype == torch.float32
+        for start, stop in ((0, 10), (7990, 8010), (8000, 11200), (11000, 20000), (500, 500), (0, 11200)):
+            assert torch.equal(track[start:stop], whole[start:stop])
+
+
+def test_long_sound_is_read_from_a_file_that_goes_away(monkeypatch, tmp_path):
+    def prepared():
+        sound = load_audio(path)
+        return prepare_tracks([sound, sound], "add", Preparation(True, True, True, 3.0))
+
+    path = tmp_path / "speech.flac"
+    soundfile.write(path, tone(4.0, 44100, 2), 44100)
+    (folder := tmp_path / "spool").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    in_memory = [track[:] for track in prepared()]
+    monkeypatch.setattr("wanvideo.audio.load.IN_MEMORY", 1000)
+    monkeypatch.setattr("wanvideo.audio.treatment.IN_MEMORY", 1000)
+    assert all(torch.equal(track[:], whole) for track, whole in zip(prepared(), in_memory, strict=True))
+    assert not list(folder.iterdir())
 
 
 def test_windows_are_clamped_to_the_track():
@@ -97,8 +121,26 @@ def test_windows_are_clamped_to_the_track():
     window = audio_window(features, 3, 4)[..., 0, 0]
     assert window.tolist() == [[1, 2, 3, 4, 5], [2, 3, 4, 5, 5], [3, 4, 5, 5, 5], [4, 5, 5, 5, 5]]
     assert audio_window(features, 0, 1)[..., 0, 0].tolist() == [[0, 0, 0, 1, 2]]
-    assert pad_features(features, 9, torch.tensor([[[7.0]], [[8.0]]])).flatten().tolist()[6:] == [7, 8, 7]
-    assert pad_features(features, 4, features) is features
+
+
+def test_sources_give_the_same_entries_from_memory_and_from_a_file():
+    tracks, silence = torch.randn(2, 9, 3, 4), torch.randn(2, 3, 4)
+    kept, spooled = TensorAudio(list(tracks), silence), SpooledAudio(2, 9, silence)
+    for speaker in range(2):
+        for layer in range(3):
+            for start, stop in ((5, 9), (0, 5)):
+                spooled.write(speaker, layer, start, tracks[speaker, start:stop, layer])
+    for source in (kept, spooled):
+        assert (source.num_speakers, source.num_frames) == (2, 9) and torch.equal(source.silence, silence)
+        assert torch.equal(source.features(0, 9), tracks) and torch.equal(source.features(4, 6), tracks[:, 4:6])
+        longer = padded(source, 14)
+        expected = torch.cat((tracks, silence.repeat(3, 1, 1)[:5].expand(2, -1, -1, -1)), 1)
+        assert (longer.num_speakers, longer.num_frames) == (2, 14) and torch.equal(longer.silence, silence)
+        for start, stop in ((0, 14), (2, 5), (8, 10), (10, 14)):
+            assert torch.equal(longer.features(start, stop), expected[:, start:stop])
+        assert padded(source, 9) is source
+    with pytest.raises(InputError, match="differ in shape"):
+        TensorAudio([tracks[0], tracks[1, :4]], silence)
 
 
 def test_frames_are_counted_exactly():
@@ -107,7 +149,7 @@ def test_frames_are_counted_exactly():
 
 
 def test_long_sound_is_encoded_in_pieces_close_to_the_whole():
-    encoder, samples = tiny_audio_encoder(), np.tile(recipes.waveform(3.7, 3).numpy(), 80)
+    encoder, samples = tiny_audio_encoder(), torch.tile(recipes.waveform(3.7, 3), (80,))
     whole = extract_features(encoder, samples, 25, whole_s=1000)
     pieces = extract_features(encoder, samples, 25, whole_s=100)
     assert pieces.shape == whole.shape == (7400, 4, 32)
@@ -120,24 +162,63 @@ def test_long_sound_is_encoded_in_pieces_close_to_the_whole():
         assert jump < 0.05 * movement.median()
 
 
-def test_many_features_live_in_a_file(monkeypatch, tmp_path):
-    tensor = mapped_tensor((10, 2, 3))
-    tensor[3] = 1
-    assert tensor.sum() == 6
+def test_many_features_are_in_a_file_that_goes_away(monkeypatch, tmp_path):
+    encoder, wave = tiny_audio_encoder(), recipes.waveform(8.0, 3)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    features = extract_features(tiny_audio_encoder(), np.zeros(16000 * 4, np.float32), 25)
-    monkeypatch.setattr("wanvideo.audio.features.IN_MEMORY", 100)
-    mapped = extract_features(tiny_audio_encoder(), np.zeros(16000 * 4, np.float32), 25)
-    assert torch.equal(features, mapped) and not list(tmp_path.iterdir())
-    with pytest.raises(OutputError, match="TMPDIR"):
-        mapped_tensor((10**9, 12, 768))
+    kept = encode_tracks(encoder, [wave, wave.flip(0)], 25)
+    monkeypatch.setattr("wanvideo.audio.speech.IN_MEMORY", 100)
+    spooled = encode_tracks(encoder, [wave, wave.flip(0)], 25)
+    assert isinstance(kept, TensorAudio) and isinstance(spooled, SpooledAudio)
+    assert kept.features(0, 200).shape == (2, 200, 4, 32)
+    assert torch.equal(kept.features(0, 200), spooled.features(0, 200))
+    assert torch.equal(kept.features(30, 111), spooled.features(30, 111))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_before_and_while_it_is_written(monkeypatch, tmp_path):
+    with pytest.raises(OutputError, match="audio features need .* GB free.*TMPDIR"):
+        SpooledAudio(1, 10**9, torch.zeros(1, 12, 768))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OutputError, match="x.wav cannot be put into .*missing.*TMPDIR"):
+        Sound.of([np.zeros(load.IN_MEMORY + 1, np.float32)], "x.wav")
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.1, 0.5])
 def test_very_short_sound(seconds):
-    features = extract_features(tiny_audio_encoder(), tone(seconds)[:, 0], 25)
+    features = extract_features(tiny_audio_encoder(), torch.from_numpy(tone(seconds)[:, 0].copy()), 25)
     assert features.shape == (max(1, int(seconds * 25)), 4, 32) and features.isfinite().all()
 
 
 def test_silence_features():
     assert silence_features(tiny_audio_encoder(), 25).shape == (100, 4, 32)
+
+
+MEMORY = """
+import sys
+import torch
+from support.encoders import tiny_audio_encoder
+from support.host_memory import high_water
+from wanvideo.audio.load import load_audio
+from wanvideo.audio.speech import Preparation, encode_tracks, prepare_tracks
+
+torch.set_num_threads(1)
+with torch.inference_mode():
+    tracks = prepare_tracks([load_audio(sys.argv[1]), None], "para", Preparation(True, True, True))
+    source = encode_tracks(tiny_audio_encoder(), tracks, 25)
+    for start in range(0, source.num_frames - 85, 72):
+        assert source.features(start, start + 85).isfinite().all()
+print(high_water(), source.num_frames)
+"""
+
+
+@host_memory.NEEDS_PROC
+def test_an_hour_of_speech_takes_hardly_more_memory_than_a_minute(tmp_path):
+    minute, peaks = tone(60.0, 8000), {}
+    for minutes in (1, 60):
+        path = tmp_path / f"{minutes}.flac"
+        with soundfile.SoundFile(path, "w", 8000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+        peaks[minutes], frames = host_memory.run(MEMORY, path)
+        assert frames == minutes * 1500
+    assert peaks[60] - peaks[1] < 50e6, peaks

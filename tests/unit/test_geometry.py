@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from wanvideo import VideoGeometry, WindowPlan
@@ -26,8 +28,23 @@ def test_new_frames_tile_the_video_exactly(total, window, overlap):
     plan = WindowPlan(total, window, overlap)
     covered = [frame for span in plan for frame in range(span.new_start, span.new_stop)]
     assert covered == list(range(total))
-    assert plan.sampled_frames == plan[len(plan) - 1].stop >= total
+    assert plan[len(plan) - 1].stop >= total
     assert all(span.stop - span.start == window and span.new_stop <= span.stop for span in plan)
+
+
+def test_a_plan_of_unknown_length_has_no_end():
+    plan, known = WindowPlan(None, 13, 5), WindowPlan(10**6, 13, 5)
+    assert list(itertools.islice(plan, 40)) == list(itertools.islice(known, 40))
+    assert plan.num_windows is None and plan and 10**6 in plan and -1 not in plan
+    with pytest.raises(TypeError, match="unknown length"):
+        len(plan)
+
+
+def test_a_plan_says_which_windows_there_are():
+    plan = WindowPlan(29, 13, 5)
+    assert [index in plan for index in (-1, 0, 2, 3)] == [False, True, True, False]
+    with pytest.raises(IndexError, match="window 3 of 3"):
+        plan[3]
 
 
 def test_geometry_sizes():

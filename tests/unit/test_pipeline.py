@@ -238,7 +238,7 @@ def test_the_caller_is_left_as_it_was(tmp_path, pipeline):
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     window.frames.add_(1)
     windows.close()
-    assert not any(parameter.is_inference() for parameter in pipeline.transformer.parameters())
+    assert not any(parameter.is_inference() for parameter in pipeline.engine.transformer.parameters())
 
 
 def test_no_clip_model_is_said_once(tmp_path, logged):

@@ -234,5 +234,5 @@ def test_a_run_streams_what_is_asked_for(folder):
         options = EngineOptions(device="cpu", dtype="fp32", blocks_to_stream=streamed)
         pipeline = TalkingVideoPipeline(files_of(folder), options)
         frames.append(torch.cat([window.frames for window in pipeline.run(request)]))
-        assert isinstance(pipeline.residency, Residency) and pipeline.residency.num_streamed == streamed
+        assert isinstance(pipeline.engine.residency, Residency) and pipeline.engine.residency.num_streamed == streamed
     assert torch.equal(*frames)

@@ -206,16 +206,16 @@ def test_a_second_attempt_sees_the_same_noise(models, monkeypatch, caplog, sched
     exact = sample(models, settings, 13)
     freed = []
     Counted(models[0], monkeypatch, failures=[6, 30])
-    again = sample(models, settings, 13, relieve=lambda: freed.append(True) or True)
+    again = sample(models, settings, 13, free_memory=lambda: freed.append(True) or True)
     assert [torch.equal(a.pixels, b.pixels) for a, b in zip(exact, again, strict=True)] == [True, True]
     assert len(freed) == 2
     assert "Window 1 ran out of device memory; again, with more blocks streaming." in caplog.messages
 
 
-def test_attempts_end_with_what_helps(models, monkeypatch, caplog):
+def test_retries_end_with_what_helps(models, monkeypatch, caplog):
     Counted(models[0], monkeypatch, failures=[3, 6, 9])
     with pytest.raises(TalkError, match="Window 1 .* even with more blocks streaming and a tiled VAE: CUDA"):
-        sample(models, SETTINGS, relieve=lambda: True)
+        sample(models, SETTINGS, free_memory=lambda: True)
     assert len(caplog.messages) == 2 and caplog.messages[1].endswith("with a tiled VAE.")
 
 
@@ -229,5 +229,5 @@ def test_without_streaming_the_vae_is_tiled_and_stays_so(models, monkeypatch, ca
         return decode(latents, tiling=tiling)
 
     monkeypatch.setattr(models[1], "decode", fails_once)
-    assert len(sample(models, SETTINGS, 13, relieve=lambda: False)) == 2
+    assert len(sample(models, SETTINGS, 13, free_memory=lambda: False)) == 2
     assert calls == [False, True, False, True, False] and len(caplog.messages) == 1  # tiles are decoded by decode

@@ -1,96 +1,117 @@
-"""Sound files to samples: any container, one channel, one rate."""
+"""Sound files to samples: any container, one channel, one rate.
+
+Legend: C channels, N samples.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from .spool import Spool
 
-SAMPLE_RATE = 16000  # what the audio encoder hears
+SAMPLE_RATE = 16000  # of the audio encoder
 SILENCE_DBFS = -60.0
-BLOCK = 2**20  # samples decoded at once
+BLOCK = 2**18  # samples that are decoded and treated at once
+IN_MEMORY = 2**21  # samples (8 MB, two minutes); longer sound is in a file
 
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """samples float32 [N], about -1..1; sample_rate in Hz; name: of the file, for messages."""
+    """Someone's sound: one channel, float32 at 16 kHz, about -1..1, read in parts.
 
-    samples: np.ndarray
-    sample_rate: int
+    Args:
+        spool: the samples before the gain. num_samples: of them that are used, from the first on.
+        name: of the file, for messages. gain: factor on the samples.
+    """
+
+    spool: Spool
+    num_samples: int
     name: str = "the sound"
+    gain: float = 1.0
+
+    @classmethod
+    def of(cls, blocks: Iterable[np.ndarray], name: str) -> Sound:
+        """A sound of blocks [N] at 16 kHz, which follow one another."""
+        spool, length = Spool(f"The sound of {name}", in_memory=IN_MEMORY), 0
+        for block in blocks:
+            spool.write(length, block)
+            length += len(block)
+        return cls(spool, length, name)
 
     @property
     def duration_s(self) -> float:
-        return len(self.samples) / self.sample_rate
+        return self.num_samples / SAMPLE_RATE
 
     @property
     def level_dbfs(self) -> float:
         """Root mean square, in decibels below full scale; -inf for digital silence."""
-        power = float(np.mean(np.square(self.samples, dtype=np.float64)))
-        return 10 * np.log10(power) if power else -np.inf
+        energy = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in self.blocks())
+        return 10 * math.log10(energy / self.num_samples) if energy else -math.inf
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Samples start..stop, 0 <= start <= stop <= num_samples."""
+        return self.spool.read(start, stop) * self.gain
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All samples in their order, BLOCK at once."""
+        for start in range(0, self.num_samples, BLOCK):
+            yield self.read(start, min(start + BLOCK, self.num_samples))
 
     def cut(self, duration_s: float) -> Sound:
         """The first `duration_s` seconds."""
-        return replace(self, samples=self.samples[: round(duration_s * self.sample_rate)])
+        return replace(self, num_samples=min(self.num_samples, round(duration_s * SAMPLE_RATE)))
 
 
-def load_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Sound:
-    """The sound of a sound or video file: the mean of its channels, at `sample_rate`.
+def load_audio(path: str | Path) -> Sound:
+    """The sound of a sound or video file: the mean of its channels, at 16 kHz.
 
     Raises: InputError when the file is missing, is no sound, holds none, or holds values that are no numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no sound file {path}.")
-    samples, rate = _decode(path)
-    return from_array(samples, rate, str(path), sample_rate)
+    sound = _load_with_libsndfile(path)
+    return _load_with_ffmpeg(path) if sound is None else sound
 
 
-def from_array(samples: np.ndarray, rate: int, name: str = "the sound", sample_rate: int = SAMPLE_RATE) -> Sound:
-    """Sound from float samples [channels, N] at `rate` Hz; resampled as librosa does (soxr, high quality)."""
+def from_array(samples: np.ndarray, rate: int, name: str = "the sound") -> Sound:
+    """Sound from float samples [C, N] at `rate` Hz."""
     samples = np.atleast_2d(np.asarray(samples, np.float32))
-    if not samples.shape[-1]:
-        raise InputError(f"{name} is empty: it has no samples.")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{name} has values that are no numbers (NaN or infinite). Decode or export it again.")
-    mono = samples.mean(0)
-    if rate != sample_rate:
-        import librosa
-
-        mono = librosa.resample(mono, orig_sr=rate, target_sr=sample_rate, res_type="soxr_hq")
-    return Sound(np.ascontiguousarray(mono, np.float32), sample_rate, name)
+    starts = range(0, samples.shape[-1], BLOCK)
+    return _sound_of((samples[:, start : start + BLOCK].mean(0) for start in starts), rate, name)
 
 
 def check_speech(sound: Sound, who: str) -> None:
     """Raises: InputError when a speaker's sound is silent, since that speaker would never move."""
-    if sound.level_dbfs < SILENCE_DBFS:
-        level = "digital silence" if np.isinf(sound.level_dbfs) else f"{sound.level_dbfs:.0f} dBFS"
+    level_dbfs = sound.level_dbfs
+    if level_dbfs < SILENCE_DBFS:
+        level = "digital silence" if math.isinf(level_dbfs) else f"{level_dbfs:.0f} dBFS"
         raise InputError(
             f"The sound of {who}, {sound.name}, is silent ({level}), so nobody would speak. "
             "Give a file with speech; for a person who only listens give none."
         )
 
 
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """float32 [1, N] and its rate: by libsndfile, which is exact for wav and flac, else by FFmpeg.
-
-    Channels are averaged block by block, so that a long stereo file is never in memory as such.
-    """
+def _load_with_libsndfile(path: Path) -> Sound | None:
+    """libsndfile is exact for wav and flac. None: the file is for FFmpeg."""
     import soundfile
 
     try:
         with soundfile.SoundFile(path) as file:
-            blocks = [block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True)]
-            return _joined(blocks), file.samplerate
+            blocks = (block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
+            return _sound_of(blocks, file.samplerate, str(path))
     except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless sound, as *.raw is taken for
-        return _decode_with_ffmpeg(path)
+        return None
 
 
-def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
+def _load_with_ffmpeg(path: Path) -> Sound:
     import av
 
     try:
@@ -101,15 +122,61 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
             rate = stream.rate
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
             frames = itertools.chain(container.decode(stream), [None])  # None: what the resampler still holds
-            blocks = [piece.to_ndarray().mean(0) for frame in frames for piece in resampler.resample(frame)]
+            blocks = (piece.to_ndarray().mean(0) for frame in frames for piece in resampler.resample(frame))
+            first = next(blocks, None)
+            if first is None:
+                raise InputError(f"{path} holds a sound track without any sound. It may be cut off.")
+            return _sound_of(itertools.chain([first], blocks), rate, str(path))
     except (av.FFmpegError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as sound ({error.strerror}). Give wav, flac, mp3, m4a or a video."
         ) from None
-    if not blocks:
-        raise InputError(f"{path} holds a sound track without any sound. It may be cut off.")
-    return _joined(blocks), rate
 
 
-def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(blocks or [np.zeros(0, np.float32)])[None]
+def _sound_of(blocks: Iterable[np.ndarray], rate: int, name: str) -> Sound:
+    """Blocks [N] of one channel at `rate` Hz, checked and brought to 16 kHz."""
+    sound = Sound.of(_resampled(_checked(_joined(blocks), name), rate), name)
+    if not sound.num_samples:
+        raise InputError(f"{name} is empty: it has no samples.")
+    return sound
+
+
+def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The small frames of a codec as blocks of about BLOCK samples."""
+    held: list[np.ndarray] = []
+    num_held = 0
+    for block in blocks:
+        held.append(block)
+        num_held += len(block)
+        if num_held >= BLOCK:
+            yield np.concatenate(held)
+            held, num_held = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def _checked(blocks: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise InputError(f"{name} has values that are no numbers (NaN or infinite). Decode or export it again.")
+        yield block
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Blocks at 16 kHz, to the bit what librosa.resample (soxr, high quality) makes of the whole."""
+    if rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    num_given = num_made = 0
+    for block in blocks:
+        num_given += len(block)
+        piece = stream.resample_chunk(np.ascontiguousarray(block, np.float32))
+        num_made += len(piece)
+        yield piece
+    if num_given:
+        last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        missing = math.ceil(num_given * (SAMPLE_RATE / rate)) - num_made
+        yield np.pad(last, (0, max(0, missing - len(last))))[:missing]

@@ -40,19 +40,3 @@ def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     import librosa
 
     return librosa.resample(samples, orig_sr=rate, target_sr=wanted, res_type="soxr_hq")
-
-
-def with_noise_floor(samples: np.ndarray, level_dbfs: float = -45.0) -> np.ndarray:
-    """samples [N] over steady white noise, always the same: faint sounds in it do not make a mouth twitch."""
-    noise = np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
-    return samples + noise * 10 ** (level_dbfs / 20)
-
-
-def without_transients(samples: np.ndarray, sample_rate: int, cutoff_hz: float = 3000.0) -> np.ndarray:
-    """samples [N] below `cutoff_hz`: hisses and clicks move the mouth less."""
-    from scipy.signal import butter, sosfiltfilt
-
-    sections = butter(3, cutoff_hz, fs=sample_rate, output="sos")
-    if len(samples) < 64:
-        return samples
-    return sosfiltfilt(sections, samples).astype(np.float32)

@@ -1,25 +1,33 @@
-"""Speakers' sounds made ready for the audio encoder, and what it hears in them.
+"""Speakers' sounds made ready for the audio encoder, on the video's time line, and encoded.
 
-Legend: N samples at 16 kHz, F video frames.
+Legend: N samples at 16 kHz.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from .features import extract_features, silence_features, speaker_tracks
+from ..errors import InputError
+from ..protocols import AudioSource
+from ..request import AUDIO_TYPES
+from .features import count_frames, encode_pieces, extract_features, silence_features
 from .load import Sound, check_speech
 from .loudness import normalise
-from .mix import with_noise_floor, without_transients
+from .source import SpooledAudio, TensorAudio
+from .treatment import with_noise_floor, without_transients
 
 if TYPE_CHECKING:
-    from ..models.wav2vec2 import AudioEncoder
+    from ..models.wav2vec2 import AudioEncoder, Samples
+
+IN_MEMORY = 2**24  # numbers (64 MB); more features than that are in a file
 
 logger = logging.getLogger("wanvideo")
 
@@ -38,10 +46,36 @@ class Preparation:
     max_s: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class SpeechTrack:
+    """A speaker's samples on the video's time line: silence, the speaker's sound, silence; read in parts.
+
+    Args: sound: or None for silence throughout. start: of the sound, in samples. num_samples: of the whole track.
+    `track[start:stop]` are samples [stop - start] float32, as of a tensor.
+    """
+
+    sound: Sound | None
+    start: int
+    num_samples: int
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, span: slice, /) -> Tensor:
+        first, stop, _ = span.indices(self.num_samples)
+        samples = torch.zeros(max(0, stop - first))
+        if self.sound is not None:
+            inside = max(first, self.start), min(stop, self.start + self.sound.num_samples)
+            if inside[0] < inside[1]:
+                spoken = self.sound.read(inside[0] - self.start, inside[1] - self.start)
+                samples.numpy()[inside[0] - first : inside[1] - first] = spoken
+        return samples
+
+
 def prepare_tracks(
     sounds: Sequence[Sound | None], audio_type: str, how: Preparation = Preparation()
-) -> list[np.ndarray]:
-    """Each speaker's samples [N] on one time line; None stands for a speaker without sound.
+) -> list[SpeechTrack]:
+    """Each speaker's samples on one time line; None stands for a speaker without sound.
 
     Raises: InputError for sound in which nobody could be heard, or when nobody has any.
     """
@@ -52,14 +86,43 @@ def prepare_tracks(
             check_speech(sound, f"speaker {number}")
             sound = _cut(sound, left_s, number)
             left_s -= sound.duration_s if audio_type == "add" else 0
-            sound = replace(sound, samples=_treated(sound, how))
+            sound = _treated(sound, how)
         ready.append(sound)
     return speaker_tracks(ready, audio_type)
 
 
-def encode_tracks(encoder: AudioEncoder, tracks: Sequence[np.ndarray], fps: float) -> tuple[list[Tensor], Tensor]:
-    """Features [F, layers, hidden] of each track, and those of silence."""
-    return [extract_features(encoder, track, fps) for track in tracks], silence_features(encoder, fps)
+def speaker_tracks(sounds: Sequence[Sound | None], audio_type: str) -> list[SpeechTrack]:
+    """Each speaker's track, all of one length.
+
+    Args:
+        sounds: None for a speaker who is silent throughout.
+        audio_type: para, all start together, or add, one after another in their order.
+    Raises: InputError when nobody has sound, or for another audio_type.
+    """
+    if audio_type not in AUDIO_TYPES:
+        raise InputError(f"audio_type {audio_type!r} is not known. Use one of {', '.join(AUDIO_TYPES)}.")
+    if all(sound is None for sound in sounds):
+        raise InputError("No speaker has sound. Give at least one file, or make a video without sound.")
+    lengths = [0 if sound is None else sound.num_samples for sound in sounds]
+    if audio_type == "para":
+        return [SpeechTrack(sound, 0, max(lengths)) for sound in sounds]
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    return [SpeechTrack(sound, start, sum(lengths)) for sound, start in zip(sounds, starts, strict=True)]
+
+
+def encode_tracks(encoder: AudioEncoder, tracks: Sequence[Samples], fps: float) -> AudioSource:
+    """Features of every speaker's track, all of one length; many live in a temporary file.
+
+    Raises: OutputError when the disk has no room for them.
+    """
+    silence = silence_features(encoder, fps)
+    frames = count_frames(len(tracks[0]), fps)
+    if len(tracks) * frames * math.prod(silence.shape[1:]) <= IN_MEMORY:
+        return TensorAudio([extract_features(encoder, track, fps) for track in tracks], silence)
+    source = SpooledAudio(len(tracks), frames, silence)
+    for speaker, track in enumerate(tracks):
+        encode_pieces(encoder, track, fps, partial(source.write, speaker))
+    return source
 
 
 def _cut(sound: Sound, seconds: float, number: int) -> Sound:
@@ -69,10 +132,9 @@ def _cut(sound: Sound, seconds: float, number: int) -> Sound:
     return sound.cut(seconds)
 
 
-def _treated(sound: Sound, how: Preparation) -> np.ndarray:
-    samples = sound.samples
-    if how.normalise_loudness and len(samples):
-        samples = normalise(samples, sound.sample_rate)
+def _treated(sound: Sound, how: Preparation) -> Sound:
+    if how.normalise_loudness:
+        sound = normalise(sound)
     if how.noise_floor:
-        samples = with_noise_floor(samples)
-    return without_transients(samples, sound.sample_rate) if how.smooth else samples
+        sound = with_noise_floor(sound)
+    return without_transients(sound) if how.smooth else sound

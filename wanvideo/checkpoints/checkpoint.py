@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .detect import Identity, check_fit, identify
-from .dialects import Kind, dequantised, to_canonical
+from .detect import Identity, canonical, check_fit, identify
+from .dialects import Kind, dequantised
 from .quantize import BLOCKS, check_quanto_map, packed, with_markers
 from .reader import TensorSource, open_tensors
 
@@ -50,8 +50,8 @@ class Checkpoint:
         """
         if len(self.paths) == 1:
             check_quanto_map(self.paths[0], self.source)
-        canonical = to_canonical(self.source, self.identity.found)
-        return (packed if self.kind in BLOCKS else dequantised)(canonical)
+        renamed = canonical(self.source, self.identity)
+        return (packed if self.kind in BLOCKS else dequantised)(renamed)
 
 
 def recognize(weights: Tensors) -> Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -159,7 +159,7 @@ def _plain_dtype(name: str, tensor: StoredTensor, to: str) -> torch.dtype:
     return tensor.dtype
 
 
-def _released(entries: list[Entry]) -> Iterator[Entry]:
+def _released(entries: list[Entry]) -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
     """The entries, each letting go of its file pages once it was read in full."""
     for key, shape, dtype, reader in entries:
 

@@ -262,6 +262,13 @@ def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = Non
     )
 
 
+def canonical(source: TensorSource, identity: Identity) -> TensorSource:
+    """The tensors of a source under our names. Raises: CheckpointError where its own names are not known."""
+    if identity.found is None:
+        raise CheckpointError(f"{describe(identity, source.name)}, whose tensors have names that are not known.")
+    return to_canonical(source, identity.found)
+
+
 def check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
     """Raises: CheckpointError when an adapter was made for a transformer of another size or kind."""
     if (one.dim, one.num_layers) != (other.dim, other.num_layers):

@@ -45,7 +45,10 @@ class Change:
 
 
 KEEP = Change((lambda tensor: tensor,), lambda tensor: tensor)
-SPLIT_ROWS = Change(tuple(lambda t, k=k: t.tensor_split(3)[k] for k in range(3)), lambda *parts: torch.cat(parts))
+SPLIT_ROWS = Change(
+    (lambda rows: rows.tensor_split(3)[0], lambda rows: rows.tensor_split(3)[1], lambda rows: rows.tensor_split(3)[2]),
+    lambda *parts: torch.cat(parts),
+)
 FLATTEN = Change((lambda tensor: tensor.flatten(),), lambda tensor: tensor[None, None])
 UNBATCH = Change((lambda tensor: tensor[0],), lambda tensor: tensor[None])
 TRANSPOSE = Change((lambda tensor: tensor.t(),), lambda tensor: tensor.t())
@@ -323,13 +326,14 @@ def from_canonical(source: TensorSource, dialect: Dialect, prefix: str = "") -> 
     """The way back: our names to theirs, for writing files as others write them."""
     tensors: dict[str, StoredTensor] = {}
     for key, tensor in source.items():
-        match, rule = next(
-            ((match, rule) for rule in dialect.rules if (match := _pattern(rule.ours[0]).fullmatch(key))), (None, None)
+        found = next(
+            ((match, rule) for rule in dialect.rules if (match := _pattern(rule.ours[0]).fullmatch(key))), None
         )
-        if match is None:
+        if found is None:
             if not any(_pattern(ours).fullmatch(key) for rule in dialect.rules for ours in rule.ours[1:]):
                 tensors[prefix + key] = tensor
             continue
+        match, rule = found
         name = prefix + rule.theirs.format(**match.groupdict())
         parents = [source[ours.format(**match.groupdict())] for ours in rule.ours]
         change = rule.change

@@ -9,13 +9,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnsupportedError
-from ..ops.linear.formats import FORMATS
+from ..ops.linear.formats import FORMATS, quantiser
 from ..ops.linear.fp4 import padded_sizes
 from ..ops.linear.layer import Linear
 from .dialects import COMFY_PREFIXES, Kind
@@ -49,7 +48,9 @@ class Layer:
     scale_2: StoredTensor | None = None
     rows: int | None = None  # from the bias; packed rows may be padded
 
-    def stored(self, tensors: Mapping[str, StoredTensor], make: Callable[..., dict[str, Tensor]]) -> Any:
+    def stored(
+        self, tensors: Mapping[str, StoredTensor], make: Callable[..., dict[str, Tensor]]
+    ) -> tuple[Callable[[], dict[str, Tensor]], Callable[[], None]]:
         """(read_parts, release) of a `PackedTensor` that is made of these tensors."""
 
         def read_parts() -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def with_markers(source: TensorSource) -> TensorSource:
     for name, data in layers.items():
         full = next((p + name for p in ("", *COMFY_PREFIXES) if f"{p}{name}.weight" in source), name)
         marker = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        tensors[f"{full}.comfy_quant"] = StoredTensor((len(data),), torch.uint8, lambda marker=marker: marker)
+        tensors[f"{full}.comfy_quant"] = StoredTensor.in_memory(marker)
     return source.replaced(tensors)
 
 
@@ -115,7 +116,8 @@ def _weight(source: TensorSource, name: str, weight: StoredTensor) -> StoredTens
     if f"{name}.pre_quant_scale" in source:
         raise UnsupportedError(f"{label} scales its inputs (pre_quant_scale), which cannot be read. Use another file.")
     bias = source.get(f"{name}.bias")
-    layer = Layer(label, weight, scale, source.get(f"{name}.weight_scale_2"), bias and bias.shape[0])
+    rows = None if bias is None else bias.shape[0]
+    layer = Layer(label, weight, scale, source.get(f"{name}.weight_scale_2"), rows)
     if wanted is torch.uint8 or (wanted is None and layer.scale_2 is not None):
         return _fp4(layer)
     dtype = weight.dtype
@@ -127,7 +129,7 @@ def _weight(source: TensorSource, name: str, weight: StoredTensor) -> StoredTens
         if scale is None and dtype == torch.int8:
             raise CheckpointError(f"{label} is int8 without a scale. The file is incomplete; download it again.")
         return _by_rows(layer, dtype)
-    return weight if scale is None else _multiplied_out(layer)
+    return weight if scale is None else _multiplied_out(layer, scale)
 
 
 def _comfy_format(source: TensorSource, name: str, label: str) -> torch.dtype | None:
@@ -161,7 +163,7 @@ def _quanto(source: TensorSource, key: str, data: StoredTensor) -> StoredTensor:
 def _by_rows(layer: Layer, dtype: torch.dtype) -> PackedTensor:
     rows, tensors = layer.weight.shape[0], {"weight": layer.weight}
     if layer.scale is not None:
-        _check_row_scale(layer)
+        _check_row_scale(layer, layer.scale)
         tensors["scale"] = layer.scale
 
     def make(weight: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
@@ -171,8 +173,8 @@ def _by_rows(layer: Layer, dtype: torch.dtype) -> PackedTensor:
     return PackedTensor.of(ROW_FORMATS[dtype], layer.weight.shape, *layer.stored(tensors, make))
 
 
-def _check_row_scale(layer: Layer) -> None:
-    rows, scale = layer.weight.shape[0], layer.scale
+def _check_row_scale(layer: Layer, scale: StoredTensor) -> None:
+    rows = layer.weight.shape[0]
     if scale.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UnsupportedError(f"{layer.name} has scales of {scale.dtype} (mxfp8?), which cannot be read.")
     if scale.shape not in ((), (1,), (1, 1), (rows,), (rows, 1)):
@@ -211,15 +213,15 @@ def _count(tensor: StoredTensor) -> int:
     return torch.Size(tensor.shape).numel()
 
 
-def _multiplied_out(layer: Layer) -> StoredTensor:
+def _multiplied_out(layer: Layer, scale: StoredTensor) -> StoredTensor:
     """A scaled weight that is no matrix in 8 bits: its numbers."""
-    _check_row_scale(layer)
+    _check_row_scale(layer, scale)
 
     def multiply(weight: Tensor, scale: Tensor) -> Tensor:
         sides = (-1, *(1 for _ in weight.shape[1:])) if scale.numel() > 1 else ()
         return weight.float() * scale.float().reshape(sides)
 
-    return StoredTensor.derived([layer.weight, layer.scale], multiply)
+    return StoredTensor.derived([layer.weight, scale], multiply)
 
 
 def check_scales(name: str, parts: Mapping[str, Tensor]) -> None:
@@ -241,7 +243,7 @@ def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | s
     """A dense matrix that is quantised, on `device`, when it is read."""
 
     def read_parts() -> dict[str, Tensor]:
-        parts = FORMATS[to].quantise(tensor.read().to(device))
+        parts = quantiser(to)(tensor.read().to(device))
         check_scales(name, parts)
         return parts
 
@@ -253,7 +255,7 @@ def pack_linears(module: nn.Module, to: str) -> None:
     for name, child in list(module.named_children()):
         if type(child) is Linear:
             shape = child.out_features, child.in_features
-            layer = FORMATS[to].layer(shape, FORMATS[to].quantise(child.weight.data))
+            layer = FORMATS[to].layer(shape, quantiser(to)(child.weight.data))
             layer.bias = child.bias
             setattr(module, name, layer)
         else:
@@ -274,7 +276,7 @@ def check_quanto_map(path: Path, source: TensorSource) -> None:
         types = {name: item["weights"] for name, item in listed.items() if item.get("weights", "none") != "none"}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise CheckpointError(f"{map_path.name}, the map of {path.name}, is unreadable. Download it again.") from None
-    wrong = [n for n, key in layers.items() if QUANTO_TYPES.get(types.get(n)) != source[key].dtype]
+    wrong = [n for n, key in layers.items() if QUANTO_TYPES.get(types.get(n, "")) != source[key].dtype]
     wrong += [name for name in types if name not in layers]
     if wrong:
         raise CheckpointError(

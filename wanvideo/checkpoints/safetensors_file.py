@@ -135,7 +135,7 @@ def write_safetensors(
         for key, shape, dtype, read in tensors:
             tensor = read().to(dtype).contiguous()
             assert tuple(tensor.shape) == tuple(shape), key
-            file.write(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 def _gigabytes(size: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UnsupportedError
-from ..geometry import parse_size, snap_frames
+from ..geometry import FPS, parse_size, snap_frames
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
     COLOUR_METHODS,
@@ -85,6 +85,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--mode", choices=("clip", "streaming"), default="clip", help="one window, or as long as the sound")
     add("--frame_num", type=int, default=81, help="frames of a window, 4n + 1")
     add("--max_frame_num", type=int, default=1000, help="most frames of a video in streaming mode")
+    add("--fps", type=float, default=FPS, help="frames a second of the result; the adapters were trained at 25")
     add("--motion_frame", type=int, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B, if not given")
     add("--base_seed", type=int, default=42, help="below 0: random")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
@@ -140,6 +141,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         size=size,
         settings=settings,
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
+        fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
     )
     output = flags.save_file or _name(flags, request)

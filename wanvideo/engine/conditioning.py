@@ -1,6 +1,6 @@
-"""What a talking video is made of once everything is encoded: from here on there are only tensors.
+"""What a video is made of once everything is encoded: from here on there are only tensors.
 
-Legend: R reference pictures, S speakers, F video frames, H W rows and columns, n tokens.
+Legend: R reference pictures, S speakers, F video frames, H W rows and columns, T latent frames, n tokens.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..audio.features import pad_features
+from ..audio.source import padded
 from ..errors import InputError
+from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.planner import Work
-from ..request import LoopSettings, Speaker
-from ..sampling.guidance import Guidance
-from ..sampling.loop import Conditioning
-from ..sampling.schedulers import scheduler_of
+from ..protocols import AudioSource
+from ..request import Speaker, TalkRequest
+from ..sampling.conditioning import Conditioning
+from ..sampling.setup import SamplingSetup
 from ..video.regions import speaker_masks, stack_masks
+from .encoders import Encoders, encode_audio, encode_images, encode_text
 
 if TYPE_CHECKING:
     from ..video.soundtrack import Soundtrack
+    from .inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,13 @@ class Speech:
     """What everyone says.
 
     Args:
-        features: [F, layers, channels] of each speaker, all of one length. silence: [n, layers, channels].
+        audio: features of every speaker.
         scale, guidance_scale: factor on the audio attention, and audio guidance (1 for none).
         regions: masks [S, H, W] of the speakers as painted; None: two are left and right.
         num_frames: of the video. fps: frames a second. soundtrack: what is heard in the video, or None.
     """
 
-    features: tuple[Tensor, ...]
-    silence: Tensor
+    audio: AudioSource
     num_frames: int
     fps: float
     scale: float = 1.0
@@ -52,49 +54,125 @@ class Speech:
     regions: Tensor | None = None
     soundtrack: Soundtrack | None = None
 
-    def masks(self, width: int, height: int) -> Tensor | None:
-        """[S + 1, height, width], the background last; None for fewer than two speakers."""
-        if len(self.features) < 2:
+    def masks(self, picture_size: tuple[int, int], width: int, height: int) -> Tensor | None:
+        """[S + 1, height, width], the background last; None for fewer than two speakers.
+
+        Args: picture_size: width and height of the reference before it was fitted to the video.
+        """
+        if self.audio.num_speakers < 2:
             return None
         if self.regions is None:
-            return speaker_masks([Speaker(None)] * len(self.features), (width, height), width, height)
+            return speaker_masks([Speaker(None)] * self.audio.num_speakers, picture_size, width, height)
         return stack_masks([region.cpu().numpy() > 0.5 for region in self.regions], width, height)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """One clip without a window loop.
+
+    Args:
+        condition: [20, T, H/8, W/8], or None where nothing is known of it. image_embeds: [1, 257, dim] or None.
+        samples: [16, N, H/8, W/8], latents to start from, or None.
+    """
+
+    geometry: VideoGeometry
+    condition: Tensor | None
+    prompts: Prompts
+    image_embeds: Tensor | None = None
+    speech: Speech | None = None
+    samples: Tensor | None = None
+
+    def workload(self, setup: SamplingSetup) -> Workload:
+        """What sampling it computes."""
+        plan = WindowPlan(self.geometry.num_frames, self.geometry.num_frames, 1)
+        num_speakers = self.speech.audio.num_speakers if self.speech else 0
+        return Workload(self.geometry, plan, self.speech.fps if self.speech else FPS, setup, num_speakers, 0)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much a run computes: its windows, and what they are sampled from.
+
+    num_references: pictures that the VAE encodes; 0 where it has no part in the run.
+    """
+
+    geometry: VideoGeometry
+    windows: WindowPlan
+    fps: float
+    setup: SamplingSetup
+    num_speakers: int
+    num_references: int
+
+    @property
+    def work(self) -> Work:
+        """How often the transformer runs, and on what."""
+        setup = self.setup
+        return Work(
+            num_steps=setup.num_steps, num_passes=len(setup.passes), num_speakers=self.num_speakers,
+            num_texts=1 + setup.needs_negative, num_speeches=setup.has_audio + setup.needs_null_audio,
+            num_references=self.num_references,
+        )  # fmt: skip
+
+
+def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
+    """What rendering it computes."""
+    height, width = conditioning.references[0].shape[-2:]
+    settings, audio = setup.settings, conditioning.audio_source
+    plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
+    return Workload(
+        VideoGeometry(width, height, settings.window_frames), plan, conditioning.fps, setup,
+        0 if audio is None else audio.num_speakers, min(len(conditioning.references), len(plan)),
+    )  # fmt: skip
+
+
+def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
+    """What rendering a request computes, before anything of it is encoded."""
+    return Workload(
+        inputs.geometry, inputs.plan, request.fps, inputs.setup, len(inputs.tracks or ()),
+        min(len(inputs.references), len(inputs.plan)),
+    )  # fmt: skip
+
+
+def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> Conditioning:
+    """Everything that a request names, encoded; each encoder is loaded, used and left one after another."""
+    needs_negative = inputs.setup.needs_negative
+    prompts = [*request.prompts, *([request.negative_prompt] if needs_negative else [])]
+    embeds = encode_text(encoders.text, encoders.tokenizer, prompts, encoders.text_on_cpu)
+    audio = image_embeds = None
+    if inputs.tracks is not None:
+        audio = encode_audio(encoders.audio, inputs.tracks, request.fps)
+    negative = embeds.pop() if needs_negative else None
+    if encoders.clip_vision is not None:
+        with encoders.clip_vision.in_use() as model:
+            image_embeds = encode_images(model.encode, inputs.references)
+    return make_conditioning(
+        inputs.setup, inputs.references, Prompts(tuple(embeds), negative), inputs.plan.total_frames, audio=audio,
+        speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps,
+    )  # fmt: skip
+
+
 def make_conditioning(
-    settings: LoopSettings, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
-    features: Sequence[Tensor] | None = None, silence: Tensor | None = None, speaker_masks: Tensor | None = None,
-    image_embeds: Tensor | None = None, samples: Tensor | None = None,
+    setup: SamplingSetup, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
+    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None,
+    samples: Tensor | None = None, fps: float = FPS,
 ) -> Conditioning:  # fmt: skip
     """What the window loop takes (see `Conditioning`), from what was encoded.
 
-    Raises: InputError when something that `settings` need is missing.
+    Raises: InputError when something that `setup` needs is missing.
     """
-    check_prompts(prompts, settings, has_audio=features is not None)
-    if features is not None and num_frames <= settings.window_frames:
-        # The loop appends silence only where there are several windows.
-        features = [pad_features(track, settings.window_frames + 2, silence) for track in features]
+    check_prompts(prompts, setup)
+    if audio is not None and num_frames <= setup.settings.window_frames:
+        audio = padded(audio, setup.settings.window_frames + 2)  # the loop does so where there are several windows
     return Conditioning(
-        references, list(prompts.positive), prompts.negative, image_embeds, features, silence, speaker_masks, samples,
-        num_frames,
+        references, list(prompts.positive), prompts.negative, image_embeds, audio, None, speaker_masks, samples,
+        num_frames, fps,
     )  # fmt: skip
 
 
-def check_prompts(prompts: Prompts, settings: LoopSettings, has_audio: bool) -> None:
+def check_prompts(prompts: Prompts, setup: SamplingSetup) -> None:
     """Raises: InputError when guidance compares with a negative prompt and there is none."""
-    guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=has_audio)
-    if guidance.needs_negative and prompts.negative is None:
+    if setup.needs_negative and prompts.negative is None:
         raise InputError(
-            f"A guidance scale (cfg) of {settings.guidance_scale} compares with a negative prompt, and there is none. "
-            "Encode one, it may be empty, or set the scale to 1."
+            f"A guidance scale (cfg) of {setup.settings.guidance_scale} compares with a negative prompt, and there is "
+            "none. Encode one, it may be empty, or set the scale to 1."
         )
-
-
-def work_of(settings: LoopSettings, num_speakers: int, num_references: int) -> Work:
-    """How often the transformer runs with these settings, and on what."""
-    guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, has_audio=num_speakers > 0)
-    return Work(
-        num_steps=scheduler_of(settings).num_steps, num_passes=len(guidance.passes), num_speakers=num_speakers,
-        num_texts=1 + guidance.needs_negative, num_speeches=(num_speakers > 0) + guidance.needs_null_audio,
-        num_references=num_references,
-    )  # fmt: skip

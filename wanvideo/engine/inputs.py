@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from ..audio.load import SAMPLE_RATE, load_audio
-from ..audio.speech import Preparation, prepare_tracks
+from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
 from ..request import TalkRequest
+from ..sampling.setup import SamplingSetup
 from ..video.reader import References, picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
 
 
 @dataclass(frozen=True)
-class Media:
+class Inputs:
     """What a video is made of.
 
     Args:
@@ -30,18 +30,19 @@ class Media:
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
         soundtrack: what is heard in the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
-        geometry: of one window. plan: all windows; its total is the video's length.
+        geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
 
     references: Sequence[Tensor]
-    tracks: list[np.ndarray] | None
+    tracks: list[SpeechTrack] | None
     soundtrack: Soundtrack | None
     speaker_masks: Tensor | None
     geometry: VideoGeometry
     plan: WindowPlan
+    setup: SamplingSetup
 
 
-def open_media(request: TalkRequest) -> Media:
+def open_inputs(request: TalkRequest) -> Inputs:
     """Open everything that a request names.
 
     Raises: InputError for whatever cannot be used, before anything heavy happens.
@@ -58,13 +59,14 @@ def open_media(request: TalkRequest) -> Media:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     references = References(request.reference, width, height, plan, request.fps)
-    return Media(references, tracks, _soundtrack(request), masks, geometry, plan)
+    setup = SamplingSetup.of(settings, has_audio=tracks is not None)
+    return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
 
 
-def _open_tracks(request: TalkRequest) -> list[np.ndarray] | None:
+def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
     sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
-    if not any(sounds):
+    if all(sound is None for sound in sounds):
         return None
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalise_loudness))
 

@@ -1,4 +1,4 @@
-"""Second attempts after the device ran out of memory, each with less of it in use."""
+"""What to do when the device runs out of memory: the same work again, with less of the device in use."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Relief:
-    """A way to need less device memory. `act` says whether there was anything left to do; `what` names it."""
+class Fallback:
+    """A way to need less device memory. `apply` says whether there was anything left to do; `name` is for the log."""
 
-    what: str
-    act: Callable[[], bool]
+    name: str
+    apply: Callable[[], bool]
 
 
-class Attempts:
-    """Runs the parts of one window; each relief may help it once, in order.
+class OomRetry:
+    """Runs the parts of one window; each fallback may help it once, in order.
 
-    Raises: UnsupportedError when the device runs out of memory and no relief is left.
+    Raises: UnsupportedError when the device runs out of memory and no fallback is left.
     """
 
-    def __init__(self, window_index: int, reliefs: Sequence[Relief]) -> None:
-        self.number, self.reliefs = window_index + 1, list(reliefs)
-        self.tried: list[str] = []
+    def __init__(self, window_index: int, fallbacks: Sequence[Fallback]) -> None:
+        self._number, self._fallbacks = window_index + 1, list(fallbacks)
+        self._applied: list[str] = []
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """`work()`, called again after every relief; it must be able to start anew."""
+        """`work()`, called again after every fallback; it must be able to start anew."""
         while True:
             try:
                 return work()
@@ -45,17 +45,17 @@ class Attempts:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._relieve(reason)
+            self._fall_back(reason)
 
-    def _relieve(self, reason: str) -> None:
-        while self.reliefs:
-            relief = self.reliefs.pop(0)
-            if relief.act():
-                logger.warning("Window %d ran out of device memory; again, with %s.", self.number, relief.what)
-                self.tried.append(relief.what)
+    def _fall_back(self, reason: str) -> None:
+        while self._fallbacks:
+            fallback = self._fallbacks.pop(0)
+            if fallback.apply():
+                logger.warning("Window %d ran out of device memory; again, with %s.", self._number, fallback.name)
+                self._applied.append(fallback.name)
                 return
-        tried = f", even with {' and '.join(self.tried)}" if self.tried else ""
+        even = f", even with {' and '.join(self._applied)}" if self._applied else ""
         raise UnsupportedError(
-            f"Window {self.number} ran out of device memory{tried}: {reason}\n"
+            f"Window {self._number} ran out of device memory{even}: {reason}\n"
             "Use a smaller size, fewer frames a window, 8-bit weights (fp8), or stream every block (blocks to swap 40)."
         )

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 as MultiTalk / InfiniteTalk hear through it: its transformer runs at the video's frame rate.
+"""wav2vec 2.0 as MultiTalk / InfiniteTalk use it: its transformer runs at the video's frame rate.
 
 Legend: N samples at 16 kHz, F video frames, C channels of the convolutions.
 """
@@ -6,8 +6,9 @@ Legend: N samples at 16 kHz, F video frames, C channels of the convolutions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,14 @@ CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)  # 320 samples a step
 HEAD_WIDTH = 64
 PIECE_STEPS = 500  # steps convolved at once: 10 s, some 100 MB
 POSITION = "encoder.pos_conv_embed.conv"
+
+
+class Samples(Protocol):
+    """A waveform [N] float32 at 16 kHz: a tensor, or whatever gives parts of one when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class AudioEncoder(nn.Module):
         self.feature_extractor = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
+        self.encoder.pos_conv_embed = PositionalConvolution(model.encoder.pos_conv_embed.conv)
         self.masked_spec_embed = model.masked_spec_embed
 
     @property
@@ -103,90 +113,137 @@ class AudioEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.masked_spec_embed.dtype
 
-    def features(self, waveform: Tensor, num_frames: int) -> Tensor:
-        """Layer outputs [num_frames, layers, hidden] of a waveform [N], which is heard as it is."""
-        return self.understand(self.listen(waveform, num_frames))
+    def features(self, waveform: Samples, num_frames: int) -> Tensor:
+        """Layer outputs [num_frames, layers, hidden] of a waveform [N], which is taken as it is."""
+        return self.encode(self.extract(waveform, num_frames).frames(0, num_frames))
 
-    def listen(self, waveform: Tensor, num_frames: int) -> Tensor:
-        """What the convolutions make of a whole waveform [N], interpolated to [num_frames, C].
+    def extract(self, waveform: Samples, num_frames: int) -> ConvFeatures:
+        """What the convolutions make of a waveform [N], interpolated to `num_frames`; made when it is asked for.
 
-        The result does not depend on how the sound is cut into pieces, which bound the memory that is used. Sound
-        shorter than one step (25 ms) is filled with silence.
+        Sound shorter than one step (25 ms) is filled with silence.
         """
-        waveform = F.pad(waveform, (0, max(0, self._samples(1) - waveform.shape[0])))
-        num_steps = (waveform.shape[0] - self._samples(1)) // math.prod(CONV_STRIDES) + 1
-        scale, shift = self._normalisation(waveform)
-        frames = torch.empty(num_frames, self.config.conv_dims[-1], device=self.device, dtype=self.dtype)
-        # float32, as torch.nn.functional.interpolate(align_corners=True) does it
-        positions = torch.arange(num_frames, dtype=torch.float32) * ((num_steps - 1) / max(1, num_frames - 1))
-        size = max(1, PIECE_STEPS * num_frames // num_steps)
-        for first in range(0, num_frames, size):
-            here = positions[first : first + size]
-            before, after = int(here[0]), min(int(here[-1]) + 1, num_steps - 1)
-            steps = self._convolve(waveform, before, after + 1, scale, shift).float()
-            low = here.long().clamp(max=after)
-            weight = (here - low)[:, None].to(steps)
-            low = (low - before).to(steps.device)
-            high = (low + 1).clamp(max=after - before)
-            frames[first : first + size] = torch.lerp(steps[low], steps[high], weight)
-        return frames
+        return ConvFeatures(self, waveform, num_frames)
 
-    def understand(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         """Layer outputs [F, layers, hidden] of frames [F, C], each of which attends to all the others."""
-        hidden, _ = self.feature_projection(frames[None])
         outputs: list[Tensor] = []
-        hooks = [layer.register_forward_hook(_collector(outputs)) for layer in self.encoder.layers]
+        self.encode_layers(frames, lambda layer, output: outputs.append(output))
+        return torch.stack(outputs, 1)
+
+    def encode_layers(self, frames: Tensor, store: Callable[[int, Tensor], None]) -> None:
+        """The same layer by layer, as they are made: store(index, [F, hidden])."""
+        hidden, _ = self.feature_projection(frames[None])
+        hooks = [layer.register_forward_hook(_storing(store, i)) for i, layer in enumerate(self.encoder.layers)]
         try:
             self.encoder(hidden)
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat(outputs).transpose(0, 1)
 
-    def _samples(self, steps: int) -> int:
-        """Samples from the first that is heard in the first of so many steps to the last that is in the last."""
-        for kernel, stride in zip(reversed(self.config.conv_kernels), reversed(CONV_STRIDES), strict=True):
+
+class PositionalConvolution(nn.Module):
+    """transformers' Wav2Vec2PositionalConvEmbedding, computed in float32 on CPUs.
+
+    There oneDNN 3.12 (torch 2.13) makes something else of some grouped convolutions in bf16, where it uses AMX.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[1, F, hidden] -> the same shape."""
+        conv, length = self.conv, hidden_states.shape[1]
+        dtype = torch.float32 if hidden_states.device.type == "cpu" else hidden_states.dtype
+        inputs, weight, bias = (tensor.to(dtype) for tensor in (hidden_states.mT, conv.weight, conv.bias))
+        # An even kernel gives one frame too many.
+        out = F.conv1d(inputs, weight, bias, padding=conv.padding, groups=conv.groups)[..., :length]
+        return F.gelu(out).to(hidden_states.dtype).mT
+
+
+class ConvFeatures:
+    """Convolutional features of a clip at the video's frame rate.
+
+    They do not depend on how the sound is cut into blocks, which bound the memory that is used.
+    """
+
+    def __init__(self, encoder: AudioEncoder, waveform: Samples, num_frames: int) -> None:
+        self._encoder, self._config, self._num_frames = encoder, encoder.config, num_frames
+        shortest = self._num_samples(1)
+        self._waveform = F.pad(waveform[:], (0, shortest - len(waveform))) if len(waveform) < shortest else waveform
+        self._num_steps = (len(self._waveform) - shortest) // math.prod(CONV_STRIDES) + 1
+        self._block_frames = max(1, PIECE_STEPS * num_frames // self._num_steps)
+        self._scale, self._shift = self._normalization()
+        self._blocks: dict[int, Tensor] = {}
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """Frames start..stop [stop - start, C]. What the next call may share with this one is kept until then."""
+        size = self._block_frames
+        indices = range(start // size, -(-stop // size))
+        self._blocks = {i: self._blocks[i] if i in self._blocks else self._block(i) for i in indices}
+        offset = indices.start * size
+        return torch.cat(tuple(self._blocks.values()))[start - offset : stop - offset]
+
+    def _block(self, index: int) -> Tensor:
+        first = index * self._block_frames
+        last = min(first + self._block_frames, self._num_frames)
+        # float32, as torch.nn.functional.interpolate(align_corners=True) does it
+        stretch = (self._num_steps - 1) / max(1, self._num_frames - 1)
+        here = torch.arange(first, last, dtype=torch.float32) * stretch
+        before, after = int(here[0]), min(int(here[-1]) + 1, self._num_steps - 1)
+        steps = self._convolve(before, after + 1).float()
+        low = here.long().clamp(max=after)
+        weight = (here - low)[:, None].to(steps)
+        low = (low - before).to(steps.device)
+        high = (low + 1).clamp(max=after - before)
+        return torch.lerp(steps[low], steps[high], weight).to(self._encoder.dtype)
+
+    def _num_samples(self, steps: int) -> int:
+        """Samples from the first that is in the first of so many steps to the last that is in the last."""
+        for kernel, stride in zip(reversed(self._config.conv_kernels), reversed(CONV_STRIDES), strict=True):
             steps = (steps - 1) * stride + kernel
         return steps
 
-    def _first_convolution(self, waveform: Tensor) -> Tensor:
-        return self.feature_extractor.conv_layers[0].conv(waveform[None, None].to(self.device, self.dtype))
+    def _first_convolution(self, piece: Tensor) -> Tensor:
+        piece = piece[None, None].to(self._encoder.device, self._encoder.dtype)
+        return self._encoder.feature_extractor.conv_layers[0].conv(piece)
 
-    def _normalisation(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalization(self) -> tuple[Tensor, Tensor]:
         """Factor and offset [C, 1] of the only norm among the convolutions; its moments are those of the whole clip."""
+        kernel, device = self._config.conv_kernels[0], self._encoder.device
         counts, means, variances = [], [], []
-        for piece in _pieces(waveform, PIECE_STEPS * math.prod(CONV_STRIDES), self.config.conv_kernels[0]):
+        for piece in _pieces(self._waveform, PIECE_STEPS * math.prod(CONV_STRIDES), kernel):
             variance, mean = torch.var_mean(self._first_convolution(piece)[0].float(), 1, correction=0)
-            counts.append((piece.shape[0] - self.config.conv_kernels[0]) // CONV_STRIDES[0] + 1)
+            counts.append((piece.shape[0] - kernel) // CONV_STRIDES[0] + 1)
             means.append(mean.double().cpu())
             variances.append(variance.double().cpu())
         share = torch.tensor(counts, dtype=torch.float64)[:, None] / sum(counts)
         mean = (share * torch.stack(means)).sum(0)
         variance = (share * (torch.stack(variances) + (torch.stack(means) - mean).square())).sum(0)
-        norm = self.feature_extractor.conv_layers[0].layer_norm
-        scale = (variance + norm.eps).rsqrt().float().to(self.device) * norm.weight.float()
-        return scale[:, None], (norm.bias.float() - mean.float().to(self.device) * scale)[:, None]
+        norm = self._encoder.feature_extractor.conv_layers[0].layer_norm
+        scale = (variance + norm.eps).rsqrt().float().to(device) * norm.weight.float()
+        return scale[:, None], (norm.bias.float() - mean.float().to(device) * scale)[:, None]
 
-    def _convolve(self, waveform: Tensor, first: int, last: int, scale: Tensor, shift: Tensor) -> Tensor:
-        """Steps first .. last - 1 of a whole waveform, [last - first, C]."""
+    def _convolve(self, first: int, last: int) -> Tensor:
+        """Steps first .. last - 1 of the clip, [last - first, C]."""
         start = first * math.prod(CONV_STRIDES)
-        hidden = self._first_convolution(waveform[start : start + self._samples(last - first)])
-        hidden = F.gelu((hidden.float() * scale + shift).to(self.dtype))
-        for layer in self.feature_extractor.conv_layers[1:]:
+        hidden = self._first_convolution(self._waveform[start : start + self._num_samples(last - first)])
+        hidden = F.gelu((hidden.float() * self._scale + self._shift).to(self._encoder.dtype))
+        for layer in self._encoder.feature_extractor.conv_layers[1:]:
             hidden = layer(hidden)
         return hidden[0].T
 
 
-def _pieces(waveform: Tensor, size: int, kernel: int) -> Iterator[Tensor]:
+def _pieces(waveform: Samples, size: int, kernel: int) -> Iterator[Tensor]:
     """Parts from which a first convolution makes each of its outputs once; `size` is a multiple of its stride."""
-    for start in range(0, waveform.shape[0], size):
+    for start in range(0, len(waveform), size):
         piece = waveform[start : start + size + kernel - CONV_STRIDES[0]]
         if piece.shape[0] >= kernel:
             yield piece
 
 
-def _collector(outputs: list[Tensor]):
-    def collect(module: nn.Module, args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+def _storing(store: Callable[[int, Tensor], None], index: int):
+    def hook(module: nn.Module, args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+        store(index, (output[0] if isinstance(output, tuple) else output)[0])
 
-    return collect
+    return hook

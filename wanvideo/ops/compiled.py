@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ def opaque(function: Function) -> Function:
         return _DISABLED.get(function, function)(*args)
 
     _OPAQUE.append((function, call))
-    return call
+    return cast(Function, call)
 
 
 def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Callable = "inductor") -> None:
@@ -53,12 +53,11 @@ def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Call
             logger.info("Compiling: %r is used without CUDA graphs, as %r.", mode, WITHOUT_GRAPHS[mode])
             mode = WITHOUT_GRAPHS[mode]
     _leave_opaque_alone()
-    settings = {"mode": mode} if backend == "inductor" else {}
     compiled: dict[type, Callable] = {}
     for module in modules:
         kind = type(module)
         if kind not in compiled:
-            compiled[kind] = torch.compile(kind.forward, backend=backend, **settings)
+            compiled[kind] = torch.compile(kind.forward, backend=backend, mode=mode if backend == "inductor" else None)
         module.forward = functools.partial(compiled[kind], module)
 
 

@@ -53,11 +53,14 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int] = (
         return F.conv3d(x, weight, bias, (step, 1, 1), padding=(0, *padding))
     # On a CPU the sum of one convolution of pictures for each frame of the filter is several times faster.
     pictures, length = _as_pictures(x), weight.shape[2]
-    count, out = (x.shape[2] - length) // step + 1, None
-    for tap in range(length):
-        part = pictures[tap : tap + (count - 1) * step + 1 : step]
-        change = F.conv2d(part, weight[:, :, tap], bias if out is None else None, padding=padding)
-        out = change if out is None else out.add_(change)
+    last = (x.shape[2] - length) // step * step
+
+    def product(tap: int, bias: Tensor | None) -> Tensor:
+        return F.conv2d(pictures[tap : tap + last + 1 : step], weight[:, :, tap], bias, padding=padding)
+
+    out = product(0, bias)
+    for tap in range(1, length):
+        out.add_(product(tap, None))
     return _as_clip(out)
 
 

@@ -86,8 +86,10 @@ def rms_norm_heads(
     normed = normed * torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps) * weight.float()
     heads = normed.unflatten(-1, (num_heads, -1))
     heads = heads if table is None else rotate(heads, table)
-    largest = LARGEST.get(dtype)
-    return heads.to(x.dtype) if dtype is None else heads.clamp(-largest, largest).to(dtype)
+    if dtype is None:
+        return heads.to(x.dtype)
+    largest = LARGEST[dtype]
+    return heads.clamp(-largest, largest).to(dtype)
 
 
 def gelu(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | QuantisedRows:

@@ -32,10 +32,14 @@ class Residual:
 
     def norm(self, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantisedRows:
         """LN(hidden) * scale + shift for [D] vectors, in a dtype of ops.norm."""
-        change, self._change = self._change, None
+        change, self._change = self._unread(), None
         self.hidden, normed = add_layer_norm(self.hidden, change, self._gate, scale, shift, eps, dtype)
         return normed
 
     def sum(self) -> Tensor:
         """The hidden states with the last change, at the end."""
-        return add_gated(self.hidden, self._change, self._gate)
+        return add_gated(self.hidden, self._unread(), self._gate)
+
+    def _unread(self) -> Tensor:
+        assert self._change is not None, "nothing was added since the last norm"
+        return self._change

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..audio.features import audio_window
-from ..geometry import VideoGeometry
+from ..geometry import VideoGeometry, WindowSpan
+from ..memory.oom import Fallback, OomRetry
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
+from ..protocols import AudioSource, NoiseFn
 from ..request import LoopSettings
 from ..video.picture import fit_images
-from .denoiser import Contexts, Denoiser, check_blocks
-from .guidance import Guidance
-from .schedulers import scheduler_of
-from .step_cache import open_cache, usable_cache
-from .window import Draw, StepReport, blend_noise, denoise_window
+from .conditioning import Conditioning
+from .conditions import Plain
+from .contexts import read_audio_window
+from .sampler import OnStep, WindowInputs, WindowSampler
+from .setup import SamplingSetup
 
 
 def picture_condition(
@@ -37,17 +38,17 @@ def picture_condition(
     Returns: [20, T, H/8, W/8] float32.
     """
     frames = geometry.num_frames
-    shown = torch.zeros(3, frames, geometry.height, geometry.width, device=vae.device)
-    known = torch.zeros(frames, device=vae.device)
+    known_frames = torch.zeros(3, frames, geometry.height, geometry.width, device=vae.device)
+    is_known = torch.zeros(frames, device=vae.device)
     for pictures, place in ((start, slice(None)), (end, slice(-1, None))):
         if pictures is not None:
             count = min(pictures.shape[1], frames)
             where = slice(frames - count, frames) if place.start == -1 else slice(0, count)
-            shown[:, where], known[where] = pictures[:, :count].to(shown), 1
-    latents = vae.encode(shown, tiling=tiling)
+            known_frames[:, where], is_known[where] = pictures[:, :count].to(known_frames), 1
+    latents = vae.encode(known_frames, tiling=tiling)
     latents[:, :1] *= start_strength
     latents[:, -1:] *= end_strength
-    mask = torch.cat((known[:1].repeat(3), known)).view(-1, 4).T[:, :, None, None]
+    mask = torch.cat((is_known[:1].repeat(3), is_known)).view(-1, 4).T[:, :, None, None]
     return torch.cat((mask.expand(-1, -1, *latents.shape[2:]), latents))
 
 
@@ -69,46 +70,35 @@ def sample_clip(
     transformer: WanTransformer,
     geometry: VideoGeometry,
     condition: Tensor | None,
-    settings: LoopSettings,
-    draw: Draw,
+    settings: LoopSettings | SamplingSetup,
+    draw: NoiseFn,
     *,
     text_embeds: Tensor,
     negative_text_embeds: Tensor | None = None,
     image_embeds: Tensor | None = None,
-    audio: Sequence[Tensor] | None = None,
+    audio: AudioSource | Sequence[Tensor] | None = None,
     speaker_masks: Tensor | None = None,
     samples: Tensor | None = None,
-    on_step: Callable[[StepReport], None] | None = None,
+    on_step: OnStep | None = None,
+    free_memory: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Latents [16, T, H/8, W/8] of one clip; arguments as in `Conditioning`, audio heard from its first frame on."""
-    check_blocks(settings.skip_layers, len(transformer.blocks))
-    scheduler = scheduler_of(settings)
-    device = transformer.device
-    guidance = Guidance(settings.guidance_scale, settings.audio_guidance_scale, settings.apg, has_audio=bool(audio))
-    negative = speech = null = None
-    if guidance.needs_negative and negative_text_embeds is not None:
-        negative = transformer.text_context(negative_text_embeds, image_embeds)
-    if audio:
-        tracks = torch.stack([audio_window(track, 0, geometry.num_frames) for track in audio])
-        size = geometry.latent_height, geometry.latent_width
-        speech = transformer.audio_context(tracks, speaker_masks, *size, settings.audio_scale)
-        if guidance.needs_null_audio:
-            null = transformer.audio_context(torch.zeros_like(tracks[:1]), None, *size, settings.audio_scale)
-    contexts = Contexts(transformer.text_context(text_embeds, image_embeds), negative, speech, null)
-    latents = draw(geometry.latent_shape).to(device)
+    """Latents [16, T, H/8, W/8] of one clip; arguments as in `Conditioning` and `run_windows`.
+
+    Its sound begins with the clip, and its last entry goes on where it is shorter. Samples end in zeros.
+    """
+    conditioning = Conditioning(
+        (), [text_embeds], negative_text_embeds, image_embeds, audio, None, speaker_masks, None, geometry.num_frames
+    )
+    setup = settings
+    if not isinstance(setup, SamplingSetup):
+        setup = SamplingSetup.of(setup, conditioning.has_audio)
+    sampler = WindowSampler(transformer, conditioning, Plain(condition), setup, geometry)
+    source, window = conditioning.audio_source, None
+    if source is not None:
+        window = read_audio_window(source, WindowSpan(0, 0, geometry.num_frames, 0, geometry.num_frames), lambda: 1)
     if samples is not None:
-        given = F.pad(samples, (0,) * 4 + (0, max(0, latents.shape[1] - samples.shape[1])))[:, : latents.shape[1]]
-        noisy = settings.add_noise_to_samples or settings.denoise_strength < 1
-        latents = blend_noise(given.to(latents), latents, scheduler.timesteps[0]) if noisy else given.to(latents)
-    cache = usable_cache(settings.step_cache, scheduler.num_steps)
-    denoiser = Denoiser(
-        transformer, contexts, guidance, None if condition is None else condition.to(device),
-        open_cache(cache, scheduler.num_steps, geometry.width * geometry.height), settings.skip_layers,
-        scheduler.num_steps,
-    )  # fmt: skip
-
-    def report(step: int, denoised: Tensor) -> None:
-        if on_step:
-            on_step(StepReport(0, 1, step, len(scheduler.timesteps), denoised))
-
-    return denoise_window(denoiser, scheduler, latents, None, draw, report)
+        missing = max(0, geometry.latent_frames - samples.shape[1])
+        samples = F.pad(samples, (0, 0, 0, 0, 0, missing))[:, : geometry.latent_frames]
+    fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
+    inputs = WindowInputs(0, 1, audio=window, samples=samples)
+    return sampler.sample(inputs, draw, OomRetry(0, fallbacks), on_step)

@@ -5,35 +5,17 @@ Legend: T latent frames, H W latent rows and columns, S speakers, F pixel frames
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.audio_adapter import AudioContext
-from ..models.transformer import TextContext, WanTransformer
+from ..models.transformer import WanTransformer
 from ..request import SkipLayers
+from .contexts import Contexts
 from .guidance import Guidance, Pass
 from .step_cache import WindowCache
-
-NEGATIVE = frozenset({Pass.DROP_TEXT, Pass.UNCOND})
-SILENT = frozenset({Pass.DROP_AUDIO, Pass.UNCOND})
-
-
-@dataclass
-class Contexts:
-    """What the steps of a window share, by what the passes ask for: the prompt or its negative, speech or none."""
-
-    prompt: TextContext
-    negative: TextContext | None
-    speech: AudioContext | None
-    null_speech: AudioContext | None
-
-    def of(self, which: Pass) -> tuple[TextContext, AudioContext | None]:
-        text = self.negative if which in NEGATIVE else self.prompt
-        return text, self.null_speech if which in SILENT else self.speech
 
 
 class Denoiser:
@@ -70,15 +52,15 @@ class Denoiser:
 
     def _run(self, which: Pass, latents: Tensor, timestep: Tensor) -> Tensor:
         text, audio = self.contexts.of(which)
-        given = latents, timestep, self.condition, text, audio, self._left_out(which)
+        inputs = latents, timestep, self.condition, text, audio, self._left_out(which)
         if self.cache is None:
-            return self.transformer.denoise(*given)
+            return self.transformer.denoise(*inputs)
         around = partial(self.cache.blocks, which)
-        return self.cache.model(which, latents, lambda: self.transformer.denoise(*given, around))
+        return self.cache.model(which, latents, lambda: self.transformer.denoise(*inputs, around))
 
     def _left_out(self, which: Pass) -> frozenset[int]:
         skip = self.skip_layers
-        if skip is None or which not in NEGATIVE or not skip.start <= self.step / self.num_steps < skip.end:
+        if skip is None or not which.uses_negative or not skip.start <= self.step / self.num_steps < skip.end:
             return frozenset()
         return frozenset(skip.blocks)
 

@@ -23,6 +23,16 @@ class Pass(str, Enum):
     DROP_AUDIO = "drop_audio"  # prompt, null audio
     UNCOND = "uncond"  # negative prompt, null audio
 
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the model is given the negative prompt."""
+        return self in (Pass.DROP_TEXT, Pass.UNCOND)
+
+    @property
+    def uses_null_audio(self) -> bool:
+        """Whether the model is given null audio."""
+        return self in (Pass.DROP_AUDIO, Pass.UNCOND)
+
 
 class Guidance:
     """Combines the passes of every step of one window; adaptive projection keeps state, so make one for each window.
@@ -31,7 +41,7 @@ class Guidance:
         guidance_scale: towards the prompt, away from the negative prompt.
         audio_guidance_scale: towards the audio, away from null audio; 1 where `has_audio` is false.
         apg: adaptive projected guidance instead of plain differences.
-        has_audio: whether the model hears anything; without it there is nothing to drop.
+        has_audio: whether there is speech; without it there is nothing to drop.
     Source: MultiTalk / InfiniteTalk: cond + sum of (scale - 1) (with - without), which is their
         uncond + s_t (cond - drop_text) + s_a (drop_text - uncond). Passes that a scale of 1 would cancel are not run.
     """
@@ -52,12 +62,12 @@ class Guidance:
     @property
     def needs_negative(self) -> bool:
         """Whether some pass reads the negative prompt."""
-        return Pass.DROP_TEXT in self.passes
+        return any(which.uses_negative for which in self.passes)
 
     @property
     def needs_null_audio(self) -> bool:
         """Whether some pass reads null audio."""
-        return Pass.DROP_AUDIO in self.passes or Pass.UNCOND in self.passes
+        return any(which.uses_null_audio for which in self.passes)
 
     def combine(self, outputs: dict[Pass, Tensor]) -> Tensor:
         """The guided velocity from the outputs of all `passes` of one step; call it once a step, in order."""

@@ -29,7 +29,7 @@ logger = logging.getLogger("wanvideo")
 
 
 class Scheduler(ABC):
-    """One walk from noise to a clean sample. Multistep solvers remember earlier steps: make a new one for each window.
+    """One walk from noise to a clean sample. Multistep solvers remember earlier steps: each window has a `fresh` one.
 
     Args:
         sigmas: noise level at the beginning of every step and at the end of the last one, falling, in 0..1.
@@ -46,6 +46,10 @@ class Scheduler(ABC):
     def num_steps(self) -> int:
         return len(self.timesteps)
 
+    def fresh(self) -> Scheduler:
+        """The same walk from its first step, remembering none."""
+        return type(self)(self.sigmas, self.timesteps)
+
     @abstractmethod
     def step(self, velocity: Tensor, index: int, sample: Tensor, noise: Tensor | None = None) -> Tensor:
         """The sample at the end of step `index`; steps are taken in order.
@@ -56,6 +60,11 @@ class Scheduler(ABC):
             sample: what the model was given, like `velocity`.
             noise: standard normal, like `velocity`; a stochastic scheduler needs new noise in every step.
         """
+
+    def _needed(self, noise: Tensor | None) -> Tensor:
+        if noise is None:
+            raise InputError(f"{type(self).__name__} adds new noise in every step. Give noise like the sample.")
+        return noise
 
     def _span(self, index: int) -> tuple[float, float]:
         return self.sigmas[index], self.sigmas[index + 1]
@@ -85,7 +94,7 @@ class LCM(Scheduler):
 
     def step(self, velocity: Tensor, index: int, sample: Tensor, noise: Tensor | None = None) -> Tensor:
         sigma, sigma_next = self._span(index)
-        return (1 - sigma_next) * (sample - sigma * velocity) + sigma_next * noise
+        return (1 - sigma_next) * (sample - sigma * velocity) + sigma_next * self._needed(noise)
 
 
 class DPMSolver(Scheduler):
@@ -105,7 +114,7 @@ class DPMSolver(Scheduler):
 
     def _midpoint_x0(self, x0: Tensor, index: int) -> Tensor:
         previous_x0, self._previous_x0 = self._previous_x0, x0
-        if index in (0, self.num_steps - 1):
+        if previous_x0 is None or index in (0, self.num_steps - 1):
             return x0
         return x0 + self._h(index) / (2 * self._h(index - 1)) * (x0 - previous_x0)
 
@@ -123,8 +132,8 @@ class SDEDPMSolver(DPMSolver):
         h = self._h(index)
         renewed = -math.expm1(-2 * h)
         x0 = self._midpoint_x0(sample - sigma * velocity, index)
-        kept = sigma_next / sigma * math.exp(-h) * sample
-        return kept + (1 - sigma_next) * renewed * x0 + sigma_next * math.sqrt(renewed) * noise
+        remaining = sigma_next / sigma * math.exp(-h) * sample
+        return remaining + (1 - sigma_next) * renewed * x0 + sigma_next * math.sqrt(renewed) * self._needed(noise)
 
 
 class UniPC(DPMSolver):
@@ -134,23 +143,23 @@ class UniPC(DPMSolver):
     steps is the one at the predicted sample, as in the paper.
     """
 
-    _corrected: Tensor | None = None
+    _corrected: Tensor | None = None  # the sample at the beginning of the step before
     _older_x0: Tensor | None = None
 
     def step(self, velocity: Tensor, index: int, sample: Tensor, noise: Tensor | None = None) -> Tensor:
         x0 = sample - self.sigmas[index] * velocity
-        if index > 0:
-            sample = self._correct(x0, index)
+        if index > 0 and self._corrected is not None and self._previous_x0 is not None:
+            sample = self._correct(x0, index, self._corrected, self._previous_x0)
         self._corrected, self._older_x0 = sample, self._previous_x0
         return self._advance(sample, self._midpoint_x0(x0, index), index)
 
-    def _correct(self, x0: Tensor, index: int) -> Tensor:
+    def _correct(self, x0: Tensor, index: int, before: Tensor, previous_x0: Tensor) -> Tensor:
         """The sample at the beginning of step `index`, from the one before, now that its own x0 is known."""
         sigma, sigma_next = self._span(index - 1)
-        h, previous_x0 = self._h(index - 1), self._previous_x0
+        h = self._h(index - 1)
         b = math.expm1(-h)
         change = x0 - previous_x0
-        if index == 1:
+        if index == 1 or self._older_x0 is None:
             slope = change / 2
         else:
             # Weights that make the step exact for x0 = 1, l and l^2: c1 + c2 = b1, q c1 + c2 = b2.
@@ -159,7 +168,7 @@ class UniPC(DPMSolver):
             b1, b2 = phi_2 / b, 2 * (-phi_2 / h - 0.5) / b
             c1 = (b2 - b1) / (q - 1)
             slope = c1 / q * (self._older_x0 - previous_x0) + (b1 - c1) * change
-        return sigma_next / sigma * self._corrected - (1 - sigma_next) * b * (previous_x0 + slope)
+        return sigma_next / sigma * before - (1 - sigma_next) * b * (previous_x0 + slope)
 
 
 class ResMultistep(Scheduler):
@@ -175,7 +184,7 @@ class ResMultistep(Scheduler):
         sigma, sigma_next = self._span(index)
         x0 = sample - sigma * velocity
         previous_x0, self._previous_x0 = self._previous_x0, x0
-        if index == 0 or sigma_next == 0:
+        if index == 0 or previous_x0 is None or sigma_next == 0:
             return sample + (sigma_next - sigma) * velocity
         k = math.log(sigma / sigma_next)
         p = -math.expm1(-k) / k

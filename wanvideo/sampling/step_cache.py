@@ -130,7 +130,7 @@ class MagCacheRule:
 
 
 def ratios_for(measured: Sequence[float], num_steps: int) -> list[float]:
-    """`measured` ratios stretched or thinned to `num_steps`, nearest first, both ends kept."""
+    """`measured` ratios stretched or thinned to `num_steps`, nearest first, with both ends."""
     if num_steps == 1:
         return [measured[-1]]
     scale = (len(measured) - 1) / (num_steps - 1)
@@ -153,7 +153,7 @@ class EasyCacheRule:
     def computes(self, step: int, latents: Tensor) -> bool:
         """Whether step `step`, which starts from `latents`, is computed; ask once for every step, in order."""
         before, self._input = self._input, latents.clone()
-        if self.first <= step < self.stop and self.ratio and before is not None:
+        if self.first <= step < self.stop and self.ratio and before is not None and self._computed is not None:
             moved = (latents - before).abs().mean() / self._computed[1].abs().mean()
             self.error += self.ratio * float(moved)
             if self.error < self.threshold:
@@ -163,6 +163,7 @@ class EasyCacheRule:
 
     def learn(self, velocity: Tensor) -> None:
         """Take in the output of a computed step."""
+        assert self._input is not None  # `computes` was asked first
         if self._computed is not None:
             moved = float((self._input - self._computed[0]).abs().mean())
             if moved:
@@ -176,7 +177,7 @@ class WindowCache(ABC):
     def __init__(self, offload: bool) -> None:
         self.offload, self.step, self.is_computed = offload, -1, True
         self.num_skipped = 0  # steps
-        self._kept: dict[Pass, Tensor] = {}
+        self._cached: dict[Pass, Tensor] = {}
 
     @abstractmethod
     def start(self, latents: Tensor) -> None:
@@ -194,18 +195,18 @@ class WindowCache(ABC):
         self.is_computed = is_computed
         self.num_skipped += not is_computed
 
-    def _keep(self, which: Pass, tensor: Tensor) -> None:
-        self._kept[which] = tensor.cpu() if self.offload else tensor
+    def _store(self, which: Pass, tensor: Tensor) -> None:
+        self._cached[which] = tensor.cpu() if self.offload else tensor
 
 
 class _BlockCache(WindowCache):
     def blocks(self, which: Pass, hidden: Tensor, modulation: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         if not self.is_computed:
-            return hidden + self._kept[which].to(hidden.device)
-        self._kept.pop(which, None)  # its memory is needed by the blocks
+            return hidden + self._cached[which].to(hidden.device)
+        self._cached.pop(which, None)  # its memory is needed by the blocks
         before = hidden.clone()  # the blocks write over the other
         hidden = compute(hidden)
-        self._keep(which, torch.sub(hidden, before, out=before))
+        self._store(which, torch.sub(hidden, before, out=before))
         return hidden
 
 
@@ -251,9 +252,9 @@ class EasyCache(WindowCache):
 
     def model(self, which: Pass, latents: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         if not self.is_computed:
-            return latents + self._kept[which].to(latents.device)
+            return latents + self._cached[which].to(latents.device)
         velocity = compute()
         if which is Pass.COND:
             self.rule.learn(velocity)
-        self._keep(which, velocity - latents)
+        self._store(which, velocity - latents)
         return velocity

@@ -1,6 +1,6 @@
 """One window: from noise to latents.
 
-Legend: T latent frames, n of them motion latents (what the previous window already showed), H W latent rows, columns.
+Legend: T latent frames, H W latent rows, columns.
 """
 
 from __future__ import annotations
@@ -10,56 +10,40 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..protocols import MotionLatents, NoiseFn
 from .denoiser import Denoiser
 from .schedulers import Scheduler
-
-Draw = Callable[[tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a run is after a step. denoised [16, T, H, W]: what the latents would be if the run stopped here."""
+    """Where a run is after a step.
+
+    num_windows: None while the video's length is not known. denoised: [16, T, H, W], what the latents would be if the
+    run stopped here.
+    """
 
     window_index: int
-    num_windows: int
+    num_windows: int | None
     step_index: int
     num_steps: int
     denoised: Tensor
 
 
-@dataclass(frozen=True)
-class Motion:
-    """The latents at the front of a window that are known: [16, n, H, W].
-
-    clean: kept as they are in every step (InfiniteTalk); otherwise noised to the step's level (MultiTalk).
-    """
-
-    latents: Tensor
-    clean: bool
-
-    def hold(self, latents: Tensor, timestep: float, draw: Draw) -> Tensor:
-        """`latents` with its first frames replaced by the known ones, as they are at `timestep`."""
-        known = self.latents
-        if not self.clean:
-            known = blend_noise(known, draw(tuple(known.shape)).to(known), timestep)
-        latents[:, : known.shape[1]] = known
-        return latents
-
-
 class Replay:
     """Noise that can be asked for again from the start, so that a second attempt sees what the first one saw."""
 
-    def __init__(self, draw: Draw) -> None:
-        self.draw, self.drawn, self.next = draw, [], 0
+    def __init__(self, noise: NoiseFn) -> None:
+        self._noise, self._drawn, self._next = noise, list[Tensor](), 0
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
-        if self.next == len(self.drawn):
-            self.drawn.append(self.draw(shape))
-        self.next += 1
-        return self.drawn[self.next - 1].clone()
+        if self._next == len(self._drawn):
+            self._drawn.append(self._noise(shape))
+        self._next += 1
+        return self._drawn[self._next - 1].clone()
 
     def rewind(self) -> None:
-        self.next = 0
+        self._next = 0
 
 
 def blend_noise(clean: Tensor, noise: Tensor, timestep: float) -> Tensor:
@@ -72,26 +56,26 @@ def denoise_window(
     denoiser: Denoiser,
     scheduler: Scheduler,
     latents: Tensor,
-    motion: Motion | None,
-    draw: Draw,
+    motion: MotionLatents | None,
+    noise: NoiseFn,
     on_step: Callable[[int, Tensor], None],
 ) -> Tensor:
     """Run a window's steps from noisy latents [16, T, H, W] float32.
 
     Args:
         motion: known latents, or None where nothing is known.
-        draw: asked for noise in this order: motion before the first step; then, a step, the scheduler's and motion's.
+        noise: asked for in this order: motion before the first step; then, a step, the scheduler's and motion's.
         on_step: called after each step with its index and the denoised estimate.
     """
     steps = scheduler.timesteps
     if motion:
-        latents = motion.hold(latents, steps[0], draw)
+        latents = motion.hold(latents, steps[0], noise)
     for index, timestep in enumerate(steps):
         velocity = denoiser(latents, timestep)
         denoised = latents - scheduler.sigmas[index] * velocity
-        noise = draw(tuple(latents.shape)).to(latents) if scheduler.is_stochastic else None
-        latents = scheduler.step(velocity, index, latents, noise)
+        step_noise = noise(tuple(latents.shape)).to(latents) if scheduler.is_stochastic else None
+        latents = scheduler.step(velocity, index, latents, step_noise)
         if motion:
-            latents = motion.hold(latents, steps[index + 1] if index + 1 < len(steps) else 0.0, draw)
+            latents = motion.hold(latents, steps[index + 1] if index + 1 < len(steps) else 0.0, noise)
         on_step(index, denoised)
     return latents

@@ -53,13 +53,10 @@ class Recording:
     def close(self) -> None:
         self.part.close()
 
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Finish the file; where the run ended early the log says what is in it."""
+    def abandon(self) -> None:
+        """Finish the file; the log says what is in it."""
         self.close()
-        if error is not None and self.num_frames:
+        if self.num_frames:
             logger.warning("The run ended early. Its %d finished frames are in %s", self.num_frames, self.path)
 
     def images(self) -> Tensor:

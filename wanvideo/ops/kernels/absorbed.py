@@ -174,14 +174,14 @@ def fold_values(value: Tensor, weight: Tensor) -> Folded:
 def folded_weights(x: Tensor | QuantisedRows, key: Folded, num_keys: int, dtype: torch.dtype) -> Tensor:
     """x [G * L, D] and folded keys whose scores are in units of log 2 -> weights [G, L, N * J] for `folded_sum`."""
     quantised = isinstance(x, QuantisedRows)
-    data = x.data if quantised else x
+    data, scale = x if isinstance(x, QuantisedRows) else (x, key.bias)
     groups, columns, width = key.data.shape
     data = data.view(groups, -1, width)
     length = data.shape[1]
     out = data.new_empty(groups, length, columns, dtype=dtype)
     tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), columns // TILE["BLOCK_N"], _depth(data)
     _folded_weights[(groups * tiles * parts,)](
-        _described(data, 1, TILE["BLOCK_L"], depth), x.scale if quantised else key.bias,
+        _described(data, 1, TILE["BLOCK_L"], depth), scale,
         _described(key.data, 1, TILE["BLOCK_N"], depth), key.scale if quantised else key.bias, key.bias,
         _described(out, 1, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
         D=width, J=num_keys, QUANTISED=quantised, FULL=full_weight(dtype), BLOCK_K=depth, **TILE,

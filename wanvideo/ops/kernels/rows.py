@@ -257,8 +257,8 @@ def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
 
 
 def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
-    out, scale = _output(x, dtype)
     rows, width = x.shape
+    out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(rows, 1, dtype=torch.float32)
     _quantise[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
     return QuantisedRows(out, scale)
 

@@ -32,12 +32,12 @@ class Format:
     bits: float
     quantise: Callable[[Tensor], dict[str, Tensor]] | None = None
 
-    def empty(self, shape: tuple[int, int], bias: bool = False) -> Linear:
+    def empty(self, shape: tuple[int, ...], bias: bool = False) -> Linear:
         """A layer without memory for a weight of this shape."""
         with torch.device("meta"):
             return self.make(shape[1], shape[0], bias)
 
-    def layer(self, shape: tuple[int, int], tensors: dict[str, Tensor]) -> Linear:
+    def layer(self, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Linear:
         """A layer without bias around tensors that are there already."""
         layer = self.empty(shape)
         for name, tensor in tensors.items():
@@ -47,7 +47,7 @@ class Format:
                 setattr(layer, name, tensor)
         return layer
 
-    def parts(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+    def parts(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The tensors of a layer for a weight of this shape, on the meta device."""
         return dict(self.empty(shape).state_dict())
 
@@ -70,7 +70,8 @@ def quantise_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
     largest = LARGEST[storage]
     data = torch.empty(weight.shape, dtype=storage, device=weight.device)
     scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
-    for start, stop in row_blocks(*weight.shape, weight.device):
+    num_rows, columns = weight.shape
+    for start, stop in row_blocks(num_rows, columns, weight.device):
         rows = weight[start:stop].float()
         scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
         rows = rows / scale[start:stop]
@@ -97,4 +98,14 @@ FORMATS = {
         ),
     )
 }
+
+
+def quantiser(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What brings a weight [N, K] into one of `QUANTISERS`."""
+    quantise = FORMATS[name].quantise
+    if quantise is None:
+        raise KeyError(f"{name} is only read")
+    return quantise
+
+
 QUANTISERS = tuple(name for name, item in FORMATS.items() if item.quantise)

@@ -81,6 +81,9 @@ class FP4Linear(Linear):
     widened a few rows at a time for each call.
     """
 
+    weight_scale: Tensor
+    weight_scale_2: Tensor
+
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__(in_features, out_features, bias)
         packed, scales = padded_sizes(out_features, in_features)
@@ -101,8 +104,9 @@ class FP4Linear(Linear):
         return dense
 
     def product(self, x: Tensor | QuantisedRows) -> Tensor:
-        few = isinstance(x, QuantisedRows) or x.numel() < FEW_ROWS * self.in_features
-        if few or not multiplies_fp4(self.weight.device):
+        if isinstance(x, QuantisedRows) or x.numel() < FEW_ROWS * self.in_features:
+            return super().product(x)
+        if not multiplies_fp4(self.weight.device):
             return super().product(x)
         out = self.multiply_fp4(x.flatten(0, -2))
         return out.view(*x.shape[:-1], self.out_features)

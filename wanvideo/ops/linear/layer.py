@@ -61,6 +61,8 @@ class RowScaledLinear(Linear):
     widened for each call.
     """
 
+    weight_scale: Tensor
+
     def __init__(self, in_features: int, out_features: int, bias: bool, storage: torch.dtype) -> None:
         super().__init__(in_features, out_features, bias)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=storage), requires_grad=False)
@@ -82,7 +84,7 @@ class RowScaledLinear(Linear):
         if self.multiplies_stored and kernels.usable(self.weight):
             return kernels.row_kernels().widen_rows(self.weight, self.weight_scale, dtype)
         dense = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
-        for start, stop in row_blocks(*self.weight.shape, self.weight.device):
+        for start, stop in row_blocks(self.out_features, self.in_features, self.weight.device):
             dense[start:stop] = self.weight[start:stop].float() * self.weight_scale[start:stop]
         return dense
 

@@ -76,6 +76,10 @@ class LoraBranch(nn.Module):
         schedule: says which row of the table counts.
     """
 
+    down: Tensor
+    up: Tensor
+    table: Tensor | None
+
     def __init__(
         self,
         down: Tensor,
@@ -100,7 +104,7 @@ class LoraBranch(nn.Module):
     def forward(self, x: Tensor | QuantisedRows, out: Tensor) -> Tensor:
         """x [..., K] and the layer's own result [..., N], which is written over -> [..., N]."""
         result, strengths = out.flatten(0, -2), None
-        if self.table is not None:
+        if self.table is not None and self.schedule is not None:
             strengths = self.table.index_select(0, self.schedule.on(self.table.device))[0].to(out.dtype)
         if isinstance(x, QuantisedRows):
             parts = (x.data.split(QUANTISED_ROWS), x.scale.split(QUANTISED_ROWS), result.split(QUANTISED_ROWS))

@@ -1,0 +1,438 @@
+"""Nodes that encode prompts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .nodes_common import (
+    CATEGORY,
+    TEXT_ENCODERS,
+    FileNode,
+    Node,
+    cache_folder,
+    choice,
+    expect,
+    flag,
+    number,
+    output_folder,
+    path_of_video,
+    refuse,
+    snapped,
+    socket,
+    stop_if_interrupted,
+    text,
+    whole,
+)
+from .nodes_model_loading import ClipEncoder, VideoModel, text_encoder
+from .wanvideo.checkpoints.download import TOKENIZER, download
+from .wanvideo.engine.conditioning import Prompts
+from .wanvideo.engine.encoders import encode_images, encode_text
+from .wanvideo.engine.host import ModelHandle
+from .wanvideo.errors import InputError
+from .wanvideo.geometry import VideoGeometry, WindowPlan
+from .wanvideo.models.clip_vision import encode_tiled
+from .wanvideo.models.text_encoder import without_padding
+from .wanvideo.models.vae_tiling import Tiling
+from .wanvideo.request import COLOUR_METHODS
+from .wanvideo.sampling.clip import picture_condition
+from .wanvideo.text.cache import TextCache
+from .wanvideo.text.tokenizer import EMBEDDED
+from .wanvideo.video.picture import fit_images
+from .wanvideo.video.reader import References, picture_size
+from .wanvideo.video.writer import check_output, free_name
+
+TEXT, IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("text", "image", "sampling", "output"))
+
+
+MODES = ("auto", "multitalk", "infinitetalk")
+
+
+COLOUR_WIDGET = ("disabled", *(name for name in COLOUR_METHODS if name not in ("disabled", "lab")), "lab")
+
+
+NUM_FRAMES = whole(81, 1, 10000, 4)
+
+
+@dataclass(frozen=True)
+class ClipEmbeds:
+    """tokens [1 or R, 257, dim] of the reference pictures."""
+
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class TalkingPicture:
+    """What a talking video of any length is made of beside its speech.
+
+    Args:
+        picture_size: width and height before it was fitted.
+        references: [R, 3, H, W] in -1..1, or None for a source video. video: that video's file.
+        clip: what CLIP saw, or None. encode: pictures [1, 3, H, W] through CLIP, where it sees a source video.
+    """
+
+    vae: ModelHandle
+    width: int
+    height: int
+    picture_size: tuple[int, int]
+    references: Tensor | None
+    video: Path | None
+    window_frames: int
+    motion_frames: int
+    mode: str
+    colour_match: str
+    colour_strength: float
+    tiled_vae: bool
+    clip: ClipEmbeds | None
+    encode: Callable[[Tensor], Tensor] | None
+    folder: Path | None
+
+    def pictures(self, plan: WindowPlan, fps: float) -> Tensor | Sequence[Tensor]:
+        """The reference of each window, of which the last repeats."""
+        return self.references if self.video is None else References(self.video, self.width, self.height, plan, fps)
+
+    def image_embeds(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | None:
+        """[1 or R, 257, dim]."""
+        if self.clip is not None:
+            return self.clip.tokens
+        return None if self.encode is None else encode_images(self.encode, pictures)
+
+
+@dataclass(frozen=True)
+class PlainClip:
+    """One clip of a given size. condition: [20, T, H/8, W/8], or None where nothing is known."""
+
+    geometry: VideoGeometry
+    condition: Tensor | None
+    clip: ClipEmbeds | None
+
+
+class WanVideoTextEncode(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt", "text encode"]
+    REQUIRED = {"positive_prompt": text(multiline=True), "negative_prompt": text(multiline=True)}
+    OPTIONAL = {
+        "t5": socket("WANTEXTENCODER"),
+        "force_offload": flag(True),
+        "model_to_offload": socket("WANVIDEOMODEL"),
+        "use_disk_cache": flag(False),
+        "device": choice("gpu", "gpu", "cpu"),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(
+        self, positive_prompt, negative_prompt, t5=None, force_offload=True, model_to_offload=None,
+        use_disk_cache=False, device="gpu",
+    ):  # fmt: skip
+        encoder = expect(t5, ModelHandle, "t5")
+        if model_to_offload is not None:
+            expect(model_to_offload, VideoModel, "model_to_offload").handle.offload()
+        prompts = _split(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        if force_offload:
+            encoder.offload()
+        return (Prompts(tuple(positive), negative),)
+
+
+class WanVideoTextEncodeSingle(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt"]
+    REQUIRED = {"prompt": text(multiline=True)}
+    OPTIONAL = WanVideoTextEncode.OPTIONAL
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(self, prompt, t5=None, force_offload=True, model_to_offload=None, use_disk_cache=False, device="gpu"):
+        (embeds,) = WanVideoTextEncode().process(
+            prompt, "", t5, force_offload, model_to_offload, use_disk_cache, device
+        )
+        return (replace(embeds, negative=None),)
+
+
+class WanVideoTextEncodeCached(FileNode):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt", "text encode", "umt5"]
+    REQUIRED = {
+        "model_name": TEXT_ENCODERS,
+        "precision": choice("bf16", "fp32", "bf16"),
+        "positive_prompt": text(multiline=True),
+        "negative_prompt": text(multiline=True),
+        "quantization": choice("disabled", "disabled", "fp8_e4m3fn"),
+        "use_disk_cache": flag(True),
+        "device": choice("gpu", "gpu", "cpu"),
+    }
+    OPTIONAL = {"extender_args": socket("WANVIDEOPROMPTEXTENDER_ARGS")}
+    RETURN_TYPES = ("WANVIDEOTEXTEMBEDS", "WANVIDEOTEXTEMBEDS", "STRING")
+    RETURN_NAMES = ("text_embeds", "negative_text_embeds", "positive_prompt")
+    FUNCTION = "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name):
+        return TEXT_ENCODERS.check(model_name)
+
+    def process(
+        self, model_name, precision, positive_prompt, negative_prompt, quantization="disabled", use_disk_cache=True,
+        device="gpu", extender_args=None,
+    ):  # fmt: skip
+        refuse(extender_args=extender_args)
+        encoder = text_encoder(model_name, precision, quantization)
+        prompts = _split(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        encoder.unload()
+        return Prompts(tuple(positive), negative), Prompts((negative,)), positive_prompt
+
+
+def _split(prompt: str) -> list[str]:
+    """Prompts of the windows, parted by |."""
+    return [part.strip() for part in prompt.split("|")]
+
+
+def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:
+    def encode(missing: list[str]) -> list[Tensor]:
+        return encode_text(encoder, _tokenizer(encoder), missing, on_cpu=where == "cpu")
+
+    stop_if_interrupted()
+    if not use_disk_cache:
+        return encode(prompts)
+    return TextCache(cache_folder(), encoder.paths, encoder.precision).get(prompts, encode)
+
+
+def _tokenizer(encoder: ModelHandle) -> Path:
+    """The encoder's own tokenizer where its file carries one, else the one that all UMT5-XXL files share."""
+    if EMBEDDED in encoder.tensors:
+        return encoder.paths[0]
+    for place in (encoder.paths[0].parent, encoder.paths[0].parent / TOKENIZER, encoder.paths[0].parent / "umt5-xxl"):
+        if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            return place
+    return download(TOKENIZER, encoder.paths[0].parent / TOKENIZER)
+
+
+class WanVideoTextEmbedBridge(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["conditioning", "clip text encode"]
+    REQUIRED = {"positive": socket("CONDITIONING")}
+    OPTIONAL = {"negative": socket("CONDITIONING")}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(self, positive, negative=None):
+        prompts = tuple(without_padding(entry[0][0]) for entry in positive)
+        return (Prompts(prompts, without_padding(negative[0][0][0]) if negative else None),)
+
+
+class WanVideoClipVisionEncode(Node):
+    CATEGORY = IMAGE
+    SEARCH_ALIASES = ["clip vision", "image embeds"]
+    REQUIRED = {
+        "clip_vision": socket("CLIP_VISION"),
+        "image_1": socket("IMAGE"),
+        "strength_1": number(1.0, 0.0, 10.0, 0.001),
+        "strength_2": number(1.0, 0.0, 10.0, 0.001),
+        "crop": choice("center", "center", "disabled"),
+        "combine_embeds": choice("average", "average", "sum", "concat", "batch"),
+        "force_offload": flag(True),
+    }
+    OPTIONAL = {
+        "image_2": socket("IMAGE"),
+        "negative_image": socket("IMAGE"),
+        "tiles": whole(0, 0, 16, 2),
+        "ratio": number(0.5, 0.0, 1.0),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_CLIPEMBEDS",), ("image_embeds",), "process"
+
+    def process(
+        self, clip_vision, image_1, strength_1=1.0, strength_2=1.0, crop="center", combine_embeds="average",
+        force_offload=True, image_2=None, negative_image=None, tiles=0, ratio=0.5,
+    ):  # fmt: skip
+        refuse(negative_image=negative_image)
+        encode = _clip_encoder(clip_vision, crop)
+        embeds = []
+        with torch.inference_mode():
+            for image, strength in ((image_1, strength_1), (image_2, strength_2)):
+                if image is not None:
+                    tokens = encode_tiled(encode, image, tiles, ratio) if tiles > 1 else encode(image)
+                    embeds.append(tokens * strength)
+        if force_offload and isinstance(clip_vision, ClipEncoder):
+            clip_vision.handle.offload()
+        return (ClipEmbeds(_combined(embeds, combine_embeds)),)
+
+    def encode(self, clip_vision, image):
+        """process under the name that scripts use."""
+        return self.process(clip_vision, image)
+
+
+def _clip_encoder(clip_vision: Any, crop: str) -> Callable[[Tensor], Tensor]:
+    if isinstance(clip_vision, ClipEncoder):
+        return lambda images: clip_vision.tokens(images, crop)
+    if not hasattr(clip_vision, "encode_image"):
+        expect(clip_vision, ClipEncoder, "clip_vision")
+    crop = "center" if crop == "center" else "none"
+    return lambda images: clip_vision.encode_image(images[..., :3], crop=crop)["penultimate_hidden_states"]
+
+
+def _clip_of_pictures(clip_vision: Any) -> Callable[[Tensor], Tensor]:
+    """pictures [R, 3, H, W] in -1..1 -> [R, 257, dim], seen as a whole."""
+    if isinstance(clip_vision, ClipEncoder):
+        return clip_vision.encode
+    encode = _clip_encoder(clip_vision, "none")
+    return lambda pictures: encode((pictures.movedim(1, -1) + 1) / 2)
+
+
+def _combined(embeds: list[Tensor], how: str) -> Tensor:
+    if len(embeds) == 1:
+        return embeds[0]
+    if how != "batch" and len(embeds[0]) != len(embeds[1]):
+        raise InputError(
+            f"image_1 holds {len(embeds[0])} pictures and image_2 {len(embeds[1])}: {how} needs as many. "
+            "Use batch, or the same number."
+        )
+    if how in ("concat", "batch"):
+        return torch.cat(embeds, 1 if how == "concat" else 0)
+    total = embeds[0] + embeds[1]
+    return total / 2 if how == "average" else total
+
+
+class WanVideoImageToVideoMultiTalk(Node):
+    CATEGORY = IMAGE
+    SEARCH_ALIASES = ["talking video", "infinitetalk", "multitalk", "lip sync", "long video"]
+    REQUIRED = {
+        "vae": socket("WANVAE"),
+        "width": whole(832, 64, 4096, 8),
+        "height": whole(480, 64, 4096, 8),
+        "frame_window_size": NUM_FRAMES,
+        "motion_frame": whole(25, 1, 10000),
+        "force_offload": flag(False),
+        "colormatch": choice("disabled", *COLOUR_WIDGET),
+    }
+    OPTIONAL = {
+        "start_image": socket("IMAGE"),
+        "tiled_vae": flag(False),
+        "clip_embeds": socket("WANVIDIMAGE_CLIPEMBEDS"),
+        "mode": choice("auto", *MODES),
+        "output_path": text(),
+        "colormatch_strength": number(1.0, 0.0, 1.0),
+        "clip_vision": socket("CLIP_VISION"),
+        "source_video": socket("VIDEO"),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
+
+    def process(
+        self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
+        colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
+        colormatch_strength=1.0, clip_vision=None, source_video=None,
+    ):  # fmt: skip
+        if (start_image is None) == (source_video is None):
+            raise InputError(
+                "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
+            )
+        if clip_embeds is not None and clip_vision is not None:
+            raise InputError(
+                "clip_embeds and clip_vision are both connected. Keep clip_vision: it sees what is sampled."
+            )
+        window = snapped("frame_window_size", frame_window_size)
+        motion = snapped("motion_frame", motion_frame)
+        VideoGeometry(width, height, window)
+        WindowPlan(1, window, motion)
+        folder = output_folder() / output_path.strip() if output_path.strip() else None
+        if folder:
+            check_output(free_name(folder / "talking_video.mp4"))
+        clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
+        encode = clip_vision and _clip_of_pictures(clip_vision)
+        references = video = None
+        if source_video is not None:
+            video = path_of_video(source_video)
+            size = picture_size(video)
+        else:
+            references, size = fit_images(start_image, width, height), (start_image.shape[2], start_image.shape[1])
+            if encode:
+                clip, encode = ClipEmbeds(encode_images(encode, references)), None
+        picture = TalkingPicture(
+            expect(vae, ModelHandle, "vae"), width, height, size, references, video, window, motion, mode, colormatch,
+            colormatch_strength, tiled_vae, clip, encode, folder,
+        )  # fmt: skip
+        return picture, str(folder or "")
+
+
+class WanVideoImageToVideoEncode(Node):
+    CATEGORY = IMAGE
+    SEARCH_ALIASES = ["image to video", "i2v"]
+    REQUIRED = {
+        "width": whole(832, 64, 8096, 8),
+        "height": whole(480, 64, 8096, 8),
+        "num_frames": NUM_FRAMES,
+        "noise_aug_strength": number(0.0, 0.0, 10.0, 0.001),
+        "start_latent_strength": number(1.0, 0.0, 10.0, 0.001),
+        "end_latent_strength": number(1.0, 0.0, 10.0, 0.001),
+        "force_offload": flag(True),
+    }
+    OPTIONAL = {
+        "vae": socket("WANVAE"),
+        "clip_embeds": socket("WANVIDIMAGE_CLIPEMBEDS"),
+        "start_image": socket("IMAGE"),
+        "end_image": socket("IMAGE"),
+        "control_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "fun_or_fl2v_model": flag(True),
+        "temporal_mask": socket("MASK"),
+        "extra_latents": socket("LATENT"),
+        "tiled_vae": flag(False),
+        "add_cond_latents": socket("ADD_COND_LATENTS"),
+        "augment_empty_frames": number(0.0, 0.0, 10.0),
+        "empty_frame_pad_image": socket("IMAGE"),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
+
+    def process(
+        self, width=832, height=480, num_frames=81, noise_aug_strength=0.0, start_latent_strength=1.0,
+        end_latent_strength=1.0, force_offload=True, vae=None, clip_embeds=None, start_image=None, end_image=None,
+        control_embeds=None, fun_or_fl2v_model=True, temporal_mask=None, extra_latents=None, tiled_vae=False,
+        add_cond_latents=None, augment_empty_frames=0.0, empty_frame_pad_image=None,
+    ):  # fmt: skip
+        refuse(
+            control_embeds=control_embeds, temporal_mask=temporal_mask, extra_latents=extra_latents,
+            add_cond_latents=add_cond_latents, empty_frame_pad_image=empty_frame_pad_image,
+            augment_empty_frames=augment_empty_frames or None, noise_aug_strength=noise_aug_strength or None,
+        )  # fmt: skip
+        geometry = VideoGeometry(width, height, snapped("num_frames", num_frames))
+        clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
+        if start_image is None and end_image is None:
+            return (PlainClip(geometry, None, clip),)
+        encoder = expect(vae, ModelHandle, "vae")
+        start, end = (
+            None if images is None else fit_images(images, width, height).transpose(0, 1)
+            for images in (start_image, end_image)
+        )
+        with torch.inference_mode():
+            condition = picture_condition(
+                encoder.load(), geometry, start, end, Tiling.default() if tiled_vae else None,
+                start_latent_strength, end_latent_strength,
+            )  # fmt: skip
+        if force_offload:
+            encoder.offload()
+        return (PlainClip(geometry, condition.cpu(), clip),)
+
+
+class WanVideoEmptyEmbeds(Node):
+    CATEGORY = IMAGE
+    SEARCH_ALIASES = ["text to video", "t2v"]
+    REQUIRED = {"width": whole(832, 64, 8096, 8), "height": whole(480, 64, 8096, 8), "num_frames": NUM_FRAMES}
+    OPTIONAL = {"control_embeds": socket("WANVIDIMAGE_EMBEDS"), "extra_latents": socket("LATENT")}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
+
+    def process(self, width=832, height=480, num_frames=81, control_embeds=None, extra_latents=None):
+        refuse(control_embeds=control_embeds, extra_latents=extra_latents)
+        return (PlainClip(VideoGeometry(width, height, snapped("num_frames", num_frames)), None, None),)
+
+
+NODES = (
+    WanVideoTextEncode,
+    WanVideoTextEncodeSingle,
+    WanVideoTextEncodeCached,
+    WanVideoTextEmbedBridge,
+    WanVideoClipVisionEncode,
+    WanVideoImageToVideoMultiTalk,
+    WanVideoImageToVideoEncode,
+    WanVideoEmptyEmbeds,
+)

@@ -1,0 +1,78 @@
+"""Prompts, pictures and speech through their encoders, whoever holds these.
+
+Legend: R reference pictures, F video frames, n tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..audio.speech import encode_tracks
+from ..memory.budget import free_device_bytes
+from ..memory.hooked import streaming
+from ..memory.residency import module_bytes
+from ..models.text_encoder import encode_prompts
+from ..models.wav2vec2 import Samples
+from ..protocols import AudioSource
+from ..text.tokenizer import load_tokenizer
+from .host import ModelHandle
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What a request is encoded with; None for what it does without.
+
+    text_on_cpu: the prompt is encoded where it takes no device memory.
+    """
+
+    text: ModelHandle | None
+    tokenizer: Path | None
+    clip_vision: ModelHandle | None
+    audio: ModelHandle | None
+    text_on_cpu: bool = False
+
+
+@torch.no_grad()
+def encode_text(encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False):
+    """Embeddings [n, dim] of each prompt, on the CPU. Blocks of an encoder that does not fit the device stream."""
+    device = torch.device("cpu") if on_cpu else encoder.host.device
+    with ExitStack() as stack:
+
+        def place() -> None:
+            model = encoder.residency.model
+            if device.type != "cuda" or module_bytes(model) + GIB <= free_device_bytes(device) + encoder.device_bytes:
+                encoder.residency.place()
+            else:
+                stack.enter_context(streaming(model, model.encoder.block, device))
+
+        fits = device.type == "cuda" and _file_bytes(encoder) + GIB <= encoder.host.obtainable_bytes()
+        model = stack.enter_context(encoder.in_use((lambda: None) if on_cpu else place, is_resident=fits))
+        return [embeds.cpu() for embeds in encode_prompts(model, load_tokenizer(tokenizer), prompts)]
+
+
+def _file_bytes(encoder: ModelHandle) -> int:
+    return sum(path.stat().st_size for path in encoder.paths)
+
+
+@torch.no_grad()
+def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tensor]) -> Tensor:
+    """What CLIP makes of each reference [3, H, W] in -1..1 as the video shows it: [R, 257, dim] on the CPU.
+
+    encode: pictures [1, 3, H, W] -> [1, 257, dim].
+    """
+    return torch.cat([encode(references[index][None]).cpu() for index in range(len(references))])
+
+
+@torch.no_grad()
+def encode_audio(encoder: ModelHandle, tracks: Sequence[Samples], fps: float) -> AudioSource:
+    """Features of every speaker's track."""
+    with encoder.in_use() as model:
+        return encode_tracks(model, tracks, fps)

@@ -1,0 +1,178 @@
+"""The models of a run: where they are, what they need, and how they are made ready."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.dialects import Kind
+from ..checkpoints.load import load_audio_encoder, load_clip_vision, load_text_encoder, load_transformer, load_vae
+from ..checkpoints.quantize import TEXT_ENCODER_FORMATS
+from ..errors import InputError
+from ..lora.apply import apply_loras
+from ..lora.use import LoraUse
+from ..memory.budget import free_device_bytes
+from ..memory.planner import Device, ModelWeights, RunPlan, plan_run
+from ..memory.residency import Residency
+from ..models.transformer import HEAD_WIDTH, WanTransformer
+from ..models.vae import WanVAE
+from ..ops.attention.backends import choose
+from ..ops.precision import DTYPES
+from ..request import EngineOptions, LoraFile
+from .conditioning import Workload
+from .encoders import Encoders
+from .files import ResolvedFiles
+from .host import Host, ModelHandle
+from .sizes import weigh
+
+logger = logging.getLogger("wanvideo")
+
+
+class Engine:
+    """One transformer, its VAE, and how they are used; the only way by which a face samples.
+
+    Args:
+        host: lends the device's memory.
+        transformer, vae: not loaded yet; no VAE where only latents are wanted.
+        options: precision, attention, streaming. loras: what the transformer gets.
+        adapter: files of an audio adapter beside the transformer's own.
+        text_encoder: for the plan, which counts it.
+    """
+
+    def __init__(
+        self, host: Host, transformer: ModelHandle, vae: ModelHandle | None, options: EngineOptions, *,
+        loras: Sequence[LoraUse] = (), adapter: Sequence[Path] | None = None, text_encoder: ModelHandle | None = None,
+    ) -> None:  # fmt: skip
+        self.host, self.options, self.loras = host, options, tuple(loras)
+        self._transformer, self._vae, self._adapter, self._text_encoder = transformer, vae, adapter, text_encoder
+
+    @property
+    def transformer(self) -> WanTransformer:
+        """As the last `ready` left it."""
+        return self._transformer.residency.model
+
+    @property
+    def vae(self) -> WanVAE:
+        """As the last `ready` left it."""
+        return self._vae.residency.model
+
+    @property
+    def residency(self) -> Residency | None:
+        """Where the transformer's blocks are; None before it is loaded."""
+        return self._transformer.residency
+
+    @cached_property
+    def weights(self) -> ModelWeights:
+        """Sizes of all models, from the headers of their files."""
+        paths = [handle and handle.paths for handle in (self._vae, self._text_encoder)]
+        loras = tuple(LoraFile(str(use.file), use.strength) for use in self.loras)
+        files = ResolvedFiles(
+            self._transformer.paths, self._adapter, *paths, None, None, None, has_audio=False, loras=loras
+        )  # fmt: skip
+        return weigh(files, DTYPES[self.options.dtype], self.options.quantise)
+
+    def check(self, workload: Workload) -> None:
+        """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""
+        steps = workload.setup.num_steps
+        for lora in self.loras:
+            if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
+                raise InputError(
+                    f"{lora.file} has {len(lora.strength)} strengths for a video of {steps} steps. "
+                    "Give one strength, or one for each step."
+                )
+
+    def plan(self, workload: Workload, device: Device | None = None) -> RunPlan:
+        """What a run needs and how long it takes; nothing is loaded.
+
+        Args: device: plan for this one instead of the one that is here.
+        Raises: InputError when it cannot fit.
+        """
+        return self._plan(workload, device or self._here(self.host.obtainable_bytes))
+
+    def ready(self, workload: Workload) -> RunPlan:
+        """Load what is not loaded, place it, give the transformer exactly these LoRAs; what the run will be.
+
+        Raises: InputError, before anything is loaded, when the run cannot fit.
+        """
+        self.check(workload)
+        expected = planned = self.plan(workload)
+        logger.info("%s", expected.describe())
+
+        def place() -> None:
+            nonlocal planned
+            planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
+            self.residency.prefetch = self.options.prefetch
+            self.residency.place(planned.memory.num_streamed)
+
+        transformer = self._transformer.load(
+            expected.memory.device_bytes, place, is_resident=expected.memory.num_streamed == 0
+        )
+        apply_loras(transformer, self.loras)
+        transformer.set_attention(self.options.attention)
+        transformer.compile_blocks(self.options.compile, self.options.compile_backend)
+        if self._vae is not None:
+            self._vae.load(is_resident=self._vae.is_transient)
+        return planned
+
+    def stream_more(self) -> bool:
+        """Let a quarter of the blocks more visit the device; False where that gives nothing back."""
+        return self.host.device.type == "cuda" and self.residency.stream_more()
+
+    def offload(self) -> None:
+        """Give the transformer's device memory back."""
+        self._transformer.offload()
+
+    def _plan(self, workload: Workload, device: Device) -> RunPlan:
+        return plan_run(
+            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options, self.weights,
+            device, workload.work,
+        )  # fmt: skip
+
+    def _here(self, count: Callable[[], int]) -> Device:
+        """This device with the memory that `count` says, and with what the models of this run hold of it."""
+        device = self.host.device
+        if device.type != "cuda":
+            return Device()
+        held = self._transformer.device_bytes + (self._vae.device_bytes if self._vae else 0)
+        attention = choose(
+            self.options.attention, device, DTYPES[self.options.dtype], HEAD_WIDTH, self.weights.dim // HEAD_WIDTH
+        )
+        return Device(torch.cuda.get_device_name(device), count() + held, attention.name)
+
+
+def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:
+    """The models of resolved files on a host that is a process of its own; none is loaded yet."""
+    dtype = DTYPES[options.dtype]
+    text_format = TEXT_ENCODER_FORMATS.get(options.quantise, options.quantise)
+    if text_format != options.quantise:
+        logger.info("The text encoder is quantised to %s, not %s.", text_format, options.quantise)
+
+    def handle(
+        paths: Sequence[Path] | None, kind: Kind, load: Callable[..., Any], **arguments: Any
+    ) -> ModelHandle | None:
+        if paths is None:
+            return None
+        return ModelHandle(paths, kind, host, partial(load, paths, **arguments), is_transient=True)
+
+    transformer = ModelHandle(
+        files.transformer, Kind.TRANSFORMER, host,
+        partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantise=options.quantise), Residency,
+    )  # fmt: skip
+    encoders = Encoders(
+        text=handle(files.text_encoder, Kind.TEXT_ENCODER, load_text_encoder, dtype=dtype, quantise=text_format),
+        tokenizer=files.tokenizer,
+        clip_vision=handle(files.clip_vision, Kind.CLIP_VISION, load_clip_vision, dtype=dtype),
+        audio=handle(files.wav2vec, Kind.AUDIO_ENCODER, load_audio_encoder, dtype=torch.float32),
+        text_on_cpu=options.text_encoder_device == "cpu",
+    )
+    engine = Engine(
+        host, transformer, handle(files.vae, Kind.VAE, load_vae, dtype=dtype), options,
+        loras=[LoraUse(lora.path, lora.strength) for lora in files.loras], adapter=files.adapter,
+        text_encoder=encoders.text,
+    )  # fmt: skip
+    return engine, encoders

@@ -1,0 +1,153 @@
+"""Models that are loaded when they are needed, and the host that lends them the device's memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..checkpoints.detect import require
+from ..checkpoints.dialects import Kind
+from ..checkpoints.reader import open_tensors
+from ..errors import InputError
+from ..memory.budget import free_device_bytes
+from ..memory.residency import Residency, WholeResidency
+
+CPU = torch.device("cpu")
+
+
+class Host(Protocol):
+    """Owns the memory of a device and lends it to models: this process alone, or ComfyUI's memory manager.
+
+    device: where models run.
+    """
+
+    device: torch.device
+
+    def obtainable_bytes(self) -> int:
+        """Device memory that a run could have once everything else has made room, without what its models hold."""
+        ...
+
+    def make_room(self, num_bytes: int) -> None:
+        """Have others leave the device until so many bytes are free, as far as they can."""
+        ...
+
+    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+        """Call `place`, which brings the handle's weights to the device, with `num_bytes` free for it and its run."""
+        ...
+
+    def trim(self) -> None:
+        """Give back what a model that has just left held in the allocator's caches."""
+        ...
+
+    def discard(self, handle: ModelHandle) -> None:
+        """The handle's model will not be used again: free its memory, wherever it is."""
+        ...
+
+
+class ModelHandle:
+    """A model that is recognised when it is named and loaded when it is first needed.
+
+    Args:
+        paths: its files. kind: what they must be. host: whose device it runs on.
+        load: makes the model on a given device.
+        residency: how it comes to the device and leaves it.
+        is_transient: it is loaded straight to the device and forgotten after each use.
+        precision: what else decides what it computes, for caches of its results.
+    Raises: CheckpointError when the file is of another kind.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], kind: Kind, host: Host, load: Callable[..., nn.Module],
+        residency: type[WholeResidency] | type[Residency] = WholeResidency, *, is_transient: bool = False,
+        precision: str = "",
+    ) -> None:  # fmt: skip
+        self.paths, self.host, self.is_transient = tuple(paths), host, is_transient
+        self.precision = precision
+        self.tensors = open_tensors(list(paths))
+        self.identity = require(self.tensors, kind)
+        self.residency: Any = None
+        self.managed: Any = None  # what the host keeps with it
+        self._load, self._residency_type = load, residency
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that its weights take now."""
+        return self.residency.device_bytes if self.residency else 0
+
+    def load(self, num_bytes: int = 0, place: Callable[[], None] | None = None, is_resident: bool = False) -> Any:
+        """The model, on its device.
+
+        Args:
+            num_bytes: device memory that it and its run need. place: how it gets there, once loaded.
+            is_resident: it will be there as a whole, so that it need not pass through host memory.
+        """
+        if self.residency is None:
+            if is_resident:
+                self.host.make_room(num_bytes)
+            model = self._load(device=self.host.device if is_resident else CPU)
+            self.residency = self._residency_type(model, self.host.device)
+        self.host.place(self, place or self.residency.place, num_bytes)
+        return self.residency.model
+
+    def offload(self) -> None:
+        """Give the device's memory back; the weights stay in host memory."""
+        if self.residency is not None:
+            self.residency.rest()
+            self.host.trim()
+
+    def unload(self) -> None:
+        """Forget the model; it is loaded anew when it is needed again."""
+        if self.residency is not None:
+            self.host.discard(self)
+        self.residency = self.managed = None
+        self.host.trim()
+
+    @contextmanager
+    def in_use(self, place: Callable[[], None] | None = None, is_resident: bool = True) -> Iterator[Any]:
+        """The model for one use, after which a transient one is forgotten. Arguments as in `load`."""
+        try:
+            yield self.load(place=place, is_resident=is_resident and self.is_transient)
+        finally:
+            if self.is_transient:
+                self.unload()
+
+
+class ProcessHost:
+    """A process that has its device for itself. Args: name of a torch device; None: the GPU if there is one."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.device = _device(name)
+
+    def obtainable_bytes(self) -> int:
+        return free_device_bytes(self.device)
+
+    def make_room(self, num_bytes: int) -> None:
+        """Nobody else is here."""
+
+    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+        place()
+
+    def trim(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def discard(self, handle: ModelHandle) -> None:
+        handle.residency.model.to("meta")  # whoever still holds the model holds no memory with it
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name; tried out."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"device {name!r} cannot be used: {reason}. Use cuda, cuda:0 or cpu.") from None

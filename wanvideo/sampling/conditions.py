@@ -1,0 +1,122 @@
+"""What each mode knows of a window before it is sampled: one class a mode, each a `WindowCondition`.
+
+Legend: R reference pictures, F pixel frames of a window, m of them repeat the previous one, T latent frames, n of them
+motion latents, H W pixel rows and columns, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import VideoGeometry, latent_frames
+from ..protocols import NoiseFn, WindowCondition
+from .cached import Cached
+from .codec import VideoCodec
+from .window import blend_noise
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Motion latents [16, n, h, w] at the front of a window.
+
+    clean: they stay as they are in every step; otherwise they are noised to the step's level.
+    """
+
+    latents: Tensor
+    clean: bool
+
+    def hold(self, latents: Tensor, timestep: float, noise: NoiseFn) -> Tensor:
+        """`latents` [16, T, h, w] with its first frames replaced by the known ones, as they are at `timestep`."""
+        known = self.latents
+        if not self.clean:
+            known = blend_noise(known, noise(tuple(known.shape)).to(known), timestep)
+        latents[:, : known.shape[1]] = known
+        return latents
+
+
+class InfiniteTalk:
+    """Every window's condition is its reference picture alone; its motion latents are clean in every step.
+
+    They are the last frames of the previous window, encoded by themselves; in the first window, the picture.
+    """
+
+    def __init__(
+        self, references: Sequence[Tensor] | Tensor, codec: VideoCodec, geometry: VideoGeometry, overlap: int
+    ) -> None:
+        self._references, self._codec, self._geometry = references, codec, geometry
+        self._latents: Cached[int, Tensor] = Cached()
+
+    def reference_index(self, window_index: int) -> int:
+        return min(window_index, len(self._references) - 1)
+
+    def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor, Motion]:
+        picture = self.reference_index(window_index)
+        latents = self._latents.get(picture, lambda: self._encode(picture))
+        if last_frames is not None:
+            return _first_frame_known(latents), Motion(self._codec.encode(last_frames), clean=True)
+        # The VAE is causal: the picture alone has the same latent as the picture followed by anything.
+        return _first_frame_known(latents), Motion(latents[:, :1], clean=True)
+
+    def color_reference(self, window_index: int) -> Tensor:
+        return self._references[self.reference_index(window_index)]
+
+    def _encode(self, picture: int) -> Tensor:
+        return self._codec.encode_start(self._references[picture][:, None], self._geometry.num_frames)
+
+
+class MultiTalk:
+    """A window's condition are the frames it begins with: the reference picture, later the end of the previous window.
+
+    The motion latents are the front of the same latents, noised to the level of each step; the first window has none.
+    """
+
+    def __init__(
+        self, references: Sequence[Tensor] | Tensor, codec: VideoCodec, geometry: VideoGeometry, overlap: int
+    ) -> None:
+        self._references, self._codec, self._geometry = references, codec, geometry
+        self._num_motion = latent_frames(overlap)
+
+    def reference_index(self, window_index: int) -> int:
+        return min(window_index, len(self._references) - 1)
+
+    def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor, Motion | None]:
+        if last_frames is None:
+            picture = self._references[self.reference_index(window_index)][:, None]
+            return _first_frame_known(self._codec.encode_start(picture, self._geometry.num_frames)), None
+        latents = self._codec.encode_start(last_frames, self._geometry.num_frames)
+        return _first_frame_known(latents), Motion(latents[:, : self._num_motion], clean=False)
+
+    def color_reference(self, window_index: int) -> Tensor:
+        return self._references[0]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One clip by itself: channels [20, T, h, w] made before (see `clip.picture_condition`), or None if nothing is known."""
+
+    channels: Tensor | None
+
+    def reference_index(self, window_index: int) -> int:
+        return 0
+
+    def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor | None, None]:
+        return self.channels, None
+
+    def color_reference(self, window_index: int) -> None:
+        return None
+
+
+ConditionClass = Callable[[Sequence[Tensor] | Tensor, VideoCodec, VideoGeometry, int], WindowCondition]
+CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multitalk": MultiTalk}
+"""The class of each mode; called with (references, codec, geometry of a window, overlap in pixel frames)."""
+
+
+def _first_frame_known(latents: Tensor) -> Tensor:
+    """Latents [16, T, h, w] behind the mask that says that only the first frame is known: [20, T, h, w]."""
+    mask = latents.new_zeros(4, *latents.shape[1:])
+    mask[:, 0] = 1
+    return torch.cat((mask, latents))
