@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    Blocks = Sequence[nn.Module] | nn.ModuleList
+
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
 """Standard normal float32 noise of a shape. The order in which a window asks for it is part of the result."""
 
@@ -102,11 +104,11 @@ class BlockProvider(Protocol):
     may be resident, in host memory, or shards of other ranks. What changes weights does so inside `editing`.
     """
 
-    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         """The blocks in order; the weights of each are on the device until the next one is asked for."""
         ...
 
-    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    def editing(self, blocks: Blocks) -> AbstractContextManager[None]:
         """While the context is open tensors of blocks may be read, written, added and removed, and no forward runs."""
         ...
 
@@ -114,10 +116,10 @@ class BlockProvider(Protocol):
 class ResidentBlocks:
     """The `BlockProvider` of a model whose weights are all on one device, which every model starts with."""
 
-    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         return iter(blocks)
 
-    def editing(self, blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    def editing(self, blocks: Blocks) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -138,6 +140,15 @@ class WeightSource(Protocol):
         ...
 
 
+class BlockModel(Protocol):
+    """A model that reads its blocks through a provider."""
+
+    blocks: nn.ModuleList
+    block_provider: BlockProvider
+
+    def get_parameter(self, target: str) -> nn.Parameter: ...
+
+
 class StepWeights(Protocol):
     """Changes some of a model's weights from step to step, as LoRAs do that have a strength for each step."""
 
@@ -145,6 +156,6 @@ class StepWeights(Protocol):
         """Called before every forward: have on the device what compiled code will ask for."""
         ...
 
-    def set_step(self, model: nn.Module, step: int) -> bool:
+    def set_step(self, model: BlockModel, step: int) -> bool:
         """Change the weights of `model` to those of a step, counted from 0. Returns: whether any changed."""
         ...

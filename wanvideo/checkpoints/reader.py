@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,6 +56,11 @@ class StoredTensor:
     release: Callable[[], None] = _nothing
 
     @classmethod
+    def in_memory(cls, tensor: Tensor) -> StoredTensor:
+        """One that needs no reading."""
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+    @classmethod
     def derived(cls, parents: Sequence[StoredTensor], operation: Callable[..., Tensor]) -> StoredTensor:
         """The result of `operation(*tensors)`, computed when it is read; its shape is found without reading."""
         result = operation(*(torch.empty(parent.shape, dtype=parent.dtype, device="meta") for parent in parents))
@@ -89,12 +95,13 @@ class PackedTensor(StoredTensor):
         matrix: tuple[int, int] | None = None,
     ) -> PackedTensor:
         """A weight of `shape` in the format `name`; matrix: if it is packed as another matrix than its own."""
-        matrix = matrix or shape
+        rows, columns = matrix or shape
+        packed_as = rows, columns
 
         def read() -> Tensor:
-            return FORMATS[name].layer(matrix, read_parts()).dense_weight(torch.float32).view(shape)
+            return FORMATS[name].layer(packed_as, read_parts()).dense_weight(torch.float32).view(shape)
 
-        return cls(shape, torch.float32, read, release, format=name, matrix=matrix, read_parts=read_parts)
+        return cls(shape, torch.float32, read, release, format=name, matrix=packed_as, read_parts=read_parts)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Plain numbers, of which float32 ones are held a few rows at a time."""
@@ -121,6 +128,10 @@ class TensorSource(Mapping[str, StoredTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def __deepcopy__(self, memo: object) -> TensorSource:
+        """A copy of a model has the same files."""
+        return self
 
     def __repr__(self) -> str:
         return f"TensorSource({self.name!r}, {len(self)} tensors)"
@@ -195,10 +206,8 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
     Raises:
         CheckpointError: nothing is there, it is damaged or incomplete, or it is no file of weights.
     """
-    if isinstance(source, TensorSource):
-        return source
     if isinstance(source, Mapping):
-        return _from_state_dict(source, "the state dict")
+        return source if isinstance(source, TensorSource) else _from_state_dict(source, "the state dict")
     if isinstance(source, Sequence) and not isinstance(source, str):
         if not source:
             raise CheckpointError("The list of model files is empty. Name at least one file.")
@@ -262,8 +271,10 @@ def _stem(path: Path) -> str:
 
 
 def _all_shards(path: Path) -> list[Path]:
-    """All parts of the model that `path` is one part of."""
+    """All parts of the model that `path` is one part of, or `path` alone."""
     shard = SHARD.fullmatch(path.name)
+    if shard is None:
+        return [path]
     digits, count = len(shard["number"]), int(shard["count"])
     names = [f"{shard['stem']}-{n:0{digits}}-of-{shard['count']}{shard['suffix']}" for n in range(1, count + 1)]
     missing = [name for name in names if not (path.parent / name).is_file()]
@@ -276,8 +287,7 @@ def _all_shards(path: Path) -> list[Path]:
 
 
 def _from_files(paths: Sequence[Path], name: str | None = None) -> TensorSource:
-    if SHARD.fullmatch(paths[0].name):
-        _all_shards(paths[0])
+    _all_shards(paths[0])  # none may be missing
     parts = [_from_file(path) for path in paths]
     whole = parts[0]
     for part in parts[1:]:
@@ -333,11 +343,7 @@ def _similar(path: Path) -> str:
 
 
 def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
-    tensors = {
-        key: StoredTensor(tuple(value.shape), value.dtype, lambda value=value: value)
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    tensors = {key: StoredTensor.in_memory(value) for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         kinds = few(sorted({type(value).__name__ for value in state.values()})) or "nothing"
         raise CheckpointError(f"{name} holds no tensors (but {kinds}). It is not a file of weights.")
@@ -347,7 +353,7 @@ def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
 def _open_safetensors(path: Path) -> TensorSource:
     file = SafetensorsFile(path)
     tensors = {
-        key: StoredTensor(place.shape, place.dtype, lambda p=place: file.tensor(p), lambda p=place: file.release(p))
+        key: StoredTensor(place.shape, place.dtype, partial(file.tensor, place), partial(file.release, place))
         for key, place in file.places.items()
     }
     if not tensors:

@@ -14,9 +14,7 @@ from ..errors import CheckpointError
 from ..lora.file import open_lora
 from ..request import LoraFile, ModelFiles
 
-SLOTS = {
-    "transformer": Kind.TRANSFORMER,
-    "adapter": Kind.ADAPTER,
+SLOTS = {  # what a folder may give where nothing is named
     "vae": Kind.VAE,
     "text_encoder": Kind.TEXT_ENCODER,
     "clip_vision": Kind.CLIP_VISION,
@@ -47,25 +45,27 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     """
     base = Path(files.folder or files.transformer).expanduser()
     folder = find_in_folder(base) if base.is_dir() else FolderFiles({}, None, ())
-    found: dict[str, Checkpoint | None] = {}
-    for name, kind in SLOTS.items():
-        named = getattr(files, name)
-        # An adapter changes what the model does, so it is never used only because it lies there.
-        found[name] = folder.models.get(kind) if named is None and name != "adapter" else _named(named, kind)
-    transformer, adapter = found["transformer"], found["adapter"]
+    transformer = open_checkpoint(files.transformer, Kind.TRANSFORMER)
+    # An adapter changes what the model does, so it is never used only because it lies there.
+    adapter = _named(files.adapter, Kind.ADAPTER)
     if adapter is not None:
-        base_name, adapter_name = transformer.paths[0].name, adapter.paths[0].name
-        check_fit(base_name, transformer.identity, adapter_name, adapter.identity)
+        check_fit(transformer.paths[0].name, transformer.identity, adapter.paths[0].name, adapter.identity)
+    found = {
+        name: folder.models.get(kind) if getattr(files, name) is None else _named(getattr(files, name), kind)
+        for name, kind in SLOTS.items()
+    }
     for name in ("vae", "text_encoder", "clip_vision"):
         if found[name] is None and (folder.refused or folder.others):
             file_for(base, SLOTS[name])  # raises, and names what lies there in its place
     tokenizer = Path(files.tokenizer).expanduser() if files.tokenizer else folder.tokenizer
-    if tokenizer is None and found["text_encoder"]:
+    if tokenizer is None and found["text_encoder"] is not None:
         tokenizer = found["text_encoder"].paths[0]
-    has_audio = adapter is not None or transformer.identity.has_audio
     for lora in files.loras:
         open_lora(lora.path)
-    return ResolvedFiles(**found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras)
+    has_audio = adapter is not None or transformer.identity.has_audio
+    return ResolvedFiles(
+        transformer, adapter, **found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras
+    )  # fmt: skip
 
 
 def _named(path: str | None, kind: Kind) -> Checkpoint | None:

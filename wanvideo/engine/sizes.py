@@ -33,7 +33,7 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
     source = with_adapter(open_checkpoint(files.transformer, Kind.TRANSFORMER), adapter)
     config = TransformerConfig.from_shapes(source.shapes)
     blocks: dict[int, int] = defaultdict(int)
-    other, formats = 0, Counter()
+    other, formats = 0, Counter[str]()
     for name, tensor in source.items():
         kept = torch.float32 if WanTransformer.keep_float32(name) else dtype
         to = quantise if quantise and can_quantise(name, tensor, Kind.TRANSFORMER) else None
@@ -93,6 +93,6 @@ def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantise: str | N
     sizes: dict[str, int] = defaultdict(int)
     for name, tensor in open_checkpoint(weights, Kind.TEXT_ENCODER).canonical.items():
         part = name.split(".")[2] if name.startswith("encoder.block.") else ""
-        to = TEXT_ENCODER_FORMATS.get(quantise, quantise) if can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
-        sizes[part] += _bytes(tensor, dtype, to)
+        to = quantise if quantise and can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
+        sizes[part] += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
     return sum(sizes.values()), max((size for part, size in sizes.items() if part), default=0)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class _Scaling:
     rank_stabilised: bool = False
 
     @classmethod
-    def noted(cls, note: Mapping[str, object]) -> _Scaling:
+    def noted(cls, note: Mapping[str, Any]) -> _Scaling:
         values = {key.rpartition(".")[2]: value for key, value in note.items()}
         alpha, patterns = values.get("lora_alpha"), values.get("alpha_pattern") or {}
         return cls(
@@ -243,8 +244,11 @@ def _deltas(file: str, path: str, roles: Mapping[str, StoredTensor], scaling: _S
         if "up_bias" in roles:
             found["bias"] = [Full(roles["up_bias"], scale)]
     if any(role.startswith("hada_") for role in roles):
-        parts = _whole(file, path, roles, ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
-        found.setdefault("weight", []).append(Hadamard(*parts, scaling.of(path, parts[1].shape[0], alpha)))
+        first_up, first_down, second_up, second_down = _whole(
+            file, path, roles, ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        )
+        scale = scaling.of(path, first_down.shape[0], alpha)
+        found.setdefault("weight", []).append(Hadamard(first_up, first_down, second_up, second_down, scale))
     if any(role.startswith("lokr_") for role in roles):
         found.setdefault("weight", []).append(_kronecker(file, path, roles, alpha))
     for role, leaf in (("diff", "weight"), ("diff_b", "bias"), ("diff_m", "modulation")):
@@ -261,7 +265,7 @@ def _kronecker(file: str, path: str, roles: Mapping[str, StoredTensor], alpha: f
         factors.append(_whole(file, path, roles, names))
         ranks += [factors[-1][1].shape[0]] if len(names) == 2 else []
     # Where no factor is decomposed there is no rank, and alpha means nothing.
-    return Kronecker(*factors, alpha / ranks[-1] if ranks and alpha is not None else 1.0)
+    return Kronecker(factors[0], factors[1], alpha / ranks[-1] if ranks and alpha is not None else 1.0)
 
 
 def _whole(file: str, path: str, roles: Mapping[str, StoredTensor], names: Iterable[str]) -> tuple[StoredTensor, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.transformer import WanTransformer
 from ..ops.linear.low_rank import LoraSchedule, Strengths, strength_at
+from ..protocols import BlockModel
 from .branch import make_branch
 from .deltas import add_delta
 from .originals import Originals
@@ -66,7 +67,7 @@ class LoraState:
         if self.schedule is not None:
             self.schedule.on(device)
 
-    def set_step(self, model: nn.Module, step: int) -> bool:
+    def set_step(self, model: BlockModel, step: int) -> bool:
         """Go to a step, counted from 0. Returns: whether any strength is another one now."""
         if self.schedule is None or not self.schedule.set_step(step):
             return False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..protocols import BlockProvider
 from .streaming import BlockStreamer, block_tensors
+
+if TYPE_CHECKING:
+    from ..protocols import Blocks
 
 
 class HookedBlocks:
@@ -20,7 +24,7 @@ class HookedBlocks:
         provider: decides where their weights are.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], provider: BlockProvider) -> None:
+    def __init__(self, blocks: Blocks, provider: BlockProvider) -> None:
         self.blocks, self.provider = list(blocks), provider
         self._ready: Iterator[nn.Module] | None = None
         self._hooks = [block.register_forward_pre_hook(self._before) for block in self.blocks]
@@ -46,7 +50,7 @@ class HookedBlocks:
 
 
 @contextmanager
-def streaming(model: nn.Module, blocks: Sequence[nn.Module], device: torch.device | str) -> Iterator[None]:
+def streaming(model: nn.Module, blocks: Blocks, device: torch.device | str) -> Iterator[None]:
     """`model` ready to run on `device`: all of `blocks` stream, everything else is there."""
     inside = {id(tensor) for block in blocks for tensor in block_tensors(block)}
     with torch.inference_mode(False):

@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 256  # bytes; every tensor of a packed block starts at a multiple of it
 logger = logging.getLogger("wanvideo")
+
+if TYPE_CHECKING:
+    from ..protocols import Blocks
 
 
 def block_tensors(block: nn.Module) -> list[Tensor]:
@@ -89,7 +93,7 @@ class BlockStreamer:
         prefetch: blocks copied ahead of the one that runs.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, num_streamed: int, prefetch: int = 1) -> None:
+    def __init__(self, blocks: Blocks, device: torch.device, num_streamed: int, prefetch: int = 1) -> None:
         count = len(blocks)
         num_streamed = max(0, min(num_streamed, count))
         self.device = torch.device(device)
@@ -122,7 +126,7 @@ class BlockStreamer:
         """Device memory of the slots that visiting blocks share."""
         return self.num_slots * max((packed.host.numel() for packed in self.packed.values()), default=0)
 
-    def __call__(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         self._open()
         if self.order and self.visits % len(self.order):
             self._restart()
@@ -147,7 +151,7 @@ class BlockStreamer:
         self.visits = self.copies = 0
 
     @contextlib.contextmanager
-    def editing(self, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    def editing(self, blocks: Blocks) -> Iterator[None]:
         """No copy is under way while the context is open; afterwards what streams is what the blocks hold by then."""
         self.close()
         try:
@@ -155,7 +159,7 @@ class BlockStreamer:
         finally:
             self._repack(blocks)
 
-    def _repack(self, blocks: Sequence[nn.Module]) -> None:
+    def _repack(self, blocks: Blocks) -> None:
         """Take in tensors that streamed blocks were given, and let go of those they lost."""
         with torch.inference_mode(False):
             for index, packed in self.packed.items():
