@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ from .wanvideo.audio.source import TensorAudio, padded
 from .wanvideo.audio.speech import Preparation, prepare_tracks
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.download import WAV2VEC, download
-from .wanvideo.checkpoints.folders import file_for
-from .wanvideo.checkpoints.load import load_audio_encoder
+from .wanvideo.checkpoints.load import load_audio_encoder, open_checkpoint
 from .wanvideo.engine.conditioning import Speech
 from .wanvideo.engine.encoders import encode_audio
 from .wanvideo.engine.host import ModelHandle
@@ -68,7 +66,7 @@ class DownloadAndLoadWav2VecModel(Node):
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
         if model != WAV2VEC:
             raise InputError(self.VALIDATE_INPUTS(model))
-        return (_encoder(file_for(download(model, _home()), Kind.AUDIO_ENCODER).paths),)
+        return (_encoder(download(model, _home())),)
 
 
 class Wav2VecModelLoader(FileNode):
@@ -86,17 +84,17 @@ class Wav2VecModelLoader(FileNode):
         return AUDIO_ENCODERS.check(model)
 
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
-        return (_encoder([AUDIO_ENCODERS.find(model)]),)
+        return (_encoder(AUDIO_ENCODERS.find(model)),)
 
 
 def _home() -> Path:
     return models_folder() / "transformers" / WAV2VEC
 
 
-def _encoder(paths: Sequence[Path]) -> ModelHandle:
+def _encoder(path: Path) -> ModelHandle:
+    checkpoint = open_checkpoint(path, Kind.AUDIO_ENCODER)
     # Always float32: it is small, and the features decide what the mouth does.
-    load = partial(load_audio_encoder, list(paths), dtype=torch.float32)
-    return ModelHandle(paths, Kind.AUDIO_ENCODER, host(), load)
+    return ModelHandle(checkpoint, host(), partial(load_audio_encoder, checkpoint, dtype=torch.float32))
 
 
 class MultiTalkWav2VecEmbeds(Node):
@@ -173,11 +171,11 @@ class MultiTalkSilentEmbeds(Node):
 def _any_encoder() -> ModelHandle:
     """The audio encoder that is on this machine, for the node that has no input for it in users' graphs."""
     if _home().is_dir():
-        return _encoder(file_for(_home(), Kind.AUDIO_ENCODER).paths)
+        return _encoder(_home())
     names = AUDIO_ENCODERS.names()
     if not names:
         raise CheckpointError("Silence is encoded too: connect wav2vec_model, or put one into models/wav2vec2.")
-    return _encoder([AUDIO_ENCODERS.find(names[0])])
+    return _encoder(AUDIO_ENCODERS.find(names[0]))
 
 
 def samples_of(audio: Any, name: str) -> tuple[np.ndarray, int]:

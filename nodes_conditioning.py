@@ -198,17 +198,18 @@ def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, wher
     stop_if_interrupted()
     if not use_disk_cache:
         return encode(prompts)
-    return TextCache(cache_folder(), encoder.paths, encoder.precision).get(prompts, encode)
+    return TextCache(cache_folder(), encoder.checkpoint.paths, encoder.precision).get(prompts, encode)
 
 
 def _tokenizer(encoder: ModelHandle) -> Path:
     """The encoder's own tokenizer where its file carries one, else the one that all UMT5-XXL files share."""
-    if EMBEDDED in encoder.tensors:
-        return encoder.paths[0]
-    for place in (encoder.paths[0].parent, encoder.paths[0].parent / TOKENIZER, encoder.paths[0].parent / "umt5-xxl"):
+    file = encoder.checkpoint.paths[0]
+    if EMBEDDED in encoder.checkpoint.source:
+        return file
+    for place in (file.parent, file.parent / TOKENIZER, file.parent / "umt5-xxl"):
         if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
             return place
-    return download(TOKENIZER, encoder.paths[0].parent / TOKENIZER)
+    return download(TOKENIZER, file.parent / TOKENIZER)
 
 
 class WanVideoTextEmbedBridge(Node):

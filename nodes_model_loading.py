@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,10 +29,16 @@ from .nodes_common import (
     socket,
 )
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
-from .wanvideo.checkpoints.detect import Identity, check_fit, require
+from .wanvideo.checkpoints.checkpoint import Checkpoint
+from .wanvideo.checkpoints.detect import check_fit
 from .wanvideo.checkpoints.dialects import Kind
-from .wanvideo.checkpoints.load import load_clip_vision, load_text_encoder, load_transformer, load_vae
-from .wanvideo.checkpoints.reader import open_tensors
+from .wanvideo.checkpoints.load import (
+    load_clip_vision,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    open_checkpoint,
+)
 from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
@@ -61,8 +66,7 @@ ATTENTION = ("sdpa", *(name for name in (*ATTENTION_MODES, *STAND_INS) if name !
 class Adapter:
     """A recognised audio adapter. mode: the loop that it was trained for."""
 
-    path: Path
-    identity: Identity
+    checkpoint: Checkpoint
     mode: str
 
 
@@ -85,16 +89,16 @@ class VideoModel:
         """The loop that its adapter was trained for; None for a model that hears nothing."""
         if self.adapter:
             return self.adapter.mode
-        return "infinitetalk" if self.handle.identity.has_audio else None
+        return "infinitetalk" if self.handle.checkpoint.identity.has_audio else None
 
     def with_swap(self, swap: BlockSwap) -> VideoModel:
-        blocks = swap.of(self.handle.identity.num_layers)
+        blocks = swap.of(self.handle.checkpoint.identity.num_layers)
         return replace(self, options=replace(self.options, blocks_to_stream=blocks, prefetch=max(1, swap.prefetch)))
 
     def engine(self, vae: ModelHandle | None, use_tf32: bool = False) -> Engine:
         """What samples with it."""
         options = replace(self.options, tf32=use_tf32)
-        adapter = [self.adapter.path] if self.adapter else None
+        adapter = self.adapter and self.adapter.checkpoint
         return Engine(host(), self.handle, vae, options, loras=self.loras, adapter=adapter)
 
 
@@ -166,13 +170,14 @@ class WanVideoModelLoader(FileNode):
             compile=compiler and compiler.mode, compile_backend=compiler.backend if compiler else "inductor",
             fp16_accumulation=base_precision == "fp16_fast",
         )  # fmt: skip
-        path = TRANSFORMERS.find(model)
+        checkpoint = open_checkpoint(TRANSFORMERS.find(model), Kind.TRANSFORMER)
+        extra = adapter and adapter.checkpoint
+        if extra:
+            check_fit(checkpoint.name, checkpoint.identity, extra.name, extra.identity)
         load = partial(
-            load_transformer, path, adapter and adapter.path, dtype=PRECISIONS[options.dtype], quantise=options.quantise
-        )
-        handle = ModelHandle([path], Kind.TRANSFORMER, host(), load, Residency)
-        if adapter:
-            check_fit(path.name, handle.identity, adapter.path.name, adapter.identity)
+            load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantise=options.quantise
+        )  # fmt: skip
+        handle = ModelHandle(checkpoint, host(), load, Residency)
         return (VideoModel(handle, adapter, options, _loras(lora)).with_swap(swap),)
 
     def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
@@ -192,11 +197,11 @@ class MultiTalkModelLoader(FileNode):
 
     def loadmodel(self, model):
         path = ADAPTERS.find(model)
-        identity = require(open_tensors(path), Kind.ADAPTER)
+        checkpoint = open_checkpoint(path, Kind.ADAPTER)
         # The two adapters have the same tensors; only the file's name tells which loop they were trained for.
         name = path.name.lower()
         mode = "multitalk" if "multitalk" in name and "infini" not in name else "infinitetalk"
-        return (Adapter(path, identity, mode),)
+        return (Adapter(checkpoint, mode),)
 
 
 class WanVideoVAELoader(FileNode):
@@ -216,8 +221,8 @@ class WanVideoVAELoader(FileNode):
         return VAES.check(model_name)
 
     def loadmodel(self, model_name, precision="bf16", compile_args=None, use_cpu_cache=False, verbose=False):
-        path = VAES.find(model_name)
-        return (ModelHandle([path], Kind.VAE, host(), partial(load_vae, path, dtype=PRECISIONS[precision])),)
+        checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
+        return (ModelHandle(checkpoint, host(), partial(load_vae, checkpoint, dtype=PRECISIONS[precision])),)
 
 
 class LoadWanVideoT5TextEncoder(FileNode):
@@ -240,9 +245,9 @@ class LoadWanVideoT5TextEncoder(FileNode):
 
 def text_encoder(model_name: str, precision: str, quantization: str) -> ModelHandle:
     """The text encoder that a loader's or a cached encoder's widgets name."""
-    path = TEXT_ENCODERS.find(model_name)
-    load = partial(load_text_encoder, path, dtype=PRECISIONS[precision], quantise=QUANTISATIONS[quantization])
-    return ModelHandle([path], Kind.TEXT_ENCODER, host(), load, precision=f"{precision} {quantization}")
+    checkpoint = open_checkpoint(TEXT_ENCODERS.find(model_name), Kind.TEXT_ENCODER)
+    load = partial(load_text_encoder, checkpoint, dtype=PRECISIONS[precision], quantise=QUANTISATIONS[quantization])
+    return ModelHandle(checkpoint, host(), load, precision=f"{precision} {quantization}")
 
 
 class LoadWanVideoClipTextEncoder(FileNode):
@@ -257,9 +262,9 @@ class LoadWanVideoClipTextEncoder(FileNode):
         return CLIP_VISIONS.check(model_name)
 
     def loadmodel(self, model_name, precision="fp16", load_device="offload_device"):
-        path = CLIP_VISIONS.find(model_name)
-        load = partial(load_clip_vision, path, dtype=PRECISIONS[precision])
-        return (ClipEncoder(ModelHandle([path], Kind.CLIP_VISION, host(), load)),)
+        checkpoint = open_checkpoint(CLIP_VISIONS.find(model_name), Kind.CLIP_VISION)
+        load = partial(load_clip_vision, checkpoint, dtype=PRECISIONS[precision])
+        return (ClipEncoder(ModelHandle(checkpoint, host(), load)),)
 
 
 class WanVideoLoraSelect(FileNode):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from measure import GIB, SIZES, Report, draw, relative, seconds
-from torch import nn
+from torch import Tensor, nn
 
 from wanvideo.ops import norm, quantized
-from wanvideo.ops.attention import backends, dispatch
+from wanvideo.ops.attention import backends, dispatch, functions, lse
+from wanvideo.ops.attention.regions import FrameRegions
 from wanvideo.ops.attention.rope import video_rope
 from wanvideo.ops.linear.formats import FORMATS
 
@@ -123,15 +124,15 @@ def attention_backends(report: Report) -> None:
     device, flops = torch.device("cuda"), 4 * tokens**2 * 128 * heads
     query, key, value = draw(1, tokens, heads, 128), draw(1, tokens, heads, 128), draw(1, tokens, heads, 128)
     part = 2048
-    exact = backends._sdpa(query[:, :part, :2].float(), key[:, :, :2].float(), value[:, :, :2].float())
+    exact = lse.eager_attention(query[:, :part, :2].float(), key[:, :, :2].float(), value[:, :, :2].float())[0]
     for name, backend in backends.BACKENDS.items():
         reason = backends.refusal(name, device, torch.bfloat16, 128)
         if reason:
             print(f"attention   {name}: {reason}")
             continue
         given = *(x.to(backend.query_dtype or x.dtype) for x in (query, key)), value
-        took = seconds(lambda backend=backend, given=given: backend.function(*given), report.repeats)
-        error = relative(backend.function(*given)[:, :part, :2], exact)
+        took = seconds(lambda backend=backend, given=given: backend.attend(*given), report.repeats)
+        error = relative(backend.attend(*given)[:, :part, :2], exact)
         report.add(
             "attention",
             f"self-attention {name}",
@@ -139,6 +140,9 @@ def attention_backends(report: Report) -> None:
             "ms",
             f"{flops / took / 1e12:.0f} TFLOP/s, error {error:.4f}",
         )
+        if backends.refusal(name, device, torch.bfloat16, 128, needs_lse=True) is None:
+            took = seconds(lambda backend=backend, given=given: backend.attend_with_lse(*given), report.repeats)
+            report.add("attention", f"self-attention {name}, with its log-sum-exp", took * 1e3, "ms")
     report.add("attention", f"auto picks {backends.choose('auto', device, torch.bfloat16, 128, heads).name}", 0, "")
     frames, per_frame = geometry.latent_frames, geometry.tokens_per_frame
     grouped, few = query[0].view(frames, per_frame, heads, 128), draw(frames, 32, heads, 128)
@@ -147,14 +151,15 @@ def attention_backends(report: Report) -> None:
     report.add("attention", "audio attention, one speaker", took * 1e3, "ms")
     took = seconds(lambda: dispatch.attend_few(grouped, both, both, labels), report.repeats)
     report.add("attention", "audio attention, two speakers, labels turned", took * 1e3, "ms")
-    took = seconds(lambda: backends._sdpa(grouped, few, few), report.repeats)
+    took = seconds(lambda: functions.sdpa(grouped, few, few), report.repeats)
     report.add("attention", "the same by sdpa, one speaker", took * 1e3, "ms")
     ours = dispatch.attend_few(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
     twin = dispatch.attend_few(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
     report.add("attention", "audio attention, labels turned: error to its twin", relative(ours, twin), "")
-    regions = torch.zeros(3, per_frame, device="cuda")
-    regions[0, :500], regions[1, 800:1200], regions[2, 1200:] = 1, 1, 1
-    took = seconds(lambda: dispatch.region_attention(query[0], key[0, :per_frame], regions), report.repeats)
+    members = torch.zeros(3, per_frame, device="cuda")
+    members[0, :500], members[1, 800:1200], members[2, 1200:] = 1, 1, 1
+    regions = FrameRegions.of_first_keys(members)
+    took = seconds(lambda: dispatch.region_attention(query[0], key[0], regions), report.repeats)
     report.add(
         "attention",
         "speaker regions, bf16",
@@ -162,16 +167,37 @@ def attention_backends(report: Report) -> None:
         "ms",
         f"{2 * tokens * per_frame * 5120 / took / 1e12:.0f} TFLOP/s",
     )
-    ours = dispatch.region_attention(query[0], key[0, :per_frame], regions)[:, :256].cpu()
-    twin = dispatch.region_attention(query[0, :256].cpu().float(), key[0, :per_frame].cpu().float(), regions.cpu())
-    report.add("attention", "speaker regions: error to the twin", relative(ours, twin), "")
+    ours = dispatch.region_attention(query[0], key[0], regions)[:, :256].cpu()
+    on_cpu = FrameRegions.of_first_keys(members.cpu())
+    eager = dispatch.region_attention(query[0, :256].cpu().float(), key[0, :per_frame].cpu().float(), on_cpu)
+    report.add("attention", "speaker regions: error to the eager reference", relative(ours, eager), "")
     q8, k8 = query[0].to(torch.float8_e4m3fn), key[0, :per_frame].to(torch.float8_e4m3fn)
     took = seconds(lambda: dispatch.region_attention(q8, k8, regions), report.repeats)
     report.add("attention", "speaker regions, fp8 queries", took * 1e3, "ms")
+    region_shares(report, query, key, value, members)
     for tokens_of in (512, 257):
         text = draw(1, tokens_of, heads, 128)
-        took = seconds(lambda text=text: backends._sdpa(query, text, text), report.repeats)
+        took = seconds(lambda text=text: functions.sdpa(query, text, text), report.repeats)
         report.add("attention", f"cross-attention to {tokens_of} tokens, sdpa", took * 1e3, "ms")
         if backends.refusal("flash_attn_3", device, torch.bfloat16, 128) is None:
-            took = seconds(lambda text=text: backends._flash_3(query, text, text), report.repeats)
+            took = seconds(lambda text=text: functions.flash_3(query, text, text), report.repeats)
             report.add("attention", f"cross-attention to {tokens_of} tokens, flash_attn_3", took * 1e3, "ms")
+
+
+def region_shares(report: Report, query: Tensor, key: Tensor, value: Tensor, members: Tensor) -> None:
+    """Self-attention with the shares of regions: without them, frame first, and as two and four GPUs bring its keys."""
+    num_keys, in_frame = key.shape[1], members.shape[1]
+    for name in ("hopper", "fp8"):
+        backend = backends.BACKENDS[name]
+        if backends.refusal(name, query.device, torch.bfloat16, 128):
+            continue
+        given = *(x.to(backend.query_dtype or x.dtype) for x in (query, key)), value
+        orders = {"no regions": None, "frame first": FrameRegions.of_first_keys(members)}
+        for ranks in (2, 4):
+            starts = range(0, num_keys, num_keys // ranks)
+            orders[f"frame in {ranks} slices"] = FrameRegions(
+                members, tuple((start, start + in_frame // ranks) for start in starts)
+            )
+        for order, regions in orders.items():
+            run = lambda regions=regions: dispatch.self_attention(*given, regions, backend, torch.bfloat16)  # noqa: E731
+            report.add("attention", f"self-attention {name}, {order}", seconds(run, report.repeats) * 1e3, "ms")

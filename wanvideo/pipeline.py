@@ -89,7 +89,7 @@ class TalkingVideoPipeline:
             self._needs("wav2vec", "speech", "chinese-wav2vec2-base")
             if not self.files.has_audio:
                 raise CheckpointError(
-                    f"{self.files.transformer[0].name} has no audio adapter, so nobody would speak. "
+                    f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
                     "Name one: infinitetalk.safetensors."
                 )
         self._needs("text_encoder", "the prompt", "models_t5_umt5-xxl-enc-bf16.pth")

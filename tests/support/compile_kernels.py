@@ -93,7 +93,7 @@ def attention_kernels(stores):
         attention.two_sets(query, text, picture, 1.0, empty(dtype=FP32))
         query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
         attention.few_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
-        kernels.hopper_kernels().turned_values(empty(1, TOKENS, HEADS, HEAD))
+        kernels.hopper_kernels().transposed_values(empty(1, TOKENS, HEADS, HEAD))
 
 
 def copy_engine_kernels():

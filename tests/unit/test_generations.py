@@ -16,7 +16,7 @@ EVERYWHERE = {
 }  # fmt: skip
 LATER = {
     "_column_ranges",
-    "_turned",
+    "_transpose_values",
     "_conv",
     "_fold_keys",
     "_fold_values",

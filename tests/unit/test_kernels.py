@@ -8,6 +8,7 @@ import torch
 from wanvideo.ops import kernels, norm, pixel_norm
 from wanvideo.ops.attention import dispatch as plain
 from wanvideo.ops.attention.absorbed import attend_folded, can_fold
+from wanvideo.ops.attention.regions import FrameRegions
 from wanvideo.ops.attention.rope import label_rope, rotate, video_rope
 from wanvideo.ops.linear.formats import FORMATS, quantise_by_rows
 from wanvideo.ops.linear.layer import Linear
@@ -130,8 +131,36 @@ def test_two_sets_of_zeros_in_fp8():
 def test_region_scores():
     query, key = draw(53, 2, 128), draw(70, 2, 128)
     regions = (draw(3, 70) > 0).float()
-    twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
+    twin = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+
+
+def test_shares_do_not_depend_on_the_order_of_keys():
+    """Regions over all keys, whose order is that of the keys: attention and shares stay."""
+    query, key, value = draw(1, 53, 2, 128), draw(1, 203, 2, 128), draw(1, 204, 2, 128)[:, :203]
+    members = (draw(3, 70) > 0).float()
+    everywhere = torch.nn.functional.pad(members, (0, 133))
+    in_frame = torch.arange(203, device=DEVICE) < 70
+    sdpa, frame_first = plain.SDPA, FrameRegions.of_first_keys(members)
+    rows, shares = plain.self_attention(query, key, value, frame_first, sdpa, torch.float32)
+    again = FrameRegions.among(everywhere, in_frame)
+    assert again.come_first and again.spans == frame_first.spans and torch.equal(again.members, members)
+    for order in (
+        torch.randperm(203),
+        torch.arange(203).roll(90),
+        torch.cat([torch.arange(203)[r::4] for r in range(4)]),
+    ):
+        regions = FrameRegions.among(everywhere[:, order], in_frame[order])
+        ours = plain.self_attention(query, key[:, order], value[:, order], regions, sdpa, torch.float32)
+        assert (ours[0] - rows).abs().max() <= 1e-5 and (ours[1] - shares).abs().max() <= 1e-6
+        kernel = attention.region_scores(query[0], regions.keys_of_frame(key[0, order]), regions.members)
+        assert (kernel - shares).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("spans", [((0, 60),), ((0, 40), (30, 60)), ((40, 70), (0, 40)), ((-1, 69),)])
+def test_spans_that_are_not_those_of_the_frame_are_refused(spans):
+    with pytest.raises(ValueError, match="spans"):
+        FrameRegions(torch.zeros(2, 70), spans)
 
 
 @pytest.mark.parametrize(("first", "later"), [(0, 1500), (1500, 0), (-1500, -1400), (0, 1000)])
@@ -142,7 +171,7 @@ def test_regions_whose_scores_are_far_apart(first, later):
     key[:64, 0, 0], key[64:, 0, 0] = first, later
     regions = torch.zeros(2, 130, device=DEVICE)
     regions[0, :64], regions[1, 64:] = 1, 1
-    twin = plain.region_attention(query.cpu(), key.cpu(), regions.cpu()).to(DEVICE)
+    twin = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
 
 
@@ -162,7 +191,8 @@ def test_tiles_of_the_copy_engine(length, dtype):
     rounded = plain.attend_two(query, first, second, 30, limit, FP8)
     assert rounded.data.dtype == FP8 and (rounded.dense(torch.float32) - twin).norm() <= 0.04 * twin.norm()
     regions = (draw(3, 70) > 0).float()
-    twin = plain.region_attention(query.cpu().float(), key.cpu().float(), regions.cpu()).to(DEVICE)
+    members = FrameRegions.of_first_keys(regions.cpu())
+    twin = plain.region_attention(query.cpu().float(), key.cpu().float(), members).to(DEVICE)
     assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-3
 
 

@@ -210,7 +210,9 @@ def _build(
         sizes = config.from_shapes(source.shapes)
     except CheckpointError as error:
         raise CheckpointError(f"{source.name}: {error}") from None
-    with torch.device("meta"):
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=True):
         empty = model(sizes)
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]

@@ -59,7 +59,7 @@ def encode_text(encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[s
 
 
 def _file_bytes(encoder: ModelHandle) -> int:
-    return sum(path.stat().st_size for path in encoder.paths)
+    return sum(path.stat().st_size for path in encoder.checkpoint.paths)
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..checkpoints.dialects import Kind
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.load import load_audio_encoder, load_clip_vision, load_text_encoder, load_transformer, load_vae
 from ..checkpoints.quantize import TEXT_ENCODER_FORMATS
 from ..errors import InputError
@@ -40,13 +40,13 @@ class Engine:
         host: lends the device's memory.
         transformer, vae: not loaded yet; no VAE where only latents are wanted.
         options: precision, attention, streaming. loras: what the transformer gets.
-        adapter: files of an audio adapter beside the transformer's own.
+        adapter: an audio adapter beside the transformer's own file.
         text_encoder: for the plan, which counts it.
     """
 
     def __init__(
         self, host: Host, transformer: ModelHandle, vae: ModelHandle | None, options: EngineOptions, *,
-        loras: Sequence[LoraUse] = (), adapter: Sequence[Path] | None = None, text_encoder: ModelHandle | None = None,
+        loras: Sequence[LoraUse] = (), adapter: Checkpoint | None = None, text_encoder: ModelHandle | None = None,
     ) -> None:  # fmt: skip
         self.host, self.options, self.loras = host, options, tuple(loras)
         self._transformer, self._vae, self._adapter, self._text_encoder = transformer, vae, adapter, text_encoder
@@ -69,10 +69,10 @@ class Engine:
     @cached_property
     def weights(self) -> ModelWeights:
         """Sizes of all models, from the headers of their files."""
-        paths = [handle and handle.paths for handle in (self._vae, self._text_encoder)]
+        others = [handle and handle.checkpoint for handle in (self._vae, self._text_encoder)]
         loras = tuple(LoraFile(str(use.file), use.strength) for use in self.loras)
         files = ResolvedFiles(
-            self._transformer.paths, self._adapter, *paths, None, None, None, has_audio=False, loras=loras
+            self._transformer.checkpoint, self._adapter, *others, None, None, None, has_audio=False, loras=loras
         )  # fmt: skip
         return weigh(files, DTYPES[self.options.dtype], self.options.quantise)
 
@@ -152,26 +152,21 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     if text_format != options.quantise:
         logger.info("The text encoder is quantised to %s, not %s.", text_format, options.quantise)
 
-    def handle(
-        paths: Sequence[Path] | None, kind: Kind, load: Callable[..., Any], **arguments: Any
-    ) -> ModelHandle | None:
-        if paths is None:
+    def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> ModelHandle | None:
+        if checkpoint is None:
             return None
-        return ModelHandle(paths, kind, host, partial(load, paths, **arguments), is_transient=True)
+        return ModelHandle(checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True)
 
-    transformer = ModelHandle(
-        files.transformer, Kind.TRANSFORMER, host,
-        partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantise=options.quantise), Residency,
-    )  # fmt: skip
+    load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantise=options.quantise)
     encoders = Encoders(
-        text=handle(files.text_encoder, Kind.TEXT_ENCODER, load_text_encoder, dtype=dtype, quantise=text_format),
+        text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantise=text_format),
         tokenizer=files.tokenizer,
-        clip_vision=handle(files.clip_vision, Kind.CLIP_VISION, load_clip_vision, dtype=dtype),
-        audio=handle(files.wav2vec, Kind.AUDIO_ENCODER, load_audio_encoder, dtype=torch.float32),
+        clip_vision=handle(files.clip_vision, load_clip_vision, dtype=dtype),
+        audio=handle(files.wav2vec, load_audio_encoder, dtype=torch.float32),
         text_on_cpu=options.text_encoder_device == "cpu",
     )
     engine = Engine(
-        host, transformer, handle(files.vae, Kind.VAE, load_vae, dtype=dtype), options,
+        host, ModelHandle(files.transformer, host, load, Residency), handle(files.vae, load_vae, dtype=dtype), options,
         loras=[LoraUse(lora.path, lora.strength) for lora in files.loras], adapter=files.adapter,
         text_encoder=encoders.text,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +21,18 @@ SLOTS = {  # what a folder may give where nothing is named
     "wav2vec": Kind.AUDIO_ENCODER,
 }
 ADAPTER_FOLDERS = ("", "single", "multi")  # where the published InfiniteTalk folder has its adapters
-Paths = Sequence[Path]
 
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Files of each model, recognised by their content; has_audio: an adapter is named or merged into the base."""
+    """Each model, recognized by its files' content; has_audio: an adapter is named or merged into the base."""
 
-    transformer: Paths
-    adapter: Paths | None
-    vae: Paths | None
-    text_encoder: Paths | None
-    clip_vision: Paths | None
-    wav2vec: Paths | None
+    transformer: Checkpoint
+    adapter: Checkpoint | None
+    vae: Checkpoint | None
+    text_encoder: Checkpoint | None
+    clip_vision: Checkpoint | None
+    wav2vec: Checkpoint | None
     tokenizer: Path | None
     has_audio: bool
     loras: tuple[LoraFile, ...] = ()
@@ -47,7 +45,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     """
     base = Path(files.folder or files.transformer).expanduser()
     folder = find_in_folder(base) if base.is_dir() else FolderFiles({}, None, ())
-    transformer = open_checkpoint(files.transformer, Kind.TRANSFORMER)
+    is_there = Path(files.transformer).expanduser() == base and Kind.TRANSFORMER in folder.models
+    named = folder.models[Kind.TRANSFORMER] if is_there else files.transformer
+    transformer = open_checkpoint(named, Kind.TRANSFORMER)
     # An adapter changes what the model does, so it is never used only because it lies there.
     adapter = _named(files.adapter, Kind.ADAPTER)
     if adapter is not None:
@@ -65,8 +65,7 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     for lora in files.loras:
         open_lora(lora.path)
     return ResolvedFiles(
-        transformer.paths, None if adapter is None else adapter.paths,
-        **{name: None if item is None else item.paths for name, item in found.items()}, tokenizer=tokenizer,
+        transformer, adapter, **found, tokenizer=tokenizer,
         has_audio=adapter is not None or transformer.identity.has_audio, loras=files.loras,
     )  # fmt: skip
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ..checkpoints.detect import require
-from ..checkpoints.dialects import Kind
-from ..checkpoints.reader import open_tensors
+from ..checkpoints.checkpoint import Checkpoint
 from ..errors import InputError
 from ..memory.budget import free_device_bytes
 from ..memory.residency import Residency, WholeResidency
@@ -54,23 +51,20 @@ class ModelHandle:
     """A model that is recognised when it is named and loaded when it is first needed.
 
     Args:
-        paths: its files. kind: what they must be. host: whose device it runs on.
+        checkpoint: its files. host: whose device it runs on.
         load: makes the model on a given device.
         residency: how it comes to the device and leaves it.
         is_transient: it is loaded straight to the device and forgotten after each use.
         precision: what else decides what it computes, for caches of its results.
-    Raises: CheckpointError when the file is of another kind.
     """
 
     def __init__(
-        self, paths: Sequence[Path], kind: Kind, host: Host, load: Callable[..., nn.Module],
+        self, checkpoint: Checkpoint, host: Host, load: Callable[..., nn.Module],
         residency: type[WholeResidency] | type[Residency] = WholeResidency, *, is_transient: bool = False,
         precision: str = "",
     ) -> None:  # fmt: skip
-        self.paths, self.host, self.is_transient = tuple(paths), host, is_transient
+        self.checkpoint, self.host, self.is_transient = checkpoint, host, is_transient
         self.precision = precision
-        self.tensors = open_tensors(list(paths))
-        self.identity = require(self.tensors, kind)
         self.residency: Any = None
         self.managed: Any = None  # what the host keeps with it
         self._load, self._residency_type = load, residency

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..ops.attention.absorbed import attend_folded, can_fold, folded_input
 from ..ops.attention.dispatch import attend_few
+from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import label_rope, rotate
 from ..ops.linear.layer import Linear
 from ..ops.quantized import QuantisedRows
@@ -86,14 +87,14 @@ class AudioProjection(nn.Module):
 class AudioContext:
     """What all steps of a window share about sound.
 
-    tokens [T, S * A, C]; regions [S + 1, tokens of a frame] of zeros and ones, the background last (None for one
-    speaker); scale multiplies the attention's output; keys_values is filled block by block. features: what the tokens
-    were made from; version: the weights that made them.
+    tokens [T, S * A, C]; regions: S + 1 of the first frame, the background last (None for one speaker); scale
+    multiplies the attention's output; keys_values is filled block by block. features: what the tokens were made from;
+    version: the weights that made them.
     """
 
     tokens: Tensor
     num_speakers: int
-    regions: Tensor | None
+    regions: FrameRegions | None
     scale: float
     features: Tensor
     version: int
@@ -115,7 +116,7 @@ class AudioContext:
     @cached_property
     def _label_ranges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each region its tokens, its first label and how far its labels reach, [R, 1]: the background has one."""
-        sizes = self.regions.sum(1, keepdim=True).clamp_min(1)
+        sizes = self.regions.members.sum(1, keepdim=True).clamp_min(1)
         lows, ranges = torch.full_like(sizes, LABEL_RANGE / 2), torch.zeros_like(sizes)
         lows[: self.num_speakers, 0] = _label_starts(self.num_speakers, sizes.device)
         ranges[: self.num_speakers] = LABEL_INTERVAL

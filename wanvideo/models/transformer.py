@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..ops.attention.backends import choose
 from ..ops.attention.dispatch import SDPA, attend_two, self_attention
+from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_modules, opaque, release_modules
 from ..ops.linear.layer import Linear
@@ -121,9 +122,9 @@ class SelfAttention(nn.Module):
         return query[None], key[None], value[None]
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Also the shares [R, L] of each token's attention to the first frame that regions [R, tokens of it] get."""
+        """Also the shares [R, L] of each token's attention to the first frame that its regions get."""
         rows, shares = self_attention(query, key, value, regions, self.backend, self.o.input_dtype)
         return self.o(rows), shares
 
@@ -422,7 +423,8 @@ class WanTransformer(nn.Module):
             if speaker_masks is None:
                 raise InputError(f"{speakers} speakers need masks that say who is where.")
             masks = speaker_masks.to(self.device)
-            regions = speaker_regions(masks, speakers, height // PATCH, width // PATCH)
+            members = speaker_regions(masks, speakers, height // PATCH, width // PATCH)
+            regions = FrameRegions.of_first_keys(members)
         return AudioContext(self._audio_tokens(audio), speakers, regions, scale, audio, self.weights_version)
 
     def embed(self, latents: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

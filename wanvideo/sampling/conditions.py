@@ -96,7 +96,7 @@ class MultiTalk:
 
 @dataclass(frozen=True)
 class Plain:
-    """One clip by itself: channels [20, T, h, w] made before (see `clip.picture_condition`), or None if nothing is known."""
+    """One clip by itself. channels: [20, T, h, w] (see `clip.picture_condition`), or None where nothing is known."""
 
     channels: Tensor | None
 

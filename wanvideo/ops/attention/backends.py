@@ -1,7 +1,8 @@
 """The registry of self-attention backends: what each needs, a probe against exact attention, and the choice by time.
 
-A backend is one function over query, key, value [B, L, N, D] -> [B, L, N, D] and one row in `BACKENDS`. None is used
-before it has been run at the model's head width and compared with exact attention on this device.
+A backend is a function of `functions` and one row in `BACKENDS`. None is used before it has been run at the model's
+head width and compared with exact attention on this device.
+Legend: B batch, L query tokens, M key tokens, N heads, E head width.
 """
 
 from __future__ import annotations
@@ -14,73 +15,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import InputError
-from .. import kernels
-from ..quantized import FP8, LARGEST, QuantisedRows
+from ...errors import InputError, UnsupportedError
+from ..quantized import FP8, QuantisedRows
+from . import functions
+from .lse import eager_attention
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
 TIMED_TOKENS = 16384
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return out.transpose(1, 2)
-
-
-def _flash_2(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    from flash_attn import flash_attn_func
-
-    return flash_attn_func(query, key, value)
-
-
-@cache
-def _flash_3_function() -> Callable[..., Tensor]:
-    for module in ("flash_attn_interface", "fa3_fwd_interface"):
-        if importlib.util.find_spec(module):
-            return importlib.import_module(module).flash_attn_func
-    raise ImportError("neither flash_attn_interface nor fa3_fwd_interface is installed")
-
-
-def _flash_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    out = _flash_3_function()(query, key, value)
-    return out[0] if isinstance(out, tuple) else out
-
-
-def _hopper(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return kernels.hopper_kernels().attend(query, key, value)[0]
-
-
-def _fp8(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    return _hopper(query, key, value.bfloat16()).to(value.dtype)
-
-
-def _hopper_rows(
-    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor | QuantisedRows, Tensor | None]:
-    hopper, rounded = kernels.hopper_kernels(), query.dtype == dtype == FP8
-    if regions is not None and len(regions) > hopper.MOST_REGIONS:
-        regions = None
-    out, shares = hopper.attend(query, key, value.bfloat16(), regions, rounded)
-    rows = out if rounded else out[0].flatten(1).to(value.dtype)
-    return rows, None if shares is None else shares[0]
-
-
-def _sage(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    from sageattention import sageattn
-
-    return sageattn(query, key, value, tensor_layout="NHD")
-
-
-def _sage_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    from sageattn3 import sageattn3_blackwell
-
-    heads_first = (x.transpose(1, 2).contiguous() for x in (query, key, value))
-    return sageattn3_blackwell(*heads_first).transpose(1, 2)
 
 
 def _needs(*modules: str, capability: tuple[int, int] | None = None, exactly: int | None = None):
@@ -103,31 +47,63 @@ def _needs(*modules: str, capability: tuple[int, int] | None = None, exactly: in
 
 @dataclass(frozen=True)
 class Backend:
-    """function over [B, L, N, D]; limits(device) -> why not, or None; error: largest relative error the probe allows.
+    """One way to compute attention of query [B, L, N, E] to key and value [B, M, N, E]: -> [B, L, N, E].
 
-    query_dtype: what queries and keys are best handed over in (None: as they are). exact: 16-bit arithmetic, so that
-    `auto` may choose it. rows: `ops.attention.self_attention` in one pass, perhaps without the regions' shares.
+    Order of tokens: any, as long as key and value agree in theirs; positions are in queries and keys already (rope is
+    applied before). The result has the query's order. So keys may be split over GPUs in any way, and joined in any.
+
+    function(query, key, value, needs_lse) -> out, and where it is asked for the log-sum-exp of the scaled scores
+    [B, N, L] float32, a natural logarithm, by which `lse.merge` joins attention to parts of the keys.
+    limits(device) -> why not, or None. error: the largest relative error of out, and absolute one of the log-sum-exp,
+    that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
+    are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
+    `dispatch.self_attention` in one pass, perhaps without the regions' shares.
     """
 
     name: str
-    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    function: Callable[[Tensor, Tensor, Tensor, bool], functions.OutAndLse]
     limits: Callable[[torch.device], str | None]
     error: float
     exact: bool = True
     query_dtype: torch.dtype | None = None
+    lse_limit: str | None = None
     rows: Callable[..., tuple[Tensor | QuantisedRows, Tensor | None]] | None = None
 
+    @property
+    def has_lse(self) -> bool:
+        return self.lse_limit is None
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.function(query, key, value, False)[0]
+
+    def attend_with_lse(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Raises: UnsupportedError where this backend, or the installed version of its package, does not give it."""
+        lse = None
+        if self.has_lse:
+            out, lse = self.function(query, key, value, True)
+        if lse is None:
+            reason = self.lse_limit or "the installed version does not return it"
+            raise UnsupportedError(f"attention {self.name} gives no log-sum-exp ({reason}). Choose another one.")
+        return out, lse
+
+
+_FLASH_3 = ("flash_attn_interface", "fa3_fwd_interface")
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("sdpa", _sdpa, lambda device: None, 0.01),
-        Backend("flash_attn_2", _flash_2, _needs("flash_attn", capability=(8, 0)), 0.01),
-        Backend("flash_attn_3", _flash_3, _needs("flash_attn_interface", "fa3_fwd_interface", exactly=9), 0.01),
-        Backend("hopper", _hopper, _needs("triton", exactly=9), 0.01, rows=_hopper_rows),
-        Backend("fp8", _fp8, _needs("triton", exactly=9), 0.06, exact=False, query_dtype=FP8, rows=_hopper_rows),
-        Backend("sageattn", _sage, _needs("sageattention", capability=(8, 0)), 0.05, exact=False),
-        Backend("sageattn_3", _sage_3, _needs("sageattn3", capability=(10, 0)), 0.25, exact=False),
+        Backend("sdpa", functions.sdpa, lambda device: None, 0.01),
+        Backend("flash_attn_2", functions.flash_2, _needs("flash_attn", capability=(8, 0)), 0.01),
+        Backend("flash_attn_3", functions.flash_3, _needs(*_FLASH_3, exactly=9), 0.01),
+        Backend("hopper", functions.hopper, _needs("triton", exactly=9), 0.01, rows=functions.hopper_rows),
+        Backend(
+            "fp8", functions.fp8, _needs("triton", exactly=9), 0.06,
+            exact=False, query_dtype=FP8, rows=functions.hopper_rows,
+        ),
+        Backend("sageattn", functions.sage, _needs("sageattention", capability=(8, 0)), 0.05, exact=False),
+        Backend(
+            "sageattn_3", functions.sage_3, _needs("sageattn3", capability=(10, 0)), 0.25,
+            exact=False, lse_limit="the package sageattn3 does not return it",
+        ),
     )
 }  # fmt: skip
 ATTENTION_MODES = ("auto", *BACKENDS)
@@ -143,44 +119,66 @@ STAND_INS = {
 
 
 @cache
-def refusal(name: str, device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
-    """Why a backend must not be used on this device, or None: it is missing, it crashed, or its result is wrong."""
+def refusal(
+    name: str, device: torch.device, dtype: torch.dtype, head_width: int, needs_lse: bool = False
+) -> str | None:
+    """Why a backend must not be used on this device, or None: it is missing, it crashed, or its result is wrong.
+
+    needs_lse: its log-sum-exp is needed, and held to the exact one too.
+    """
     backend = BACKENDS[name]
     reason = backend.limits(device)
-    if reason or name == "sdpa":
+    if reason is None and needs_lse and not backend.has_lse:
+        reason = f"the log-sum-exp is needed, and {backend.lse_limit}"
+    if reason or (name == "sdpa" and not needs_lse):
         return reason
     generator = torch.Generator(device).manual_seed(1)
     shape = (1, PROBE_TOKENS, PROBE_HEADS, head_width)
     query, key, value = (torch.randn(shape, device=device, generator=generator).to(dtype) for _ in range(3))
-    expected = _sdpa(query.float(), key.float(), value.float())
+    if needs_lse:
+        key = key + 0.5  # a mean that a backend takes out of its keys is missing in their log-sum-exp
+    expected, expected_lse = eager_attention(query.float(), key.float(), value.float())
+    lse_error = 0.0
     try:
-        ours = backend.function(query, key, value).float()
-        error = float((ours - expected).norm() / expected.norm())
+        if needs_lse:
+            out, lse = backend.attend_with_lse(query, key, value)
+            lse_error = float((lse - expected_lse).abs().max())
+        else:
+            out = backend.attend(query, key, value)
+        error = float((out.float() - expected).norm() / expected.norm())
     except Exception as crash:  # noqa: BLE001 - a third-party kernel may fail in any way; the reason is passed on
         return f"it failed: {type(crash).__name__}: {str(crash).splitlines()[0] if str(crash) else ''}"
     if not error <= backend.error:
         return f"its result is off by {error:.3f}, at most {backend.error} is allowed"
+    if not lse_error <= backend.error:
+        return f"its log-sum-exp is off by {lse_error:.3f}, at most {backend.error} is allowed"
     return None
 
 
 @cache
-def choose(name: str, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int) -> Backend:
+def choose(
+    name: str, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int, needs_lse: bool = False
+) -> Backend:
     """The backend to use for a name of ATTENTION_MODES or STAND_INS, said once in the log.
 
-    Raises: InputError for an unknown name.
+    needs_lse: only one that gives the log-sum-exp, which ring attention merges parts by.
+    Raises: InputError for an unknown name; UnsupportedError where no backend is right on this device.
     """
     wanted = STAND_INS.get(name, name)
     if wanted not in ATTENTION_MODES:
         raise InputError(f"attention_mode {name!r} is not known. Use one of {', '.join(ATTENTION_MODES)}.")
     if wanted != "auto":
-        reason = refusal(wanted, device, dtype, head_width)
+        reason = refusal(wanted, device, dtype, head_width, needs_lse)
         if reason is None:
             return BACKENDS[wanted]
         logger.warning("Attention %s cannot be used here: %s.", wanted, reason)
-    usable = [b for b in BACKENDS.values() if b.exact and refusal(b.name, device, dtype, head_width) is None]
-    best = (
-        usable[0] if len(usable) == 1 else min(usable, key=lambda b: _seconds(b, device, dtype, head_width, num_heads))
-    )
+    usable = [b for b in BACKENDS.values() if b.exact and refusal(b.name, device, dtype, head_width, needs_lse) is None]
+    if not usable:
+        reason = refusal("sdpa", device, dtype, head_width, needs_lse)
+        raise UnsupportedError(f"no attention can be used on {device}; of PyTorch's own: {reason}.")
+    best = usable[0]
+    if len(usable) > 1:
+        best = min(usable, key=lambda b: _seconds(b, device, dtype, head_width, num_heads))
     logger.info("Attention: %s is used.", best.name)
     return best
 
@@ -192,7 +190,7 @@ def _seconds(backend: Backend, device: torch.device, dtype: torch.dtype, head_wi
     for _ in range(4):
         torch.cuda.synchronize(device)
         start = time.perf_counter()
-        backend.function(query, key, value)
+        backend.attend(query, key, value)
         torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best

@@ -1,4 +1,7 @@
-"""Attention over [B, L, N, D] tensors: batch, tokens, heads, head width."""
+"""Attention of the transformer: which kernel runs, and the eager reference where none can.
+
+Legend: B batch, G groups, L query tokens, M key tokens, K keys of a frame, N heads, E head width, R regions.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from .. import kernels
 from ..compiled import opaque
 from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from .backends import BACKENDS, Backend
+from .regions import FrameRegions
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
@@ -19,32 +23,32 @@ SDPA = BACKENDS["sdpa"]
 
 @opaque
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
-    """Full attention: query [B, L, N, D], key and value [B, M, N, D] -> [B, L, N, D]."""
-    return backend.function(query, key, value)
+    """Full attention: query [B, L, N, E], key and value [B, M, N, E] -> [B, L, N, E]."""
+    return backend.attend(query, key, value)
 
 
 @opaque
 def self_attention(
-    query: Tensor, key: Tensor, value: Tensor, regions: Tensor | None, backend: Backend, dtype: torch.dtype
+    query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, backend: Backend, dtype: torch.dtype
 ) -> tuple[Tensor | QuantisedRows, Tensor | None]:
-    """Query, key and value [1, L, N, D] -> rows [L, N * D], and what `region_attention` says of the first tokens.
+    """Query [1, L, N, E], key and value [1, M, N, E] -> rows [L, N * E], and the shares of `region_attention`.
 
-    regions [R, tokens of the first frame] or None. dtype: what the rows are best given in, see `Linear.input_dtype`.
+    Tokens may come in any order, see `Backend`. dtype: what the rows are best given in, see `Linear.input_dtype`.
     """
     if backend.rows is None:
-        rows, shares = backend.function(query, key, value)[0].flatten(1), None
+        rows, shares = backend.attend(query, key, value)[0].flatten(1), None
     else:
         rows, shares = backend.rows(query, key, value, regions, dtype)
     if regions is not None and shares is None:
-        shares = region_attention(query[0], key[0, : regions.shape[1]], regions)
+        shares = region_attention(query[0], key[0], regions)
     return rows, shares
 
 
 @opaque
 def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Exact attention where every group has its own few keys: query [G, L, N, D], key and value [G, M, N, D].
+    """Exact attention where every group has its own few keys: query [G, L, N, E], key and value [G, M, N, E].
 
-    labels: [G * L] float32 positions to which queries are turned first (see ops.rope.label_rope), or None.
+    labels: [G * L] float32 positions to which queries are rotated first (see ops.rope.label_rope), or None.
     """
     if kernels.usable(query) and key.shape[1] <= kernels.attention_kernels().MOST_KEYS:
         return kernels.attention_kernels().few_keys(query.contiguous(), key.contiguous(), value.contiguous(), labels)
@@ -58,9 +62,9 @@ def attend_two(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1,
     limit: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor | QuantisedRows:  # fmt: skip
-    """The sum of exact attention to two short sets of keys and values: query [L, N, D], the others [M, N, D].
+    """The sum of exact attention to two short sets of keys and values: query [L, N, E], the others [M, N, E].
 
-    Queries and keys may be fp8 on a GPU; the result are rows [L, N * D] in the dtype of the values, or in fp8.
+    Queries and keys may be fp8 on a GPU; the result are rows [L, N * E] in the dtype of the values, or in fp8.
 
     copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
     dtype: what the rows are best given in, see `Linear.input_dtype`; fp8 needs a limit that none of them exceeds.
@@ -83,16 +87,17 @@ def attend_two(
 
 
 @opaque
-def region_attention(query: Tensor, key: Tensor, regions: Tensor) -> Tensor:
-    """The share of its attention that each token pays to each region of a frame, averaged over heads: [R, L] float32.
+def region_attention(query: Tensor, key: Tensor, regions: FrameRegions) -> Tensor:
+    """Of each token's attention to a frame, the share that each region of it gets, averaged over heads: [R, L] float32.
 
-    Args: query [L, N, D]; key [M, N, D], the frame's tokens; regions [R, M] of zeros and ones.
+    Args: query [L, N, E]; key [M, N, E], the frame's keys among them where `regions` says.
     """
+    key, members = regions.keys_of_frame(key), regions.members
     if kernels.usable(query):
-        return kernels.attention_kernels().region_scores(query.contiguous(), key.contiguous(), regions)
-    shares = regions.new_zeros(regions.shape[0], query.shape[0], dtype=torch.float32)
+        return kernels.attention_kernels().region_scores(query.contiguous(), key.contiguous(), members)
+    shares = members.new_zeros(members.shape[0], query.shape[0], dtype=torch.float32)
     scale = query.shape[-1] ** -0.5
     for head in range(query.shape[1]):
         weights = torch.softmax((query[:, head] @ key[:, head].T).float() * scale, -1)
-        shares += regions.float() @ weights.T
+        shares += members.float() @ weights.T
     return shares / query.shape[1]

@@ -89,8 +89,9 @@ class Kernel:
         _check(_driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared), "asking for shared memory")
 
     def launch(self, grid: tuple[int, int, int], threads: int, arguments: Sequence) -> None:
-        """arguments: tensors (their addresses), TensorMaps and ctypes numbers, as the kernel declares them."""
-        values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
+        """arguments: tensors (their addresses), None (no address), TensorMaps and ctypes numbers, as declared."""
+        addresses = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+        values = [ctypes.c_void_p(a) if a is None or isinstance(a, int) else a for a in addresses]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         status = _driver().cuLaunchKernel(self._function, *grid, threads, 1, 1, self._shared, stream, pointers, None)
