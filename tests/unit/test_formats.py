@@ -9,7 +9,7 @@ from support.quantised_files import GGUF_TYPES
 from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.quantize import pack_linears
-from wanvideo.memory.placement import PlacementError, check_parameters, settle
+from wanvideo.memory.placement import PlacementError, check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.ops import row_blocks
@@ -274,10 +274,6 @@ def test_planted_views_are_found(name, plant):
         layer.weight = torch.nn.Parameter(torch.empty_like(good, device="meta"), requires_grad=False)
     with pytest.raises(PlacementError, match="weight.*(contiguous|aligned|meta)"):
         check_parameters(layer, "cpu")
-    if plant != "meta":
-        settle(layer)
-        check_parameters(layer, "cpu")
-        assert torch.equal(layer.weight.data.view(torch.uint8), good.view(torch.uint8))
 
 
 def test_every_format_is_a_linear_layer():

@@ -42,7 +42,6 @@ def need(width=832, height=480):
 def test_14b_in_fp8_streams_what_does_not_fit(free, low, high):
     plan = plan_blocks(free * GIB, 40, BLOCK, OTHER, need())
     assert low <= plan.num_streamed <= high and plan.device_bytes <= free * GIB
-    assert "blocks stream" in plan.describe()
 
 
 def test_a_wish_is_kept_and_the_impossible_refused():

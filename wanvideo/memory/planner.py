@@ -12,27 +12,18 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
-from .budget import WindowNeed, vae_bytes, window_need
+from .budget import GIB, WindowNeed, vae_bytes, window_need
 from .speed import forward_flops, speeds_of
 
-GIB = 2**30
 HOST_BASE = 3 * GIB  # of a process with its libraries and one window of frames
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """num_streamed blocks visit; device_bytes is the expected peak, host_bytes what stays page-locked."""
+    """num_streamed blocks stream; device_bytes is the expected peak."""
 
     num_streamed: int
     device_bytes: int
-    host_bytes: int
-
-    def describe(self) -> str:
-        gib = 2**30
-        return (
-            f"{self.num_streamed} blocks stream, about {self.device_bytes / gib:.1f} GiB on the device "
-            f"and {self.host_bytes / gib:.1f} GiB in host memory"
-        )
 
 
 def plan_blocks(
@@ -59,10 +50,10 @@ def plan_blocks(
         streamed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
         if peak(streamed) > free_bytes:
             raise InputError(
-                f"A window needs {peak(num_blocks) / 2**30:.1f} GiB of device memory with every block streaming, and "
-                f"{free_bytes / 2**30:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
+                f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
+                f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
             )
-    return MemoryPlan(streamed, peak(streamed), streamed * block_bytes)
+    return MemoryPlan(streamed, peak(streamed))
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,6 @@ class ModelWeights:
     stored: str
     vae_bytes: int
     text_encoder_bytes: int
-    text_block_bytes: int = 0
 
     @property
     def transformer_bytes(self) -> int:

@@ -118,10 +118,6 @@ class BlockStreamer:
         return len(self.order)
 
     @property
-    def host_bytes(self) -> int:
-        return sum(packed.host.numel() for packed in self.packed.values())
-
-    @property
     def device_bytes(self) -> int:
         """Device memory of the slots that visiting blocks share."""
         return self.num_slots * max((packed.host.numel() for packed in self.packed.values()), default=0)
