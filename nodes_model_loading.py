@@ -47,6 +47,7 @@ from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
 from .wanvideo.request import EngineOptions
+from .wanvideo.sampling.conditions import mode_of_adapter
 from .wanvideo.video.picture import fit_images
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp16_fast": torch.float16}
@@ -197,11 +198,7 @@ class MultiTalkModelLoader(FileNode):
 
     def loadmodel(self, model):
         path = ADAPTERS.find(model)
-        checkpoint = open_checkpoint(path, Kind.ADAPTER)
-        # The two adapters have the same tensors; only the file's name tells which loop they were trained for.
-        name = path.name.lower()
-        mode = "multitalk" if "multitalk" in name and "infini" not in name else "infinitetalk"
-        return (Adapter(checkpoint, mode),)
+        return (Adapter(open_checkpoint(path, Kind.ADAPTER), mode_of_adapter(path.name)),)
 
 
 class WanVideoVAELoader(FileNode):

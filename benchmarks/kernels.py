@@ -108,14 +108,14 @@ def kernels(report: Report) -> None:
     cpu = [value.cpu() for value in (gate, scale, shift)]
     ours = norm.add_layer_norm(x[part].float(), y[part].float(), gate, scale, shift, 1e-6)[1].cpu()
     error = (ours - norm.add_layer_norm(*exact, *cpu, 1e-6)[1]).abs().max()
-    report.add("kernels", "add + layer norm against its twin, fp32 max error", float(error), "")
+    report.add("kernels", "add + layer norm against its eager reference, fp32 max error", float(error), "")
     ours = norm.rms_norm_heads(x[part].float(), weight, 1e-6, heads, table[part]).cpu()
     error = (ours - norm.rms_norm_heads(exact[0], weight.cpu(), 1e-6, heads, table[part].cpu())).abs().max()
-    report.add("kernels", "rms norm + rope against its twin, fp32 max error", float(error), "")
+    report.add("kernels", "rms norm + rope against its eager reference, fp32 max error", float(error), "")
     ours = norm.layer_norm(x[part].float(), scale, shift, 1e-6, fp8)
-    twin = norm.layer_norm(exact[0], scale.cpu(), shift.cpu(), 1e-6, fp8)
-    differing = (ours.data.cpu().float() != twin.data.float()).float().mean()
-    report.add("kernels", "layer norm to fp8: values that differ from the twin's", float(differing), "")
+    eager = norm.layer_norm(exact[0], scale.cpu(), shift.cpu(), 1e-6, fp8)
+    differing = (ours.data.cpu().float() != eager.data.float()).float().mean()
+    report.add("kernels", "layer norm to fp8: values that differ from the eager reference's", float(differing), "")
 
 
 def attention_backends(report: Report) -> None:
@@ -147,15 +147,15 @@ def attention_backends(report: Report) -> None:
     frames, per_frame = geometry.latent_frames, geometry.tokens_per_frame
     grouped, few = query[0].view(frames, per_frame, heads, 128), draw(frames, 32, heads, 128)
     both, labels = draw(frames, 64, heads, 128), torch.rand(tokens, device="cuda") * 24
-    took = seconds(lambda: dispatch.attend_few(grouped, few, few), report.repeats)
+    took = seconds(lambda: dispatch.grouped_attention(grouped, few, few), report.repeats)
     report.add("attention", "audio attention, one speaker", took * 1e3, "ms")
-    took = seconds(lambda: dispatch.attend_few(grouped, both, both, labels), report.repeats)
-    report.add("attention", "audio attention, two speakers, labels turned", took * 1e3, "ms")
+    took = seconds(lambda: dispatch.grouped_attention(grouped, both, both, labels), report.repeats)
+    report.add("attention", "audio attention, two speakers, labels rotated", took * 1e3, "ms")
     took = seconds(lambda: functions.sdpa(grouped, few, few), report.repeats)
     report.add("attention", "the same by sdpa, one speaker", took * 1e3, "ms")
-    ours = dispatch.attend_few(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
-    twin = dispatch.attend_few(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
-    report.add("attention", "audio attention, labels turned: error to its twin", relative(ours, twin), "")
+    ours = dispatch.grouped_attention(grouped[:2], both[:2], both[:2], labels[: 2 * per_frame]).cpu()
+    eager = dispatch.grouped_attention(grouped[:2].cpu(), both[:2].cpu(), both[:2].cpu(), labels[: 2 * per_frame].cpu())
+    report.add("attention", "audio attention, labels rotated: error to its eager reference", relative(ours, eager), "")
     members = torch.zeros(3, per_frame, device="cuda")
     members[0, :500], members[1, 800:1200], members[2, 1200:] = 1, 1, 1
     regions = FrameRegions.of_first_keys(members)

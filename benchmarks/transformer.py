@@ -182,10 +182,10 @@ def profile(report: Report) -> None:
         "flash",
         "sm90",
         "nvjet",
-        "_few_keys",
-        "_two_sets",
+        "_grouped_attention",
+        "_dual_context_attention",
         "_region",
-        "_fold",
+        "_absorb",
         "cudnn",
         "attention",
     )

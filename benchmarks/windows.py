@@ -122,7 +122,7 @@ def cards(report: Report, storage: str) -> None:
     model, decoder = build(storage), build_vae()
     model.set_attention("auto")
     residency = Residency(model, "cuda")
-    residency.rest()  # on a small card the model never was on the device as a whole
+    residency.offload()  # on a small card the model never was on the device as a whole
     for card in (*named, *CARDS):
         if (card[4].quantise or "bf16") == storage:
             _card(report, model, decoder, residency, *card)
@@ -151,7 +151,7 @@ def _card(
             Device("", limit),
             work_of(how, num_speakers=1, num_references=1),
         )
-        residency.rest()
+        residency.offload()
         torch.cuda.set_per_process_memory_fraction(limit / total)
         residency.place(expected.memory.num_streamed)
         free()
@@ -167,5 +167,5 @@ def _card(
         report.add("cards", name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:300]}")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-        residency.rest()
+        residency.offload()
         free()

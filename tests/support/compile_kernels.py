@@ -80,24 +80,24 @@ def attention_kernels(stores):
         query, picture = empty(TOKENS, HEADS, HEAD, dtype=dtype), empty(257, HEADS, HEAD, dtype=dtype)
         for speakers in numbers:
             keys = empty(2, 32 * speakers, HEADS, HEAD, dtype=dtype)
-            grouped, turned = query.view(2, -1, HEADS, HEAD), labels if speakers > 1 else None
-            attention.few_keys(grouped, keys, keys, turned)
-            attention.few_weights(grouped, keys, turned, dtype, 1.0)
+            grouped, positions = query.view(2, -1, HEADS, HEAD), labels if speakers > 1 else None
+            attention.grouped_attention(grouped, keys, keys, positions)
+            attention.grouped_weights(grouped, keys, positions, dtype, 1.0)
         for second in ((picture, picture), None):
-            attention.two_sets(query, (picture[:61], picture[:61]), second, 1.0)
-        attention.region_scores(query, empty(1560, HEADS, HEAD, dtype=dtype), regions)
+            attention.dual_context_attention(query, (picture[:61], picture[:61]), second, 1.0)
+        attention.region_shares(query, empty(1560, HEADS, HEAD, dtype=dtype), regions)
     if FP8 in stores:
         query, key = (empty(n, HEADS, HEAD, dtype=FP32).to(FP8) for n in (TOKENS, 1560))
-        attention.region_scores(query, key, regions)
+        attention.region_shares(query, key, regions)
         text, picture = ((key[:n], empty(n, HEADS, HEAD)) for n in (61, 257))
-        attention.two_sets(query, text, picture, 1.0, empty(dtype=FP32))
+        attention.dual_context_attention(query, text, picture, 1.0, empty(dtype=FP32))
         query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
-        attention.few_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
+        attention.grouped_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
         kernels.hopper_kernels().transposed_values(empty(1, TOKENS, HEADS, HEAD))
 
 
 def copy_engine_kernels():
-    conv, folded = kernels.conv_kernels(), kernels.folded_kernels()
+    conv, absorbed = kernels.conv_kernels(), kernels.absorbed_kernels()
     for outputs, channels in ((3, 96), (16, 384), (96, 96), (192, 192), (384, 384), (384, 16)):
         weight, bias = empty(outputs, 27 * channels), empty(outputs)
         conv.conv(empty(3, 16, 32, channels), weight, bias, conv.Taps((3, 3, 3), (-1, -1)))
@@ -107,10 +107,10 @@ def copy_engine_kernels():
         scale = empty(WIDTH, 1, dtype=FP32) if storage == FP8 else None
         tokens = empty(TOKENS, WIDTH, dtype=FP32).to(storage)
         rows_in = tokens if scale is None else QuantisedRows(tokens, scale[:TOKENS])
-        weights = folded.folded_weights(
-            rows_in, folded.fold_keys(number, matrix, scale, number.flatten(), 1.0), keys, storage
+        weights = absorbed.absorbed_weights(
+            rows_in, absorbed.absorb_keys(number, matrix, scale, number.flatten(), 1.0), keys, storage
         )
-        folded.folded_sum(weights, folded.fold_values(number, matrix), scale, empty(WIDTH))
+        absorbed.absorbed_sum(weights, absorbed.absorb_values(number, matrix), scale, empty(WIDTH))
 
 
 if __name__ == "__main__":

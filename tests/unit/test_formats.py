@@ -214,7 +214,7 @@ def packed_model(name, num_layers=3):
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_all_paths_give_the_same(name, inputs):
-    """Resident, all blocks streamed, some streamed, at rest and back: the same bits, and every tensor in its place."""
+    """Resident, all blocks streamed, some streamed, offloaded: the same bits, and every tensor in its place."""
     resident = packed_model(name)
     expected = resident(**inputs)
     dense = tiny_transformer(num_layers=3)(**inputs)
@@ -225,7 +225,7 @@ def test_all_paths_give_the_same(name, inputs):
         residency.place(num_streamed)
         assert torch.equal(model(**inputs), expected)
         check_parameters(model, "cpu")
-    residency.rest()
+    residency.offload()
     assert torch.equal(model(**inputs), expected)
     check_parameters(model, "cpu")
 
@@ -251,7 +251,7 @@ def test_device_round_trip(name, inputs):
     expected = model(**inputs)
     residency.place(3)
     assert torch.equal(model(**inputs), expected)
-    residency.rest()
+    residency.offload()
     check_parameters(model, "cpu")
     after = model.state_dict()
     assert all(torch.equal(value.view(torch.uint8), after[key].view(torch.uint8)) for key, value in before.items())

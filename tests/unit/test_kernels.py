@@ -1,4 +1,4 @@
-"""The fused row kernels against their plain twins; on a machine without a GPU in Triton's interpreter."""
+"""The fused row kernels against their eager references; on a machine without a GPU in Triton's interpreter."""
 
 import math
 
@@ -7,14 +7,14 @@ import torch
 
 from wanvideo.ops import kernels, norm, pixel_norm
 from wanvideo.ops.attention import dispatch as plain
-from wanvideo.ops.attention.absorbed import attend_folded, can_fold
+from wanvideo.ops.attention.absorbed import attend_absorbed, can_absorb
 from wanvideo.ops.attention.regions import FrameRegions
 from wanvideo.ops.attention.rope import label_rope, rotate, video_rope
 from wanvideo.ops.linear.formats import FORMATS, quantise_by_rows
 from wanvideo.ops.linear.layer import Linear
 from wanvideo.ops.quantized import FP8
 
-pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
+pytest.importorskip("triton", reason="Triton is not installed; the eager references are used everywhere")
 from wanvideo.ops.kernels import attention, rows  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,11 +26,11 @@ def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
-def agree(ours, twin, dtype):
+def agree(ours, eager, dtype):
     if dtype == torch.float32:
-        assert (ours - twin).abs().max() <= 2e-5
+        assert (ours - eager).abs().max() <= 2e-5
         return
-    expected = norm.quantise_rows(twin, dtype)
+    expected = norm.quantise_rows(eager, dtype)
     assert torch.allclose(ours.scale, expected.scale, rtol=1e-5)
     steps = (ours.data.float() - expected.data.float()).abs()
     assert steps.max() <= (1 if dtype == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
@@ -47,20 +47,20 @@ def test_layer_norm(dtype):
 def test_add_layer_norm(dtype, gate):
     x, y, scale, shift = draw(ROWS, WIDTH), draw(ROWS, WIDTH), draw(WIDTH) + 1, draw(WIDTH)
     gate = draw(WIDTH) if gate == "vector" else gate
-    twin_hidden, twin = norm.add_layer_norm(x.clone(), y, gate, scale, shift, 1e-6)
+    eager_hidden, eager = norm.add_layer_norm(x.clone(), y, gate, scale, shift, 1e-6)
     added = rows.add_gated(x.clone(), y, gate)
     hidden, out = rows.add_layer_norm(x, y, gate, scale, shift, 1e-6, dtype)
-    assert (hidden - twin_hidden).abs().max() <= 1e-6
-    agree(out, twin, dtype)
+    assert (hidden - eager_hidden).abs().max() <= 1e-6
+    agree(out, eager, dtype)
     assert torch.equal(added, hidden)
 
 
 def test_the_stream_stays_float32_where_its_changes_are_bf16():
     x, y, scale, shift = draw(ROWS, WIDTH), draw(ROWS, WIDTH).bfloat16(), draw(WIDTH) + 1, draw(WIDTH)
-    twin_hidden, twin = norm.add_layer_norm(x.clone(), y, 1.0, scale, shift, 1e-6, torch.bfloat16)
+    eager_hidden, eager = norm.add_layer_norm(x.clone(), y, 1.0, scale, shift, 1e-6, torch.bfloat16)
     hidden, out = rows.add_layer_norm(x, y, 1.0, scale, shift, 1e-6, torch.bfloat16)
-    assert hidden.dtype == torch.float32 and (hidden - twin_hidden).abs().max() <= 1e-6
-    assert out.dtype == torch.bfloat16 and torch.allclose(out, twin, rtol=2**-7, atol=1e-3)
+    assert hidden.dtype == torch.float32 and (hidden - eager_hidden).abs().max() <= 1e-6
+    assert out.dtype == torch.bfloat16 and torch.allclose(out, eager, rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize("rotated", [True, False])
@@ -95,7 +95,7 @@ def test_a_row_of_zeros_stays_zero():
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("keys", [6, 64])
-def test_few_keys(labelled, keys):
+def test_grouped_attention(labelled, keys):
     groups, length, heads, width = 2, 37, 3, 128
     query, key, value = (
         draw(groups, length, heads, width),
@@ -103,36 +103,36 @@ def test_few_keys(labelled, keys):
         draw(groups, keys, heads, width),
     )
     labels = draw(groups * length).abs() * 10 if labelled else None
-    turned = query if labels is None else rotate(query.flatten(0, 1), label_rope(labels, width)).view_as(query)
-    twin = plain.attend(turned.cpu(), key.cpu(), value.cpu()).to(DEVICE)
-    assert (attention.few_keys(query, key, value, labels) - twin).abs().max() <= 2e-5
+    rotated = query if labels is None else rotate(query.flatten(0, 1), label_rope(labels, width)).view_as(query)
+    eager = plain.attend(rotated.cpu(), key.cpu(), value.cpu()).to(DEVICE)
+    assert (attention.grouped_attention(query, key, value, labels) - eager).abs().max() <= 2e-5
 
 
 @pytest.mark.parametrize("has_second", [True, False])
-def test_two_sets(has_second):
+def test_dual_context(has_second):
     query, first = draw(41, 2, 128), (draw(7, 2, 128), draw(7, 2, 128).flip(0))
     second = (draw(70, 2, 128), draw(70, 2, 128).flip(0)) if has_second else None
     cpu = [None if pair is None else tuple(x.cpu() for x in pair) for pair in (first, second)]
-    twin = plain.attend_two(query.cpu(), *cpu, copies=30).to(DEVICE)
+    eager = plain.dual_context_attention(query.cpu(), *cpu, pad_count=30).to(DEVICE)
     repeated = tuple(torch.cat((x, x[-1:].expand(29, -1, -1))) for x in cpu[0])
-    assert (plain.attend_two(query.cpu(), repeated, cpu[1]).to(DEVICE) - twin).abs().max() <= 5e-6
-    assert (attention.two_sets(query, first, second, math.log(30)) - twin).abs().max() <= 2e-5
-    rounded = plain.attend_two(query.cpu(), *cpu, copies=30, limit=torch.tensor(20.0), dtype=FP8)
-    assert (rounded.dense(torch.float32).to(DEVICE) - twin).norm() <= 0.04 * twin.norm()
+    assert (plain.dual_context_attention(query.cpu(), repeated, cpu[1]).to(DEVICE) - eager).abs().max() <= 5e-6
+    assert (attention.dual_context_attention(query, first, second, math.log(30)) - eager).abs().max() <= 2e-5
+    rounded = plain.dual_context_attention(query.cpu(), *cpu, pad_count=30, value_bound=torch.tensor(20.0), dtype=FP8)
+    assert (rounded.dense(torch.float32).to(DEVICE) - eager).norm() <= 0.04 * eager.norm()
 
 
-def test_two_sets_of_zeros_in_fp8():
+def test_dual_context_of_zeros_in_fp8():
     """The largest value is zero then, and still something has to be divided by it."""
     query, pair = torch.randn(8, 2, 64), (torch.randn(5, 2, 64), torch.zeros(5, 2, 64))
-    rows = plain.attend_two(query, pair, pair, limit=torch.tensor(0.0), dtype=FP8)
+    rows = plain.dual_context_attention(query, pair, pair, value_bound=torch.tensor(0.0), dtype=FP8)
     assert torch.equal(rows.dense(torch.float32), torch.zeros(8, 128))
 
 
-def test_region_scores():
+def test_region_shares():
     query, key = draw(53, 2, 128), draw(70, 2, 128)
     regions = (draw(3, 70) > 0).float()
-    twin = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
-    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+    eager = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
+    assert (attention.region_shares(query, key, regions) - eager).abs().max() <= 2e-5
 
 
 def test_shares_do_not_depend_on_the_order_of_keys():
@@ -153,7 +153,7 @@ def test_shares_do_not_depend_on_the_order_of_keys():
         regions = FrameRegions.among(everywhere[:, order], in_frame[order])
         ours = plain.self_attention(query, key[:, order], value[:, order], regions, sdpa, torch.float32)
         assert (ours[0] - rows).abs().max() <= 1e-5 and (ours[1] - shares).abs().max() <= 1e-6
-        kernel = attention.region_scores(query[0], regions.keys_of_frame(key[0, order]), regions.members)
+        kernel = attention.region_shares(query[0], regions.keys_of_frame(key[0, order]), regions.members)
         assert (kernel - shares).abs().max() <= 2e-5
 
 
@@ -171,8 +171,8 @@ def test_regions_whose_scores_are_far_apart(first, later):
     key[:64, 0, 0], key[64:, 0, 0] = first, later
     regions = torch.zeros(2, 130, device=DEVICE)
     regions[0, :64], regions[1, 64:] = 1, 1
-    twin = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
-    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-5
+    eager = plain.region_attention(query.cpu(), key.cpu(), FrameRegions.of_first_keys(regions.cpu())).to(DEVICE)
+    assert (attention.region_shares(query, key, regions) - eager).abs().max() <= 2e-5
 
 
 @pytest.mark.gpu
@@ -184,16 +184,16 @@ def test_tiles_of_the_copy_engine(length, dtype):
     query, key = query.to(dtype), key.to(dtype)
     first, second = (key[:7], value[:7]), (key, value[:70])
     cpu = [tuple(x.cpu().float() for x in pair) for pair in (first, second)]
-    twin = plain.attend_two(query.cpu().float(), *cpu, copies=30).to(DEVICE)
-    rows = attention.two_sets(query, first, second, math.log(30))
-    assert (rows - twin).abs().max() <= 0.03
-    limit = value.abs().amax().float() * 2
-    rounded = plain.attend_two(query, first, second, 30, limit, FP8)
-    assert rounded.data.dtype == FP8 and (rounded.dense(torch.float32) - twin).norm() <= 0.04 * twin.norm()
+    eager = plain.dual_context_attention(query.cpu().float(), *cpu, pad_count=30).to(DEVICE)
+    rows = attention.dual_context_attention(query, first, second, math.log(30))
+    assert (rows - eager).abs().max() <= 0.03
+    bound = value.abs().amax().float() * 2
+    rounded = plain.dual_context_attention(query, first, second, 30, bound, FP8)
+    assert rounded.data.dtype == FP8 and (rounded.dense(torch.float32) - eager).norm() <= 0.04 * eager.norm()
     regions = (draw(3, 70) > 0).float()
     members = FrameRegions.of_first_keys(regions.cpu())
-    twin = plain.region_attention(query.cpu().float(), key.cpu().float(), members).to(DEVICE)
-    assert (attention.region_scores(query, key, regions) - twin).abs().max() <= 2e-3
+    eager = plain.region_attention(query.cpu().float(), key.cpu().float(), members).to(DEVICE)
+    assert (attention.region_shares(query, key, regions) - eager).abs().max() <= 2e-3
 
 
 def test_scale_products():
@@ -218,45 +218,45 @@ def projection(width, seed, dtype):
     return layer
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_folded_attention(turned):
-    """Keys and values that the projections are folded into, against projecting every token."""
+@pytest.mark.parametrize("rotated", [False, True])
+def test_absorbed_attention(rotated):
+    """Keys and values that absorb the projections, against projecting every token."""
     groups, length, width, heads, keys = 2, 150, 512, 4, 64
     dtype, tolerance = (torch.float32, 1e-4) if DEVICE == "cpu" else (torch.float16, 2e-2)
     hidden, key, value = (draw(groups, n, width).to(dtype) for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
     query, out = projection(width, 0, dtype), projection(width, 1, dtype)
-    labels = draw(groups * length).abs() * 8 if turned else None
+    labels = draw(groups * length).abs() * 8 if rotated else None
     projected = query(hidden).flatten(0, 1).unflatten(-1, (heads, -1))
-    projected = rotate(projected, label_rope(labels, width // heads)) if turned else projected
-    twin = out(plain.attend(projected.unflatten(0, (groups, -1)), key, value).flatten(2)).flatten(0, 1)
-    assert (attend_folded(hidden.flatten(0, 1), key, value, query, out, labels) - twin).abs().max() <= tolerance
+    projected = rotate(projected, label_rope(labels, width // heads)) if rotated else projected
+    eager = out(plain.attend(projected.unflatten(0, (groups, -1)), key, value).flatten(2)).flatten(0, 1)
+    assert (attend_absorbed(hidden.flatten(0, 1), key, value, query, out, labels) - eager).abs().max() <= tolerance
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no fp8")
-@pytest.mark.parametrize("turned", [False, True])
-def test_folded_attention_in_fp8(turned):
-    """As near to exact as the same layers in fp8 without folding."""
-    groups, length, width, heads, keys = 3, 600, 5120, 40, 64 if turned else 32
+@pytest.mark.parametrize("rotated", [False, True])
+def test_absorbed_attention_in_fp8(rotated):
+    """As near to exact as the same layers in fp8 without absorbing."""
+    groups, length, width, heads, keys = 3, 600, 5120, 40, 64 if rotated else 32
     hidden, key, value = (draw(groups, n, width).bfloat16() for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
     exact = [projection(width, i, torch.bfloat16) for i in (0, 1)]
     query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8)) for x in exact)
     query.bias, out.bias = (x.bias for x in exact)
-    labels = draw(groups * length).abs() * 8 if turned else None
+    labels = draw(groups * length).abs() * 8 if rotated else None
     rows_in = norm.quantise_rows(hidden.flatten(0, 1), FP8)
 
-    def unfolded(query, out, x):
+    def projected_all(query, out, x):
         projected = query(x).view(groups, length, heads, -1)
-        return out(plain.attend_few(projected, key, value, labels).flatten(2).flatten(0, 1)).float()
+        return out(plain.grouped_attention(projected, key, value, labels).flatten(2).flatten(0, 1)).float()
 
-    twin = unfolded(*exact, hidden.flatten(0, 1))
-    error = (attend_folded(rows_in, key, value, query, out, labels).float() - twin).norm() / twin.norm()
-    usual = (unfolded(query, out, rows_in) - twin).norm() / twin.norm()
-    assert can_fold(hidden.flatten(0, 1), key, query, out) and error <= 1.3 * usual + 0.005, (error, usual)
+    eager = projected_all(*exact, hidden.flatten(0, 1))
+    error = (attend_absorbed(rows_in, key, value, query, out, labels).float() - eager).norm() / eager.norm()
+    usual = (projected_all(query, out, rows_in) - eager).norm() / eager.norm()
+    assert can_absorb(hidden.flatten(0, 1), key, query, out) and error <= 1.3 * usual + 0.005, (error, usual)
 
 
-def test_what_folding_fits():
-    fits = kernels.folded_kernels().fits
+def test_what_absorbing_fits():
+    fits = kernels.absorbed_kernels().fits
     assert fits(40, 32, 5120) and fits(40, 64, 5120) and not fits(40, 24, 5120) and not fits(40, 96, 5120)

@@ -26,7 +26,7 @@ def test_residency_changes_nothing_but_the_place():
         residency.place(num_streamed)
         assert residency.num_streamed == min(num_streamed, 4)
         assert torch.equal(model(**inputs), expected)
-    residency.rest()
+    residency.offload()
     assert residency.num_streamed is None
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
     residency.place(3)

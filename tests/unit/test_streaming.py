@@ -48,7 +48,7 @@ def test_an_interrupted_forward_does_not_spoil_the_next(expected):
     assert torch.equal(model(**inputs), velocity)
 
 
-def test_weights_rest_in_one_aligned_host_buffer_between_forwards(expected):
+def test_weights_are_in_one_aligned_host_buffer_between_forwards(expected):
     inputs, _ = expected
     model = stream(build(), LAYERS)
     model(**inputs)

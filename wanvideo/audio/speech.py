@@ -27,7 +27,7 @@ from .treatment import with_noise_floor, without_transients
 if TYPE_CHECKING:
     from ..models.wav2vec2 import AudioEncoder, Samples
 
-IN_MEMORY = 2**24  # numbers (64 MB); more features than that are in a file
+IN_MEMORY = 2**22  # numbers (16 MB); more features than that are in a file
 
 logger = logging.getLogger("wanvideo")
 

@@ -31,7 +31,7 @@ class Progress:
 
     def step(self, report: StepReport) -> None:
         if self.bar is None:
-            total = report.num_windows * report.num_steps
+            total = report.num_windows and report.num_windows * report.num_steps
             self.bar = self.stack.enter_context(tqdm(total=total, unit="step", dynamic_ncols=True))
-        self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows}", refresh=False)
+        self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows or '?'}", refresh=False)
         self.bar.update()

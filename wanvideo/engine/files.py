@@ -64,9 +64,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
         tokenizer = found["text_encoder"].paths[0]
     for lora in files.loras:
         open_lora(lora.path)
+    has_audio = adapter is not None or transformer.identity.has_audio
     return ResolvedFiles(
-        transformer, adapter, **found, tokenizer=tokenizer,
-        has_audio=adapter is not None or transformer.identity.has_audio, loras=files.loras,
+        transformer, adapter, **found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.transformer import TransformerConfig
 
 
-def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
+def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
     """Sizes of a run's models as they will be held: matrices in their stored or wanted format, the rest in `dtype`.
 
     Only headers are read, and none of a `Checkpoint`, which has its own.

@@ -51,7 +51,7 @@ class Speeds:
     def forward_seconds(self, flops: Flops, weights: str, attention: str, streamed_bytes: int = 0) -> float | None:
         """Seconds of one pass, or None where the format of the weights was not measured.
 
-        weights: bf16, fp8 ...; attention: name of a backend. streamed_bytes: of the blocks that visit the device.
+        weights: bf16, fp8 ...; attention: name of a backend. streamed_bytes: of the blocks that stream.
         """
         if weights not in self.matmul:
             return None

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops.attention.absorbed import attend_folded, can_fold, folded_input
-from ..ops.attention.dispatch import attend_few
+from ..ops.attention.absorbed import absorbed_input_dtype, attend_absorbed, can_absorb
+from ..ops.attention.dispatch import grouped_attention
 from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import label_rope, rotate
 from ..ops.linear.layer import Linear
@@ -170,11 +170,11 @@ class AudioCrossAttention(nn.Module):
 
     def folds(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
         """Whether projections of hidden [L, dim] are folded into the keys and values."""
-        return can_fold(hidden, keys_values[0], self.q_linear, self.proj)
+        return can_absorb(hidden, keys_values[0], self.q_linear, self.proj)
 
     def input_dtype(self, folded: bool) -> torch.dtype:
         """In what dtype `forward` takes its tokens fastest."""
-        return folded_input(self.q_linear) if folded else self.q_linear.input_dtype
+        return absorbed_input_dtype(self.q_linear) if folded else self.q_linear.input_dtype
 
     def forward(
         self,
@@ -189,7 +189,7 @@ class AudioCrossAttention(nn.Module):
         """
         key, value = keys_values
         if folded:
-            return attend_folded(hidden, key, value, self.q_linear, self.proj, labels)
+            return attend_absorbed(hidden, key, value, self.q_linear, self.proj, labels)
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
-        out = attend_few(query.unflatten(0, (key.shape[0], -1)), key, value, labels)
+        out = grouped_attention(query.unflatten(0, (key.shape[0], -1)), key, value, labels)
         return self.proj(out.flatten(2).flatten(0, 1))

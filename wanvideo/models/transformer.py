@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..geometry import PATCH
 from ..ops.attention.backends import choose
-from ..ops.attention.dispatch import SDPA, attend_two, self_attention
+from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
 from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import video_rope
-from ..ops.compiled import compile_modules, opaque, release_modules
+from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
 from ..ops.quantized import QuantisedRows
@@ -160,11 +160,11 @@ class CrossAttention(nn.Module):
         return self.o(_attend_context(query, context, keys_values, self.o.input_dtype))
 
 
-@opaque  # compiled code would be made anew for a prompt of another length
+@compile_disabled  # compiled code would be made anew for a prompt of another length
 def _attend_context(
     query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
 ) -> Tensor | QuantisedRows:
-    return attend_two(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
+    return dual_context_attention(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
 
 
 class FeedForward(nn.Sequential):

@@ -15,21 +15,21 @@ from ..errors import InputError, UnsupportedError
 from ..request import COMPILE_MODES
 
 Function = TypeVar("Function", bound=Callable)
-_OPAQUE: list[tuple[Callable, Callable]] = []  # functions, and what is called in their place
+_EXCLUDED: list[tuple[Callable, Callable]] = []  # functions, and what is called in their place
 _DISABLED: dict[Callable, Callable] = {}  # filled when something is compiled: the compiler takes a second to import
 # CUDA graphs record addresses, and those of streamed weights change; these are the same without them.
 WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 logger = logging.getLogger("wanvideo")
 
 
-def opaque(function: Function) -> Function:
+def compile_disabled(function: Function) -> Function:
     """A function that compiled code calls as it is: a fused kernel, or what sizes of prompts and sounds decide on."""
 
     @functools.wraps(function)
     def call(*args: object) -> object:
         return _DISABLED.get(function, function)(*args)
 
-    _OPAQUE.append((function, call))
+    _EXCLUDED.append((function, call))
     return cast(Function, call)
 
 
@@ -52,7 +52,7 @@ def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Call
         if mode in WITHOUT_GRAPHS:
             logger.info("Compiling: %r is used without CUDA graphs, as %r.", mode, WITHOUT_GRAPHS[mode])
             mode = WITHOUT_GRAPHS[mode]
-    _leave_opaque_alone()
+    _leave_excluded_alone()
     compiled: dict[type, Callable] = {}
     for module in modules:
         kind = type(module)
@@ -61,10 +61,10 @@ def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Call
         module.forward = functools.partial(compiled[kind], module)
 
 
-def _leave_opaque_alone() -> None:
+def _leave_excluded_alone() -> None:
     from torch._dynamo.decorators import skip
 
-    for function, call in _OPAQUE:
+    for function, call in _EXCLUDED:
         if function not in _DISABLED:
             _DISABLED[function] = torch.compiler.disable(function)
             skip(call)

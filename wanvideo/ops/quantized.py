@@ -22,9 +22,9 @@ class QuantisedRows(NamedTuple):
     scale: Tensor
 
     @classmethod
-    def of_unit(cls, data: Tensor, unit: Tensor) -> QuantisedRows:
+    def of_one_scale(cls, data: Tensor, scale: Tensor) -> QuantisedRows:
         """Rows that all have the same scale, a float32 number."""
-        return cls(data, unit.expand(len(data), 1).contiguous())
+        return cls(data, scale.expand(len(data), 1).contiguous())
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         return (self.data.float() * self.scale).to(dtype)

@@ -96,7 +96,7 @@ class MultiTalk:
 
 @dataclass(frozen=True)
 class Plain:
-    """One clip by itself. channels: [20, T, h, w] (see `clip.picture_condition`), or None where nothing is known."""
+    """One clip by itself. channels: [20, T, h, w], made before (`clip.picture_condition`); None: nothing is known."""
 
     channels: Tensor | None
 
@@ -120,3 +120,9 @@ def _first_frame_known(latents: Tensor) -> Tensor:
     mask = latents.new_zeros(4, *latents.shape[1:])
     mask[:, 0] = 1
     return torch.cat((mask, latents))
+
+
+def mode_of_adapter(file_name: str) -> str:
+    """The mode that an adapter was trained for. All have the same tensors, so that only the file's name tells."""
+    name = file_name.lower()
+    return "multitalk" if "multitalk" in name and "infini" not in name else "infinitetalk"

@@ -118,10 +118,10 @@ class _Run:
         return WindowPlan(self.conditioning.total_frames, self.settings.window_frames, self.settings.motion_frames)
 
     def windows(self) -> Iterator[Window]:
-        while (index := self.state.next_index if self.state else 0) in self.plan:
+        while (index := self.state.next_index if self.state else 0) in (plan := self.plan):
             audio = None
             if self.audio is not None:
-                audio = read_audio_window(self.audio, self.plan[index], lambda: self.plan.num_windows)
+                audio = read_audio_window(self.audio, plan[index], lambda: self.plan.num_windows)
                 if audio is None:
                     return
             yield self.window(index, audio)  # not by name: it must not outlive its use while the next one is made

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
-from ..compiled import opaque
+from ..compiled import compile_disabled
 from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
 from .backends import BACKENDS, Backend
 from .regions import FrameRegions
@@ -21,13 +21,13 @@ from .rope import label_rope, rotate
 SDPA = BACKENDS["sdpa"]
 
 
-@opaque
+@compile_disabled
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -> Tensor:
     """Full attention: query [B, L, N, E], key and value [B, M, N, E] -> [B, L, N, E]."""
     return backend.attend(query, key, value)
 
 
-@opaque
+@compile_disabled
 def self_attention(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, backend: Backend, dtype: torch.dtype
 ) -> tuple[Tensor | QuantisedRows, Tensor | None]:
@@ -44,36 +44,38 @@ def self_attention(
     return rows, shares
 
 
-@opaque
-def attend_few(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None = None) -> Tensor:
+@compile_disabled
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor, labels: Tensor | None = None) -> Tensor:
     """Exact attention where every group has its own few keys: query [G, L, N, E], key and value [G, M, N, E].
 
     labels: [G * L] float32 positions to which queries are rotated first (see ops.rope.label_rope), or None.
     """
-    if kernels.usable(query) and key.shape[1] <= kernels.attention_kernels().MOST_KEYS:
-        return kernels.attention_kernels().few_keys(query.contiguous(), key.contiguous(), value.contiguous(), labels)
+    if kernels.usable(query) and key.shape[1] <= kernels.attention_kernels().MAX_KEYS:
+        return kernels.attention_kernels().grouped_attention(
+            query.contiguous(), key.contiguous(), value.contiguous(), labels
+        )
     if labels is not None:
         flat = query.flatten(0, 1)
         query = rotate(flat, label_rope(labels, flat.shape[-1])).view_as(query)
     return attend(query, key, value)
 
 
-def attend_two(
-    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, copies: int = 1,
-    limit: Tensor | None = None, dtype: torch.dtype | None = None,
+def dual_context_attention(
+    query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, pad_count: int = 1,
+    value_bound: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor | QuantisedRows:  # fmt: skip
     """The sum of exact attention to two short sets of keys and values: query [L, N, E], the others [M, N, E].
 
     Queries and keys may be fp8 on a GPU; the result are rows [L, N * E] in the dtype of the values, or in fp8.
 
-    copies: how many times the first set's last key and value stand there; their weights are counted, not repeated.
-    dtype: what the rows are best given in, see `Linear.input_dtype`; fp8 needs a limit that none of them exceeds.
+    pad_count: how many times the first set's last key and value stand there; their weights are counted, not repeated.
+    dtype: what the rows are best given in, see `Linear.input_dtype`; fp8 needs a value_bound that none of them exceeds.
     """
-    bias = math.log(copies)
-    unit = (limit / LARGEST[FP8]).clamp_min(SMALLEST_PEAK) if dtype == FP8 else None
+    bias = math.log(pad_count)
+    scale = (value_bound / LARGEST[FP8]).clamp_min(SMALLEST_PEAK) if dtype == FP8 else None
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
-        rows = kernels.attention_kernels().two_sets(query.contiguous(), *pairs, bias, unit)
+        rows = kernels.attention_kernels().dual_context_attention(query.contiguous(), *pairs, bias, scale)
     else:
         heads_first = query.transpose(0, 1)
         biases = query.new_zeros(1, first[0].shape[0])
@@ -82,11 +84,11 @@ def attend_two(
         if second is not None:
             out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
         rows = out.transpose(0, 1).flatten(1)
-        rows = rows if unit is None else (rows / unit).to(FP8)
-    return rows if unit is None else QuantisedRows.of_unit(rows, unit)
+        rows = rows if scale is None else (rows / scale).to(FP8)
+    return rows if scale is None else QuantisedRows.of_one_scale(rows, scale)
 
 
-@opaque
+@compile_disabled
 def region_attention(query: Tensor, key: Tensor, regions: FrameRegions) -> Tensor:
     """Of each token's attention to a frame, the share that each region of it gets, averaged over heads: [R, L] float32.
 
@@ -94,7 +96,7 @@ def region_attention(query: Tensor, key: Tensor, regions: FrameRegions) -> Tenso
     """
     key, members = regions.keys_of_frame(key), regions.members
     if kernels.usable(query):
-        return kernels.attention_kernels().region_scores(query.contiguous(), key.contiguous(), members)
+        return kernels.attention_kernels().region_shares(query.contiguous(), key.contiguous(), members)
     shares = members.new_zeros(members.shape[0], query.shape[0], dtype=torch.float32)
     scale = query.shape[-1] ** -0.5
     for head in range(query.shape[1]):

@@ -1,6 +1,6 @@
 """Rotary position embedding: three axes for video tokens, one axis for speaker labels.
 
-Legend: L tokens, N heads, D head width; a table is [L, D/2, 2] float32, cosine and sine of each pair's angle.
+Legend: L tokens, N heads, E head width; a table is [L, E/2, 2] float32, cosine and sine of each pair's angle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BASE = 10000.0
 
 @cache
 def frequencies(width: int, device: torch.device) -> Tensor:
-    """By how much each pair of a head turns from one position to the next: [width / 2] float64."""
+    """By how much each pair of a head rotates from one position to the next: [width / 2] float64."""
     return BASE ** -(torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
 
 
@@ -32,7 +32,7 @@ def video_rope(frames: int, height: int, width: int, head_width: int, device: to
     """Table of a frames x height x width token grid, frame-major.
 
     Returns: [frames * height * width, head_width / 2, 2] float32.
-    Source: Wan2.1; of D/2 pairs, D/2 - 2 (D/6) turn with the frame, D/6 with the row, D/6 with the column.
+    Source: Wan2.1; of E/2 pairs, E/2 - 2 (E/6) rotate with the frame, E/6 with the row, E/6 with the column.
     """
     spatial = 2 * (head_width // 6)
     axes = ((frames, head_width - 2 * spatial), (height, spatial), (width, spatial))
@@ -55,7 +55,7 @@ def label_rope(positions: Tensor, head_width: int) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the pairs (2i, 2i + 1) of each head of x [L, N, D] by `table` [L, D/2, 2]; computed in float32."""
+    """Rotate the pairs (2i, 2i + 1) of each head of x [L, N, E] by `table` [L, E/2, 2]; computed in float32."""
     pairs = x.float().unflatten(-1, (-1, 2))
     cos, sin = table[:, None, :, 0], table[:, None, :, 1]
     even, odd = pairs.unbind(-1)

@@ -1,4 +1,4 @@
-"""Fused Triton kernels. Each has a plain-PyTorch twin beside its caller in `ops/`.
+"""Fused Triton kernels. Each has an eager reference beside its caller in `ops/`.
 
 The kernel modules are imported when a tensor on a GPU first needs them, so that nothing here needs Triton to be there.
 """
@@ -29,7 +29,7 @@ def _run_on(device: torch.device) -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels can run on this tensor; in compiled code the compiler fuses their plain twins itself."""
+    """Whether the kernels can run on this tensor; in compiled code the compiler fuses their eager references itself."""
     return x.is_cuda and not torch.compiler.is_compiling() and _run_on(x.device)
 
 
@@ -77,5 +77,5 @@ def conv_kernels() -> ModuleType:
 
 
 @cache
-def folded_kernels() -> ModuleType:
+def absorbed_kernels() -> ModuleType:
     return import_module(".absorbed", __name__)

@@ -265,5 +265,5 @@ def attend(
     with torch.cuda.device(query.device):
         _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
     if out_in_fp8:
-        out = QuantisedRows.of_unit(out.view(-1, columns), row_scale)
+        out = QuantisedRows.of_one_scale(out.view(-1, columns), row_scale)
     return Attended(out, shares.mean(1) if num_regions else None, lse)
