@@ -307,7 +307,7 @@ class ComfyHost:
         comfy.model_management.soft_empty_cache()
 
     def discard(self, handle: ModelHandle) -> None:
-        handle.residency.rest()  # ComfyUI may still ask where it is
+        handle.residency.offload()  # ComfyUI may still ask where it is
 
 
 @cache
@@ -341,7 +341,7 @@ def _managed() -> type:
 
         def detach(self, unpatch_all: bool = True) -> nn.Module:
             if unpatch_all:
-                self.residency.rest()
+                self.residency.offload()
                 logger.info("%s left the device.", type(self.residency.model).__name__)
             return self.model
 

@@ -123,7 +123,7 @@ def cards(report: Report, storage: str) -> None:
     model, decoder = build(storage), build_vae()
     model.set_attention("auto")
     residency = Residency(model, "cuda")
-    residency.rest()  # on a small card the model never was on the device as a whole
+    residency.offload()  # on a small card the model never was on the device as a whole
     for card in (*named, *CARDS):
         if (card[4].quantise or "bf16") == storage:
             _card(report, model, decoder, residency, *card)
@@ -144,7 +144,7 @@ def _card(
     try:
         workload = Workload(geometry, plan, FPS, SamplingSetup.of(how, has_audio=True), 1, 1)
         expected = plan_run(geometry, plan, FPS, how, options, weights, Device("", limit), workload.work)
-        residency.rest()
+        residency.offload()
         torch.cuda.set_per_process_memory_fraction(limit / total)
         residency.place(expected.memory.num_streamed)
         free()
@@ -160,5 +160,5 @@ def _card(
         report.add("cards", name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:300]}")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-        residency.rest()
+        residency.offload()
         free()

@@ -184,4 +184,4 @@ def test_a_whole_model_moves():
     residency = WholeResidency(model, "cpu")
     residency.place()
     assert residency.device_bytes == module_bytes(model) == 80
-    residency.rest()
+    residency.offload()

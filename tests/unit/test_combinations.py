@@ -134,7 +134,7 @@ def run(name):
                     assert torch.equal(velocities(model, speakers), found), (kind, speakers, num_streamed)
                 model.compile_blocks(None)
                 ran.append((kind, speakers, "compiled"))
-            residency.rest()
+            residency.offload()
     torch._dynamo.reset()
     return ran
 

@@ -68,7 +68,7 @@ def test_every_convention_keeps_its_format(name, exact, tmp_path):
     for num_streamed in (2, 0):
         residency.place(num_streamed)
         assert torch.equal(model(**INPUTS), found)
-    residency.rest()
+    residency.offload()
     check_parameters(model, "cpu")
     assert torch.equal(model(**INPUTS), found)
 

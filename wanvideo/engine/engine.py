@@ -28,7 +28,7 @@ from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
 from .host import Host, ModelHandle
-from .sizes import weigh
+from .sizes import model_sizes
 
 logger = logging.getLogger("wanvideo")
 
@@ -78,7 +78,7 @@ class Engine:
             clip_vision=None, wav2vec=None, tokenizer=None, has_audio=False,
             loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
         )  # fmt: skip
-        return weigh(files, DTYPES[self.options.dtype], self.options.quantise)
+        return model_sizes(files, DTYPES[self.options.dtype], self.options.quantise)
 
     def check(self, workload: Workload) -> None:
         """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""

@@ -92,7 +92,7 @@ class ModelHandle:
     def offload(self) -> None:
         """Give the device's memory back; the weights stay in host memory."""
         if self.residency is not None:
-            self.residency.rest()
+            self.residency.offload()
             self.host.trim()
 
     def unload(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.transformer import TransformerConfig
 
 
-def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
+def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
     """Sizes of a run's models as they will be held: matrices in their stored or wanted format, the rest in `dtype`.
 
     Only headers are read, and none of a `Checkpoint`, which has its own.
@@ -48,10 +48,10 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
     if stored not in DENSE:  # LoRAs stay beside quantised matrices
         for block in blocks:
             blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
-    text_bytes, text_block = _text_encoder(files.text_encoder, dtype, quantise)
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
-        DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
+        DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype),
+        _text_encoder(files.text_encoder, dtype, quantise),
     )  # fmt: skip
 
 
@@ -86,13 +86,11 @@ def _all_bytes(weights: Weights | None, kind: Kind, dtype: torch.dtype) -> int:
     return sum(_bytes(tensor, dtype) for tensor in open_checkpoint(weights, kind).canonical.values())
 
 
-def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantise: str | None) -> tuple[int, int]:
-    """Bytes of the text encoder, and of one of its blocks."""
+def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantise: str | None) -> int:
     if weights is None:
-        return 0, 0
-    sizes: dict[str, int] = defaultdict(int)
+        return 0
+    size = 0
     for name, tensor in open_checkpoint(weights, Kind.TEXT_ENCODER).canonical.items():
-        part = name.split(".")[2] if name.startswith("encoder.block.") else ""
         to = quantise if quantise and can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
-        sizes[part] += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
-    return sum(sizes.values()), max((size for part, size in sizes.items() if part), default=0)
+        size += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
+    return size

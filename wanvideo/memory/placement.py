@@ -29,13 +29,6 @@ def check_parameters(module: nn.Module, device: torch.device | str | None = None
             raise PlacementError(f"{type(module).__name__}.{name} {list(tensor.shape)} {reason}")
 
 
-def settle(module: nn.Module) -> None:
-    """Give every tensor that is a view, a transpose or badly aligned memory of its own, in place of the old data."""
-    for _, tensor in _tensors(module):
-        if not tensor.is_meta and not (_is_dense(tensor) and _is_aligned(tensor)):
-            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-
-
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()

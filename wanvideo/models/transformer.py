@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
+from ..geometry import PATCH
 from ..ops.attention.backends import choose
 from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
 from ..ops.attention.regions import FrameRegions
@@ -29,7 +30,6 @@ from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, Audio
 
 HEAD_WIDTH = 128
 TEXT_TOKENS = 512  # a prompt is padded to this many tokens, and the padding is attended to
-PATCH = 2
 EPS = 1e-6
 
 KeysValues = tuple[Tensor, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..checkpoints.quantize import ROW_FORMATS, pack_linears
+from ..checkpoints.quantize import pack_linears
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..models.vae import VAEConfig, WanVAE
@@ -52,11 +52,6 @@ def random_transformer(
         if model.keep_float32(name):
             parameter.data = parameter.data.float()
     return model.eval().requires_grad_(False)
-
-
-def quantise_linears(module: nn.Module, storage: torch.dtype) -> None:
-    """Replace the linear layers of a module by ones that hold their weights in 8 bits."""
-    pack_linears(module, ROW_FORMATS[storage])
 
 
 def random_vae(config: VAEConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 1) -> WanVAE:
