@@ -32,7 +32,7 @@ class Spool:
                 if start + len(values) > self._in_memory:
                     self._file.rollover()  # before the write: a place far ahead in memory would be filled up to there
                 self._file.seek(start * self._dtype.itemsize)
-                self._file.write(memoryview(np.ascontiguousarray(values, self._dtype)))
+                self._file.write(np.ascontiguousarray(values, self._dtype).data)
                 self._file.flush()
             except OSError as error:
                 raise OutputError(

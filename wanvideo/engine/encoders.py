@@ -41,7 +41,9 @@ class Encoders:
 
 
 @torch.no_grad()
-def encode_text(encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False):
+def encode_text(
+    encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False
+) -> list[Tensor]:
     """Embeddings [n, dim] of each prompt, on the CPU. Blocks of an encoder that does not fit the device stream."""
     device = torch.device("cpu") if on_cpu else encoder.host.device
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.load import load_audio_encoder, load_clip_vision, load_text_encoder, load_transformer, load_vae
 from ..checkpoints.quantize import TEXT_ENCODER_FORMATS
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 from ..lora.apply import apply_loras
 from ..lora.use import LoraUse
 from ..memory.budget import free_device_bytes
@@ -54,25 +54,29 @@ class Engine:
     @property
     def transformer(self) -> WanTransformer:
         """As the last `ready` left it."""
-        return self._transformer.residency.model
+        return cast(WanTransformer, self._transformer.residency.model)
 
     @property
     def vae(self) -> WanVAE:
         """As the last `ready` left it."""
-        return self._vae.residency.model
+        if self._vae is None:
+            raise UnsupportedError("This engine has no VAE: it was made for latents alone.")
+        return cast(WanVAE, self._vae.residency.model)
 
     @property
-    def residency(self) -> Residency | None:
-        """Where the transformer's blocks are; None before it is loaded."""
-        return self._transformer.residency
+    def residency(self) -> Residency:
+        """Where the transformer's blocks are, once it is loaded."""
+        return cast(Residency, self._transformer.residency)
 
     @cached_property
     def weights(self) -> ModelWeights:
         """Sizes of all models, from the headers of their files."""
-        others = [handle and handle.checkpoint for handle in (self._vae, self._text_encoder)]
-        loras = tuple(LoraFile(str(use.file), use.strength) for use in self.loras)
         files = ResolvedFiles(
-            self._transformer.checkpoint, self._adapter, *others, None, None, None, has_audio=False, loras=loras
+            transformer=self._transformer.checkpoint, adapter=self._adapter,
+            vae=None if self._vae is None else self._vae.checkpoint,
+            text_encoder=None if self._text_encoder is None else self._text_encoder.checkpoint,
+            clip_vision=None, wav2vec=None, tokenizer=None, has_audio=False,
+            loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
         )  # fmt: skip
         return weigh(files, DTYPES[self.options.dtype], self.options.quantise)
 
@@ -148,7 +152,7 @@ class Engine:
 def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:
     """The models of resolved files on a host that is a process of its own; none is loaded yet."""
     dtype = DTYPES[options.dtype]
-    text_format = TEXT_ENCODER_FORMATS.get(options.quantise, options.quantise)
+    text_format = options.quantise and TEXT_ENCODER_FORMATS.get(options.quantise, options.quantise)
     if text_format != options.quantise:
         logger.info("The text encoder is quantised to %s, not %s.", text_format, options.quantise)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -40,6 +41,11 @@ class Inputs:
     geometry: VideoGeometry
     plan: WindowPlan
     setup: SamplingSetup
+
+    @property
+    def num_frames(self) -> int:
+        """Of the video."""
+        return cast(int, self.plan.total_frames)  # files have an end
 
 
 def open_inputs(request: TalkRequest) -> Inputs:

@@ -104,8 +104,8 @@ def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_
         return sample_clip(
             transformer, clip.geometry, condition, setup, seeded_draw(seed, 0), text_embeds=clip.prompts.positive[0],
             negative_text_embeds=clip.prompts.negative, image_embeds=clip.image_embeds,
-            audio=speech and speech.audio,
-            speaker_masks=speech and speech.masks(size, *size),
+            audio=None if speech is None else speech.audio,
+            speaker_masks=None if speech is None else speech.masks(size, *size),
             samples=clip.samples, on_step=on_step, free_memory=engine.stream_more,
         )  # fmt: skip
 

@@ -155,10 +155,11 @@ class PositionalConvolution(nn.Module):
         """[1, F, hidden] -> the same shape."""
         conv, length = self.conv, hidden_states.shape[1]
         dtype = torch.float32 if hidden_states.device.type == "cpu" else hidden_states.dtype
-        inputs, weight, bias = (tensor.to(dtype) for tensor in (hidden_states.mT, conv.weight, conv.bias))
-        # An even kernel gives one frame too many.
-        out = F.conv1d(inputs, weight, bias, padding=conv.padding, groups=conv.groups)[..., :length]
-        return F.gelu(out).to(hidden_states.dtype).mT
+        bias = None if conv.bias is None else conv.bias.to(dtype)
+        out = F.conv1d(
+            hidden_states.mT.to(dtype), conv.weight.to(dtype), bias, padding=conv.padding, groups=conv.groups
+        )
+        return F.gelu(out[..., :length]).to(hidden_states.dtype).mT  # an even kernel gives one frame too many
 
 
 class ConvFeatures:
@@ -242,8 +243,8 @@ def _pieces(waveform: Samples, size: int, kernel: int) -> Iterator[Tensor]:
             yield piece
 
 
-def _storing(store: Callable[[int, Tensor], None], index: int):
-    def hook(module: nn.Module, args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+def _storing(store: Callable[[int, Tensor], None], index: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         store(index, (output[0] if isinstance(output, tuple) else output)[0])
 
     return hook
