@@ -186,7 +186,7 @@ def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: D
     """The matrices of the blocks in the format that is asked for, but for those that have one."""
     if quantise is None:
         return source
-    tensors, kept = dict(source), Counter()
+    tensors, kept = dict(source), Counter[str]()
     for name, tensor in source.items():
         if not can_quantise(name, tensor, kind):
             continue
@@ -215,7 +215,7 @@ def _build(
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    formats = Counter(source[name].format for name in packed_layers(source, kind).values())
+    formats = Counter(stored.format for stored in packed_layers(source, kind).values())
     numbers = " + ".join([DTYPE_NAMES.get(dtype, str(dtype)), *(f"{n} x {item}" for item, n in formats.items())])
     logger.info(
         "Loaded %s from %s: %d tensors, %.0f MB %s on %s, %.1f s.", family, source.name, len(tensors), size / 1e6,
@@ -224,11 +224,11 @@ def _build(
     return filled
 
 
-def packed_layers(source: TensorSource, kind: Kind) -> dict[str, str]:
-    """The layers of the blocks whose weights are quantised, and the names of these weights."""
+def packed_layers(source: TensorSource, kind: Kind) -> dict[str, PackedTensor]:
+    """The layers of the blocks whose weights are quantised, and these weights."""
     start = BLOCKS.get(kind)
     return {
-        name.removesuffix(".weight"): name
+        name.removesuffix(".weight"): tensor
         for name, tensor in source.items()
         if start and name.startswith(start) and isinstance(tensor, PackedTensor)
     }
@@ -247,14 +247,12 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
     wanted = model.state_dict(keep_vars=True)
     _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
     keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
-    layers = {
-        name: weight
-        for name, weight in packed_layers(source, kind).items()
-        if isinstance(model.get_submodule(name), nn.Linear)
-    }
-    for name, weight in layers.items():
-        _replace(model, name, _packed_layer(model.get_submodule(name), source[weight], device))
-    packed_names = set(layers.values())
+    packed_names = set()
+    for name, stored in packed_layers(source, kind).items():
+        dense = model.get_submodule(name)
+        if isinstance(dense, nn.Linear):
+            _replace(model, name, _packed_layer(dense, stored, device))
+            packed_names.add(f"{name}.weight")
     placed: dict[int, Tensor] = {}  # tensors that have two names stay one
     for name, empty in wanted.items():
         if name in packed_names:
@@ -315,7 +313,7 @@ def _unsaved(name: str, buffer: Tensor) -> Tensor:
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
-    (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+    setattr(owner, leaf, tensor)
 
 
 def _check_keys(source: TensorSource, wanted: Mapping[str, tuple[int, ...]], kind: Kind) -> None:
