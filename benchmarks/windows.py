@@ -12,7 +12,7 @@ import torch
 from measure import GIB, SIZES, Report, cosine, draw, free, peak_gib, seconds
 from transformer import FAST, build
 
-from wanvideo.engine.conditioning import work_of
+from wanvideo.engine.conditioning import Workload
 from wanvideo.errors import TalkError
 from wanvideo.geometry import FPS, VideoGeometry, WindowPlan
 from wanvideo.memory.planner import Device, ModelWeights, plan_run
@@ -23,6 +23,7 @@ from wanvideo.models.vae_tiling import Tiling
 from wanvideo.presets import load_preset, preset_names
 from wanvideo.request import EngineOptions, LoopSettings
 from wanvideo.sampling.loop import Conditioning, run_windows
+from wanvideo.sampling.setup import SamplingSetup
 from wanvideo.synthetic.random_weights import random_vae
 
 CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
@@ -141,16 +142,8 @@ def _card(
     plan = WindowPlan(geometry.num_frames, how.window_frames, how.motion_frames)
     free()
     try:
-        expected = plan_run(
-            geometry,
-            plan,
-            FPS,
-            how,
-            options,
-            weights,
-            Device("", limit),
-            work_of(how, num_speakers=1, num_references=1),
-        )
+        workload = Workload(geometry, plan, FPS, SamplingSetup.of(how, has_audio=True), 1, 1)
+        expected = plan_run(geometry, plan, FPS, how, options, weights, Device("", limit), workload.work)
         residency.rest()
         torch.cuda.set_per_process_memory_fraction(limit / total)
         residency.place(expected.memory.num_streamed)
