@@ -1,4 +1,4 @@
-"""What holds for every test: how many threads it may use, and where its package begins."""
+"""What holds for every test: how many threads and processes there are, and where its package begins."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 THREADS = "OMP_NUM_THREADS"
+MOST_PROCESSES = (
+    4  # each takes up to 1.5 GB, and the server's tests, which stay together, are as long as a third of all
+)
 # A thread more than there are free cores makes tiny models ten times slower, so one is enough unless you say otherwise;
 # set before torch is imported, and for the processes that tests start.
 for _name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -25,6 +28,26 @@ class _Root:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`pytest -n auto`: a process for each core that this one may use, but one alone where tests share a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if torch.cuda.is_available() or cores == 1 else min(cores, MOST_PROCESSES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.path.is_relative_to(ROOT / "tests" / "comfyui"):
+                item.add_marker(pytest.mark.xdist_group("comfyui"))  # one server and one browser for all of them
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -88,8 +88,8 @@ class FrameSink(Protocol):
         """Append frames [F, H, W, 3] uint8 on the CPU; they are not changed and may be kept."""
         ...
 
-    def close(self) -> None:
-        """The video is complete. Called once, and then nothing else is."""
+    def close(self) -> object:
+        """The video is complete. Called once, and then nothing else is. What it returns is the sink's own."""
         ...
 
     def abandon(self) -> None:

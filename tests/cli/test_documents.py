@@ -14,7 +14,7 @@ from wanvideo.request import TalkRequest
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")
 INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
-INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest'
+INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest -n auto'
 
 
 def text_of(name):

@@ -119,7 +119,8 @@ def _match_covariance(pixels: Tensor, target: Tensor) -> Tensor:
     middle_values, middle_vectors = torch.linalg.eigh(middle)
     middle_root = (middle_vectors * middle_values.clamp_min(0).sqrt()[:, None]) @ middle_vectors.mT
     outer = vectors * inverse[:, None]
-    return (pixels - mean) @ (outer @ middle_root @ outer.mT) + target_mean
+    moved: Tensor = (pixels - mean) @ (outer @ middle_root @ outer.mT) + target_mean
+    return moved
 
 
 def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:

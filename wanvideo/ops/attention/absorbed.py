@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..compiled import compile_disabled
-from ..linear.layer import Linear
+from ..linear.layer import Linear, RowScaledLinear
 from ..quantized import FP8, QuantisedRows
 
 MIN_ROWS = 512  # with fewer tokens a group, absorbing costs more than it saves
@@ -62,6 +62,6 @@ def attend_absorbed(
 
 def _matrix(layer: Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """A layer's weight [out, in]: fp8 as it is stored, with its rows' scale, or in `dtype`."""
-    if layer.input_dtype == FP8:
+    if isinstance(layer, RowScaledLinear) and layer.input_dtype == FP8:
         return layer.weight, layer.weight_scale
     return layer.dense_weight(dtype), None

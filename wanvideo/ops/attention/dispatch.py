@@ -35,8 +35,10 @@ def self_attention(
 
     Tokens may come in any order, see `Backend`. dtype: what the rows are best given in, see `Linear.input_dtype`.
     """
+    rows: Tensor | QuantisedRows
+    shares: Tensor | None = None
     if backend.rows is None:
-        rows, shares = backend.attend(query, key, value)[0].flatten(1), None
+        rows = backend.attend(query, key, value)[0].flatten(1)
     else:
         rows, shares = backend.rows(query, key, value, regions, dtype)
     if regions is not None and shares is None:
@@ -72,20 +74,27 @@ def dual_context_attention(
     dtype: what the rows are best given in, see `Linear.input_dtype`; fp8 needs a value_bound that none of them exceeds.
     """
     bias = math.log(pad_count)
-    scale = (value_bound / LARGEST[FP8]).clamp_min(SMALLEST_PEAK) if dtype == FP8 else None
+    scale = None
+    if dtype == FP8:
+        assert value_bound is not None, "rows in fp8 need a bound of the values"
+        scale = value_bound.div(LARGEST[FP8]).clamp_min(SMALLEST_PEAK)
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
         rows = kernels.attention_kernels().dual_context_attention(query.contiguous(), *pairs, bias, scale)
     else:
-        heads_first = query.transpose(0, 1)
         biases = query.new_zeros(1, first[0].shape[0])
         biases[:, -1] = bias
-        out = F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in first), attn_mask=biases)
+        out = _eager(query, *first, biases)
         if second is not None:
-            out = out + F.scaled_dot_product_attention(heads_first, *(x.transpose(0, 1) for x in second))
+            out = out + _eager(query, *second, None)
         rows = out.transpose(0, 1).flatten(1)
         rows = rows if scale is None else (rows / scale).to(FP8)
     return rows if scale is None else QuantisedRows.of_one_scale(rows, scale)
+
+
+def _eager(query: Tensor, key: Tensor, value: Tensor, biases: Tensor | None) -> Tensor:
+    """[L, N, E], [M, N, E] twice and [1, M] -> [N, L, E]."""
+    return F.scaled_dot_product_attention(query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1), biases)
 
 
 @compile_disabled

@@ -25,7 +25,7 @@ OutAndLse = tuple[Tensor, Tensor | None]
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
-    heads_first = [x.transpose(1, 2) for x in (query, key, value)]
+    heads_first = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if not needs_lse:
         return F.scaled_dot_product_attention(*heads_first).transpose(1, 2), None
     fused = _fused_sdpa(*heads_first)

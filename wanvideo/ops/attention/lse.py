@@ -41,16 +41,16 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     Raises: ValueError without a part.
     Source: out = sum_i exp(lse_i - lse) out_i with lse = log sum_i exp(lse_i), as in ring attention.
     """
-    total = lse = dtype = None
-    for out, part_lse in parts:
-        if lse is None:
-            total, lse, dtype = out.float(), part_lse, out.dtype
-            continue
+    remaining = iter(parts)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("there is no part of an attention to merge")
+    dtype, total, lse = first[0].dtype, first[0].float(), first[1]
+    del first
+    for out, part_lse in remaining:
         merged = torch.logaddexp(lse, part_lse)
         total = total * _weight(lse, merged) + out * _weight(part_lse, merged)
         lse = merged
-    if lse is None:
-        raise ValueError("there is no part of an attention to merge")
     return total.to(dtype), lse
 
 

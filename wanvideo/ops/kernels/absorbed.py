@@ -174,14 +174,14 @@ def absorb_values(value: Tensor, weight: Tensor) -> Absorbed:
 def absorbed_weights(x: Tensor | QuantisedRows, key: Absorbed, num_keys: int, dtype: torch.dtype) -> Tensor:
     """x [G * L, D] and absorbed keys whose scores are in units of log 2 -> weights [G, L, N * M] for `absorbed_sum`."""
     quantized = isinstance(x, QuantisedRows)
-    data = x.data if quantized else x
+    data, scale = x if isinstance(x, QuantisedRows) else (x, key.bias)
     groups, columns, width = key.data.shape
     data = data.view(groups, -1, width)
     length = data.shape[1]
     out = data.new_empty(groups, length, columns, dtype=dtype)
     tiles, parts, depth = triton.cdiv(length, TILE["BLOCK_L"]), columns // TILE["BLOCK_N"], _depth(data)
     _absorbed_weights[(groups * tiles * parts,)](
-        _descriptor(data, 1, TILE["BLOCK_L"], depth), x.scale if quantized else key.bias,
+        _descriptor(data, 1, TILE["BLOCK_L"], depth), scale,
         _descriptor(key.data, 1, TILE["BLOCK_N"], depth), key.scale if quantized else key.bias, key.bias,
         _descriptor(out, 1, TILE["BLOCK_L"], TILE["BLOCK_N"]), tiles, parts, length, columns,
         D=width, M=num_keys, QUANTIZED=quantized, FULL=full_weight(dtype), BLOCK_K=depth, **TILE,

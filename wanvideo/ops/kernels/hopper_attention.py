@@ -264,6 +264,5 @@ def attend(
     grid = (triton.cdiv(length, ROWS * tiles["GROUPS"]), heads, batch)
     with torch.cuda.device(query.device):
         _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
-    if out_in_fp8:
-        out = QuantisedRows.of_one_scale(out.view(-1, columns), row_scale)
-    return Attended(out, shares.mean(1) if num_regions else None, lse)
+    rows = QuantisedRows.of_one_scale(out.view(-1, columns), row_scale) if out_in_fp8 else out
+    return Attended(rows, shares.mean(1) if num_regions else None, lse)
