@@ -265,8 +265,8 @@ class Job:
             start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
             guidance_scale=self.cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
             denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
-            colour_match=images.colour_match if talking else "disabled",
-            colour_strength=images.colour_strength if talking else 1.0,
+            color_match=images.color_match if talking else "disabled",
+            color_strength=images.color_strength if talking else 1.0,
             tiled_vae=images.tiled_vae if talking else False,
             step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
         )  # fmt: skip

@@ -30,7 +30,7 @@ CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
 # Beside the presets in their stated memory: configurations for cards of 8, 10, 12, 16 and 24 GB.
 FAST_SETTINGS = LoopSettings(steps=4, shift=11.0, guidance_scale=1.0, audio_guidance_scale=1.0)
 CARDS = tuple(
-    (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantise=storage))
+    (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantize=storage))
     for size, storage in ((8, "fp8"), (12, "fp8"), (16, "fp8"), (24, "fp8"), (10, None), (24, None))
 )
 
@@ -125,7 +125,7 @@ def cards(report: Report, storage: str) -> None:
     residency = Residency(model, "cuda")
     residency.offload()  # on a small card the model never was on the device as a whole
     for card in (*named, *CARDS):
-        if (card[4].quantise or "bf16") == storage:
+        if (card[4].quantize or "bf16") == storage:
             _card(report, model, decoder, residency, *card)
 
 
@@ -137,7 +137,7 @@ def _card(
     limit = int(gigabytes * 1e9) - CONTEXT_BYTES
     weights = ModelWeights(
         config.num_layers, residency.block_bytes, residency.other_bytes, config.dim, config.ffn_dim,
-        config.audio.num_tokens, options.quantise or "bf16", module_bytes(decoder), 0,
+        config.audio.num_tokens, options.quantize or "bf16", module_bytes(decoder), 0,
     )  # fmt: skip
     plan = WindowPlan(geometry.num_frames, how.window_frames, how.motion_frames)
     free()
@@ -148,7 +148,7 @@ def _card(
         torch.cuda.set_per_process_memory_fraction(limit / total)
         residency.place(expected.memory.num_streamed)
         free()
-        one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, colour_match="disabled")
+        one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, color_match="disabled")
         times, finite = run_timed(model, decoder, geometry, 1, one_step, residency.stream_more)
         tiles = ", tiled VAE" if expected.tiled_vae else ""
         note = (

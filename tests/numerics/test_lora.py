@@ -19,7 +19,7 @@ from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.ops.linear.layer import Linear
 from wanvideo.ops.linear.low_rank import Kronecker, LoraBranch, LoraSchedule
-from wanvideo.ops.norm import quantise_rows
+from wanvideo.ops.norm import quantize_rows
 
 DATA = Path(__file__).parent / "data"
 CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def test_unmerged_equals_merged(dialect):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "loha", "lokr"])
-def test_a_quantised_base_gets_the_whole_lora_exactly(storage, dialect):
+def test_a_quantized_base_gets_the_whole_lora_exactly(storage, dialect):
     quant, dense = packed_transformer(storage), packed_transformer(storage, dense=True)
     assert relative(quant(**inputs()), dense(**inputs())) <= 1e-6
     (report,) = apply_loras(quant, [LoraUse(lora(dialect), STRENGTH)])
@@ -326,7 +326,7 @@ def test_forms_of_a_branch_by_hand(scheduled):
     assert torch.allclose(branch(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
     pairs_only = LoraBranch(down, up, table=table[:, :3].contiguous() if scheduled else None, schedule=schedule)
     for storage in (torch.int8, torch.float8_e4m3fn):
-        rows = quantise_rows(x[0], storage)
+        rows = quantize_rows(x[0], storage)
         dense = rows.dense(torch.float32)
         assert torch.allclose(branch(rows, out[0].clone()), out[0] + dense @ matrix.t(), atol=1e-5)
         narrow = out[0] + dense @ ((up * factors[:3]) @ down).t()
@@ -337,7 +337,7 @@ def test_forms_of_a_branch_by_hand(scheduled):
 def test_sums_of_8_bit_numbers_do_not_overflow(dtype):
     down, up, x = torch.full((1, 512), 3.0), torch.full((4, 1), 1e-3), torch.full((2, 512), 10.0)
     branch = LoraBranch(down.to(dtype), up.to(dtype))
-    rows = quantise_rows(x, torch.float8_e4m3fn)  # whose sums are 448 * 3 * 512 before scaling
+    rows = quantize_rows(x, torch.float8_e4m3fn)  # whose sums are 448 * 3 * 512 before scaling
     added = branch(rows, torch.zeros(2, 4, dtype=dtype))
     assert (added.float() / (10 * 3 * 512 * 1e-3) - 1).abs().max() <= 1e-2
 

@@ -15,7 +15,7 @@ from wanvideo.synthetic.models import SPEECH, WAN, make_models
 OPTIONS = EngineOptions(device="cpu", dtype="fp32")
 SETTINGS = LoopSettings(
     window_frames=13, motion_frames=5, scheduler="euler", steps=2, guidance_scale=1.0, audio_guidance_scale=1.0,
-    colour_match="lab",
+    color_match="lab",
 )  # fmt: skip
 SIZE = (48, 48)
 SPACE = tempfile.TemporaryDirectory(prefix="wanvideo-tests-")  # goes away with the process

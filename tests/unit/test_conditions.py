@@ -103,7 +103,7 @@ def test_a_plain_clip_knows_what_it_is_given():
 
 @dataclass(frozen=True)
 class Mirror:
-    """A mode for tests: a window knows its first frames, mirrored, and has neither motion latents nor a colour."""
+    """A mode for tests: a window knows its first frames, mirrored, and has neither motion latents nor a color."""
 
     references: torch.Tensor
     codec: VideoCodec
@@ -125,7 +125,7 @@ class Mirror:
 def test_a_new_mode_is_a_class_and_its_name(models, monkeypatch):
     monkeypatch.setitem(CONDITIONS, "mirror", Mirror)
     monkeypatch.setattr(request, "MODES", (*MODES, "mirror"))
-    settings = replace(SETTINGS, colour_match="mkl")
+    settings = replace(SETTINGS, color_match="mkl")
     mirrored, usual = (
         list(run_windows(*models, conditioning(), replace(settings, mode=mode), 7)) for mode in ("mirror", "multitalk")
     )

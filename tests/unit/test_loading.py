@@ -132,11 +132,11 @@ def test_parameters_own_their_memory(tmp_path):
         assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
-def test_models_loaded_in_inference_mode_can_be_changed_outside(quantise):
+@pytest.mark.parametrize("quantize", [None, "fp8", "int8", "fp4"])
+def test_models_loaded_in_inference_mode_can_be_changed_outside(quantize):
     with torch.inference_mode():
         state = {key: value.clone() for key, value in state_of("transformer").items()}
-        model = load.load_transformer(state, quantise=quantise)
+        model = load.load_transformer(state, quantize=quantize)
     tensors = [*model.parameters(), *model.buffers()]
     assert not any(tensor.is_inference() or tensor.requires_grad for tensor in tensors)
 

@@ -52,20 +52,20 @@ def files_of(folder):
     return demo_files(folder)
 
 
-@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
+@pytest.mark.parametrize("quantize", [None, "fp8", "int8", "fp4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weighed_is_what_is_loaded(folder, quantise, dtype):
+def test_weighed_is_what_is_loaded(folder, quantize, dtype):
     files = resolve(files_of(folder))
-    weights = model_sizes(files, dtype, quantise)
-    model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantise=quantise)
+    weights = model_sizes(files, dtype, quantize)
+    model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantize=quantize)
     blocks = [module_bytes(block) for block in model.blocks]
     assert (weights.num_blocks, weights.block_bytes) == (len(blocks), max(blocks))
     assert weights.other_bytes == module_bytes(model) - sum(blocks)
     assert (weights.dim, weights.ffn_dim) == (model.config.dim, model.config.ffn_dim)
-    assert weights.stored == (quantise or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
+    assert weights.stored == (quantize or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
     assert weights.vae_bytes == module_bytes(load_vae(files.vae, dtype=dtype))
-    text_format = TEXT_ENCODER_FORMATS.get(quantise, quantise)
-    encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantise=text_format)
+    text_format = TEXT_ENCODER_FORMATS.get(quantize, quantize)
+    encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantize=text_format)
     assert weights.text_encoder_bytes == module_bytes(encoder)
 
 
@@ -74,7 +74,7 @@ def test_presets_fit_their_stated_memory(name):
     preset = load_preset(name)
     scales = preset.settings.guidance_scale != 1, preset.settings.audio_guidance_scale != 1
     work = replace(WORK, num_passes=1 + sum(scales), num_texts=1 + scales[0], num_speeches=1 + scales[1])
-    weights = FP8 if preset.options.quantise else BF16
+    weights = FP8 if preset.options.quantize else BF16
     made = plan(preset.memory_gb, weights, SIZES[preset.size], preset.settings, preset.options, work)
     assert made.memory.device_bytes <= preset.memory_gb * GB
     if preset.options.blocks_to_stream >= 0:

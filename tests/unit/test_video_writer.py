@@ -70,7 +70,7 @@ def test_batches_of_any_size_make_the_same_time_line(tmp_path, batches):
     assert times == pytest.approx([k / 25 for k in range(sum(batches))])
 
 
-def test_colours_are_rec_709_and_survive(tmp_path):
+def test_colors_are_rec_709_and_survive(tmp_path):
     rows, columns = np.mgrid[0:96, 0:128]
     picture = np.stack([columns * 2, 255 - rows * 2, 60 + rows], -1).astype(np.uint8)
     with VideoWriter(tmp_path / "clip.mp4", 128, 96, 25) as writer:

@@ -252,7 +252,7 @@ def require(source: TensorSource, kind: Kind, slot: str | None = None) -> Identi
 
 
 def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = None) -> None:
-    """Refuse what is of another kind, as `require` does, where it is recognised already."""
+    """Refuse what is of another kind, as `require` does, where it is recognized already."""
     if identity.kind is kind:
         return
     wanted = SLOTS[kind]

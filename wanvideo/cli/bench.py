@@ -17,7 +17,7 @@ from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig
 from ..models.vae import VAEConfig, WanVAE
 from ..ops.precision import DTYPES
-from ..request import QUANTISERS, LoopSettings
+from ..request import QUANTIZERS, LoopSettings
 from ..sampling.loop import Conditioning, run_windows
 from ..sampling.window import StepReport
 from ..synthetic.random_weights import full_config, random_transformer, random_vae
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, help="of a window, 4n + 1; 81 if not given")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
-    parser.add_argument("--quant", choices=QUANTISERS, help="format of the blocks' matrices")
+    parser.add_argument("--quant", choices=QUANTIZERS, help="format of the blocks' matrices")
     parser.add_argument("--attention", default="auto", help="backend of self-attention")
     parser.add_argument("--blocks_to_swap", type=int, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")

@@ -48,7 +48,7 @@ class Host(Protocol):
 
 
 class ModelHandle:
-    """A model that is recognised when it is named and loaded when it is first needed.
+    """A model that is recognized when it is named and loaded when it is first needed.
 
     Args:
         checkpoint: its files. host: whose device it runs on.

@@ -74,7 +74,7 @@ def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
-    return prepare_tracks(sounds, request.audio_type, Preparation(request.normalise_loudness))
+    return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:

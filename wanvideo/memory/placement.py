@@ -1,5 +1,5 @@
-"""The parameter invariant: after any load, quantisation, LoRA change or move, every parameter and buffer is
-materialised, on the device it is used on, contiguous and 16-byte aligned. One function checks it, on every path.
+"""The parameter invariant: after any load, quantization, LoRA change or move, every parameter and buffer is
+materialized, on the device it is used on, contiguous and 16-byte aligned. One function checks it, on every path.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 16  # bytes; what vectorised loads of the kernels need
+ALIGNMENT = 16  # bytes; what vectorized loads of the kernels need
 
 
 class PlacementError(RuntimeError):

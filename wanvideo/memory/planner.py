@@ -61,7 +61,7 @@ class ModelWeights:
     """Sizes of the models of a run, from the headers of their files.
 
     block_bytes: of the largest block as it is held; other_bytes: of the transformer outside its blocks; stored: bf16,
-    or the quantised format that most of the blocks have. *_bytes of models that are not used are 0.
+    or the quantized format that most of the blocks have. *_bytes of models that are not used are 0.
     """
 
     num_blocks: int

@@ -20,7 +20,7 @@ from ..ops.attention.dispatch import grouped_attention
 from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import label_rope, rotate
 from ..ops.linear.layer import Linear
-from ..ops.quantized import QuantisedRows
+from ..ops.quantized import QuantizedRows
 
 LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weights
 
@@ -50,7 +50,7 @@ class AudioProjection(nn.Module):
     """Turns windows of audio features into the tokens of each latent frame.
 
     Source: AudioProjModel of MultiTalk. Latent frame 0 hears the window of pixel frame 0; a later one hears the left
-    half of its first frame's window, the centres of the middle frames and the right half of its last frame's.
+    half of its first frame's window, the centers of the middle frames and the right half of its last frame's.
     """
 
     def __init__(self, config: AudioConfig) -> None:
@@ -124,7 +124,7 @@ class AudioContext:
 
 
 def _label_starts(num_speakers: int, device: torch.device) -> Tensor:
-    """Two speakers sit at the ends of the label range, as trained; more take neighbouring intervals."""
+    """Two speakers sit at the ends of the label range, as trained; more take neighboring intervals."""
     distance = LABEL_RANGE - LABEL_INTERVAL if num_speakers == 2 else LABEL_INTERVAL
     return torch.arange(num_speakers, device=device) * distance  # made there: a copy would make the host wait
 
@@ -178,7 +178,7 @@ class AudioCrossAttention(nn.Module):
 
     def forward(
         self,
-        hidden: Tensor | QuantisedRows,
+        hidden: Tensor | QuantizedRows,
         keys_values: tuple[Tensor, Tensor],
         labels: Tensor | None,
         folded: bool = False,

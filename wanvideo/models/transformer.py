@@ -23,7 +23,7 @@ from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
-from ..ops.quantized import QuantisedRows
+from ..ops.quantized import QuantizedRows
 from ..ops.residual import Residual
 from ..protocols import BlockProvider, ResidentBlocks, StepWeights, WeightSource
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
@@ -104,7 +104,7 @@ class ContextKeys:
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all video tokens, with normalised queries and keys and rotary positions."""
+    """Full attention over all video tokens, with normalized queries and keys and rotary positions."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class CrossAttention(nn.Module):
 @compile_disabled  # compiled code would be made anew for a prompt of another length
 def _attend_context(
     query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
-) -> Tensor | QuantisedRows:
+) -> Tensor | QuantizedRows:
     return dual_context_attention(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
 
 
@@ -171,7 +171,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__(Linear(dim, ffn_dim), nn.GELU("tanh"), Linear(ffn_dim, dim))
 
-    def forward(self, hidden: Tensor | QuantisedRows) -> Tensor:
+    def forward(self, hidden: Tensor | QuantizedRows) -> Tensor:
         widen, _, narrow = self
         return narrow(gelu(widen(hidden), narrow.input_dtype))
 

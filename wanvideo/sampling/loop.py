@@ -18,7 +18,7 @@ from ..models.vae import WanVAE
 from ..protocols import NoiseFn
 from ..request import LoopSettings
 from .codec import VideoCodec
-from .color import match_colour
+from .color import match_color
 from .conditioning import Conditioning
 from .conditions import CONDITIONS
 from .contexts import read_audio_window
@@ -144,8 +144,8 @@ class _Run:
         return samples_of_window(samples, index * latent_frames(plan.stride), self.geometry.latent_frames)
 
     def _match_color(self, pixels: Tensor, index: int) -> Tensor:
-        method, strength = self.settings.colour_match, self.settings.colour_strength
+        method, strength = self.settings.color_match, self.settings.color_strength
         reference = self.condition.color_reference(index)
         if reference is None or method == "disabled" or strength == 0:
             return pixels
-        return match_colour(pixels, reference.permute(1, 2, 0).to(pixels), method, strength)
+        return match_color(pixels, reference.permute(1, 2, 0).to(pixels), method, strength)

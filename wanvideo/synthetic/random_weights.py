@@ -35,10 +35,10 @@ def random_transformer(
     config: TransformerConfig,
     device: str | torch.device,
     dtype: torch.dtype,
-    quantise: str | None = None,
+    quantize: str | None = None,
     seed: int = 0,
 ) -> WanTransformer:
-    """A transformer whose weights never were in host memory; quantise: fp8, int8 or fp4 for the blocks' matrices."""
+    """A transformer whose weights never were in host memory; quantize: fp8, int8 or fp4 for the blocks' matrices."""
     with torch.device("meta"):
         model = WanTransformer(config)
     generator = torch.Generator(device).manual_seed(seed)
@@ -46,8 +46,8 @@ def random_transformer(
         for unit in part if name == "blocks" else (part,):
             unit.to(dtype).to_empty(device=device)
             fill_(unit, generator)
-            if name == "blocks" and quantise:
-                pack_linears(unit, quantise)
+            if name == "blocks" and quantize:
+                pack_linears(unit, quantize)
     for name, parameter in model.named_parameters():
         if model.keep_float32(name):
             parameter.data = parameter.data.float()

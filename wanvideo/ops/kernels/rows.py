@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantized import FP8, QuantisedRows
+from ..quantized import FP8, QuantizedRows
 
 STORE = {FP8: 1, torch.int8: 2}
 CHUNK = 1024
@@ -108,7 +108,7 @@ def _widen(x, row_scale, out, D, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _quantise(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
+def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
@@ -198,11 +198,11 @@ def _output(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     return torch.empty_like(x, dtype=dtype), scale
 
 
-def _result(out: Tensor, scale: Tensor | None) -> Tensor | QuantisedRows:
-    return out if scale is None else QuantisedRows(out, scale)
+def _result(out: Tensor, scale: Tensor | None) -> Tensor | QuantizedRows:
+    return out if scale is None else QuantizedRows(out, scale)
 
 
-def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantisedRows:
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantizedRows:
     out, out_scale = _output(x, dtype)
     rows, width = x.shape
     _layer_norm[(rows,)](
@@ -214,7 +214,7 @@ def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch
 
 def add_layer_norm(
     x: Tensor, y: Tensor, gate: Tensor | float, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | QuantisedRows]:
+) -> tuple[Tensor, Tensor | QuantizedRows]:
     """x is written over and given back."""
     out, out_scale = _output(x, dtype)
     rows, width = x.shape
@@ -248,7 +248,7 @@ def rms_norm_heads(
     return out.unflatten(-1, (num_heads, -1))
 
 
-def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
+def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:
     """Outside float32 the hyperbolic tangent is the hardware's, exact to 11 bits."""
     out, scale = _output(x, dtype)
     rows, width = x.shape
@@ -256,11 +256,11 @@ def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
     return _result(out, scale)
 
 
-def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
     rows, width = x.shape
     out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(rows, 1, dtype=torch.float32)
-    _quantise[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
-    return QuantisedRows(out, scale)
+    _quantize[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
+    return QuantizedRows(out, scale)
 
 
 def widen_rows(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

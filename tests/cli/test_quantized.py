@@ -1,4 +1,4 @@
-"""Quantised models through the command line: the published quanto set, and files that `convert` writes."""
+"""Quantized models through the command line: the published quanto set, and files that `convert` writes."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from support import jobs, media_files
-from support import quantised_files as files
+from support import quantized_files as files
 
 from wanvideo.cli import convert, generate
 from wanvideo.cli.main import run
@@ -52,15 +52,15 @@ def test_a_quanto_file_of_base_and_adapter_with_its_text_encoder(tmp_path, caplo
         (place / f"{listed or name}.json").write_text(json.dumps(layers))
     jobs.listen(caplog)
     flags = ["--quant", "fp8", "--quant_dir", str(place / "infinitetalk_single_fp8.safetensors")]
-    quantised = generated(tmp_path, "quanto", *flags)
+    quantized = generated(tmp_path, "quanto", *flags)
     loaded = jobs.loads(caplog)
     assert any("t5_fp8.safetensors" in line and " x fp8" in line for line in loaded)
     assert any("infinitetalk_single_fp8.safetensors" in line and " x fp8" in line for line in loaded)
     dense = generated(tmp_path, "dense", "--infinitetalk_dir", str(adapter()))
-    assert 0 < far(quantised, dense) < 8
+    assert 0 < far(quantized, dense) < 8
 
 
-def test_a_converted_base_makes_what_quantising_while_loading_makes(tmp_path, caplog, capsys):
+def test_a_converted_base_makes_what_quantizing_while_loading_makes(tmp_path, caplog, capsys):
     base = next((jobs.comfy() / "diffusion_models").glob("wan2.1*"))
     target = tmp_path / "base_int8.safetensors"
     assert run(convert.main, ["--in", str(base), "--out", str(target), "--to", "int8"]) == 0
@@ -75,4 +75,4 @@ def test_a_converted_base_makes_what_quantising_while_loading_makes(tmp_path, ca
 def test_four_bits_are_not_for_the_text_encoder(tmp_path, caplog):
     jobs.listen(caplog)
     generated(tmp_path, "fp4", "--quant", "fp4", "--infinitetalk_dir", str(adapter()))
-    assert "The text encoder is quantised to fp8, not fp4." in caplog.text
+    assert "The text encoder is quantized to fp8, not fp4." in caplog.text
