@@ -87,7 +87,7 @@ class VideoModel:
 
     @property
     def mode(self) -> str | None:
-        """The loop that its adapter was trained for; None for a model that hears nothing."""
+        """The loop that its adapter was trained for; None for a model without one."""
         if self.adapter:
             return self.adapter.mode
         return "infinitetalk" if self.handle.checkpoint.identity.has_audio else None

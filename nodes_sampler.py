@@ -35,7 +35,7 @@ from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
-from .wanvideo.video.picture import shown
+from .wanvideo.video.picture import to_images
 from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 from .wanvideo.video.writer import free_name
@@ -336,7 +336,7 @@ class WanVideoDecode(Node):
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()
         decoder.offload()
-        return (shown(pixels.permute(1, 2, 3, 0), normalization),)
+        return (to_images(pixels.permute(1, 2, 3, 0), normalization),)
 
 
 class WanVideoPassImagesFromSamples(Node):

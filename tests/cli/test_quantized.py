@@ -50,7 +50,7 @@ def test_a_quanto_file_of_base_and_adapter_with_its_text_encoder(tmp_path, caplo
         stored, layers = files.quanto({key: value.float() for key, value in state.items()}, E4M3)
         files.write(place / f"{name}.safetensors", stored)
         (place / f"{listed or name}.json").write_text(json.dumps(layers))
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     flags = ["--quant", "fp8", "--quant_dir", str(place / "infinitetalk_single_fp8.safetensors")]
     quantized = generated(tmp_path, "quanto", *flags)
     loaded = jobs.loads(caplog)
@@ -66,13 +66,13 @@ def test_a_converted_base_makes_what_quantizing_while_loading_makes(tmp_path, ca
     assert run(convert.main, ["--in", str(base), "--out", str(target), "--to", "int8"]) == 0
     assert "matrices in int8" in capsys.readouterr().out
     flags = ["--quant", "int8", "--infinitetalk_dir", str(adapter())]
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     converted = generated(tmp_path, "converted", *flags, "--quant_dir", str(target))
     assert any("base_int8.safetensors" in line for line in jobs.loads(caplog))
     assert np.array_equal(converted, generated(tmp_path, "loading", *flags, "--dit_path", str(base)))
 
 
 def test_four_bits_are_not_for_the_text_encoder(tmp_path, caplog):
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     generated(tmp_path, "fp4", "--quant", "fp4", "--infinitetalk_dir", str(adapter()))
     assert "The text encoder is quantized to fp8, not fp4." in caplog.text

@@ -177,10 +177,10 @@ def test_contexts_follow_the_weights():
     model = tiny_transformer()
     given = inputs()
     text = model.text_context(given["text_embeds"], given["image_embeds"])
-    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+    audio = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
 
     def denoise():
-        return model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+        return model.denoise(given["latents"], given["timestep"], given["condition"], text, audio)
 
     assert torch.equal(denoise(), base_velocity())
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
@@ -271,12 +271,12 @@ def test_strengths_by_step(streamed):
     memory = [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     given = inputs()
     text = model.text_context(given["text_embeds"], given["image_embeds"])
-    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+    audio = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
     for step in (0, 1, 2, 3, 7, 0):
         fixed = tiny_transformer()
         apply_loras(fixed, [LoraUse(lora("comfy_down_up_alpha"), strengths[min(step, 3)], merge=False), constant])
         model.set_step(step)
-        velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+        velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, audio)
         assert relative(velocity, fixed(**given)) <= 1e-5, step
     assert memory == [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     apply_loras(model, [])

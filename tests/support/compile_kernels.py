@@ -25,7 +25,7 @@ SHARED: dict[str, int] = {}
 
 
 class Absent:
-    """The driver of a GPU that only the compiler hears of."""
+    """The driver of a GPU that only the compiler knows of."""
 
     def get_current_target(self):
         return GPUTarget("cuda", GENERATION, 32)

@@ -98,5 +98,5 @@ def loads(caplog):
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Loaded ")]
 
 
-def listen(caplog):
+def capture_log(caplog):
     caplog.set_level(logging.INFO, logger="wanvideo")

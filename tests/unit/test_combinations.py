@@ -92,7 +92,7 @@ def error(one, two):
 
 
 def typical_error(one, two):
-    """Of the median token. With two speakers a token that looks at both alike may be heard as the other one's."""
+    """Of the median token. With two speakers a token that attends to both alike may get the other one's label."""
     tokens = ((one - two).unfold(3, 2, 2).unfold(4, 2, 2), two.unfold(3, 2, 2).unfold(4, 2, 2))
     wrong, size = (part.square().sum((1, 5, 6)).sqrt() for part in tokens)
     return float(wrong.median() / size.mean())

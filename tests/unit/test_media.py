@@ -65,7 +65,7 @@ def test_in_turn_the_sounds_add_up(tmp_path):
     assert loud(one, 0, 0.5) and not loud(one, 0.51, 1.5) and not loud(two, 0, 0.49) and loud(two, 0.5, 1.5)
 
 
-def test_who_only_listens_is_heard_nowhere(tmp_path):
+def test_who_only_listens_is_in_no_soundtrack(tmp_path):
     sound = jobs.speech(tmp_path, 0.5)
     media = open_inputs(people(tmp_path, [None, sound]))
     assert not media.tracks[0][:].any() and media.tracks[1][:].any()

@@ -34,7 +34,7 @@ def pair():
 
 @pytest.fixture(autouse=True)
 def logged(caplog):
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     return caplog
 
 

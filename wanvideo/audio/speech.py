@@ -77,7 +77,7 @@ def prepare_tracks(
 ) -> list[SpeechTrack]:
     """Each speaker's samples on one time line; None stands for a speaker without sound.
 
-    Raises: InputError for sound in which nobody could be heard, or when nobody has any.
+    Raises: InputError for silent sound, or when nobody has any.
     """
     ready: list[Sound | None] = []
     left_s = how.max_s or float("inf")

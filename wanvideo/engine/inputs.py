@@ -29,7 +29,7 @@ class Inputs:
     Args:
         references: [3, H, W] in -1..1 for each window, read when asked for.
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
-        soundtrack: what is heard in the result, or None.
+        soundtrack: the sound of the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """

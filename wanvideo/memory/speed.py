@@ -32,8 +32,8 @@ def forward_flops(
     num_tokens: int, dim: int, ffn_dim: int, num_layers: int, *, audio_tokens: int = 32, num_speakers: int = 1
 ) -> Flops:
     """What one pass over a window of `num_tokens` costs; keys and values of prompt, picture and speech are kept."""
-    listens = num_speakers > 0
-    matmul = num_tokens * dim * (8 * dim + 4 * dim + 4 * ffn_dim + (4 * dim if listens else 0))
+    has_audio = num_speakers > 0
+    matmul = num_tokens * dim * (8 * dim + 4 * dim + 4 * ffn_dim + (4 * dim if has_audio else 0))
     attention = 4 * num_tokens * dim * (num_tokens + IMAGE_TOKENS + PROMPT_TOKENS + audio_tokens * num_speakers)
     return Flops(float(matmul * num_layers), float(attention * num_layers))
 

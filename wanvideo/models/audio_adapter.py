@@ -1,4 +1,4 @@
-"""The MultiTalk / InfiniteTalk audio adapter: audio features to tokens, and the attention that hears them.
+"""The MultiTalk / InfiniteTalk audio adapter: audio features to tokens, and the attention to them.
 
 Legend: S speakers, F pixel frames, T latent frames, A audio tokens a frame and speaker, C their width,
 L video tokens, N heads, D head width.
@@ -27,7 +27,7 @@ LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weigh
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Sizes of the adapter: features a frame, window of frames a frame hears, tokens a frame and their width."""
+    """Sizes of the adapter: features a frame, audio window of a frame in frames, tokens a frame and their width."""
 
     feature_dim: int
     window: int
@@ -49,7 +49,7 @@ class AudioConfig:
 class AudioProjection(nn.Module):
     """Turns windows of audio features into the tokens of each latent frame.
 
-    Source: AudioProjModel of MultiTalk. Latent frame 0 hears the window of pixel frame 0; a later one hears the left
+    Source: AudioProjModel of MultiTalk. Latent frame 0 takes the window of pixel frame 0; a later one takes the left
     half of its first frame's window, the centers of the middle frames and the right half of its last frame's.
     """
 
@@ -105,7 +105,7 @@ class AudioContext:
 
         Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
         region of the reference frame, averaged over the region and the heads; the best region's score, stretched to
-        that speaker's label range, is its position. Tokens that look at the background get the middle label.
+        that speaker's label range, is its position. Tokens that attend to the background get the middle label.
         """
         sizes, lows, ranges = self._label_ranges
         scores = shares / sizes

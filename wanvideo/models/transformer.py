@@ -215,10 +215,10 @@ class WanBlock(nn.Module):
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
         stream.add(cross(normed, text, text_kv))
         if audio is not None:
-            heard = self.audio_cross_attn
-            folded = heard.folds(stream.hidden, audio_kv)
-            normed = stream.norm(*_affine(self.norm_x), EPS, heard.input_dtype(folded))
-            stream.add(heard(normed, audio_kv, labels, folded), audio.scale)
+            audio_attn = self.audio_cross_attn
+            folded = audio_attn.folds(stream.hidden, audio_kv)
+            normed = stream.norm(*_affine(self.norm_x), EPS, audio_attn.input_dtype(folded))
+            stream.add(audio_attn(normed, audio_kv, labels, folded), audio.scale)
         normed = stream.norm(1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
         stream.add(ffn(normed), ffn_gate)
 
@@ -338,8 +338,8 @@ class WanTransformer(nn.Module):
         Returns: velocity [16, T, H, W] float32.
         """
         text = self.text_context(text_embeds, image_embeds)
-        heard = None if audio is None else self.audio_context(audio, speaker_masks, *latents.shape[2:])
-        return self.denoise(latents, timestep, condition, text, heard)
+        context = None if audio is None else self.audio_context(audio, speaker_masks, *latents.shape[2:])
+        return self.denoise(latents, timestep, condition, text, context)
 
     def denoise(
         self,

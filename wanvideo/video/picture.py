@@ -136,7 +136,7 @@ def _to_rgb(image: Image.Image, behind: str, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def shown(pixels: Tensor, normalization: str = "default") -> Tensor:
+def to_images(pixels: Tensor, normalization: str = "default") -> Tensor:
     """Decoded pixels of about -1..1 as pictures of 0..1.
 
     Args: normalization: default, clamp; minmax, stretch lowest to highest; none, as they are (-1..1).

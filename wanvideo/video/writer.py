@@ -144,7 +144,7 @@ class VideoWriter:
     where. An existing file is never touched unless `overwrite`.
     Args:
         path: of the mp4; missing folders are made. width, height: pixels. fps: frames a second.
-        audio: what is heard, cut or filled with silence to the length of the pictures; None for a silent film.
+        audio: the sound, cut or filled with silence to the length of the pictures; None for a silent film.
         crf: x264's quality, 0 (lossless) to 51.
     Raises: OutputError when nothing can be written there, InputError for a sound file that cannot be used.
     """
