@@ -313,7 +313,7 @@ class ComfyHost:
 @cache
 def _managed() -> type:
     class Managed(comfy.model_patcher.ModelPatcher):
-        """What ComfyUI's memory manager sees of a model: its size, and orders to come, to shrink and to leave."""
+        """What ComfyUI's memory manager sees of a model: its size, and orders to load, to shrink and to offload."""
 
         def __init__(self, residency: Any) -> None:
             cpu = torch.device("cpu")

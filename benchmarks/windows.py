@@ -84,12 +84,12 @@ def settings(steps: int, guidance: tuple[float, float] = (1.0, 1.0), tiled: bool
 
 def run_timed(
     transformer: WanTransformer, decoder: WanVAE, geometry: VideoGeometry, num_windows: int, how: LoopSettings,
-    relieve: Callable[[], bool] | None = None,
+    free_memory: Callable[[], bool] | None = None,
 ) -> tuple[list[float], bool]:  # fmt: skip
     """Seconds of each window, to its pixels on the GPU; whether all of them are numbers."""
     times, finite = [], True
     start = time.perf_counter()
-    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42, None, relieve):
+    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42, None, free_memory):
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         finite = finite and bool(window.pixels.isfinite().all())

@@ -187,7 +187,7 @@ class EngineOptions:
         quantize: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
             as plain numbers, fp8 for the latter in place of fp4; None: as stored.
         attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
-        blocks_to_stream: blocks that visit the device only while they run; -1: as few as memory asks for.
+        blocks_to_stream: blocks that are on the device only while they run; -1: as few as memory asks for.
         prefetch: blocks that are copied ahead of the one that runs.
         vae_tiling: whether the VAE works in tiles; None: where memory asks for it.
         compile: mode of torch.compile for the transformer's blocks; None: they are not compiled.

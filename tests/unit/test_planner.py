@@ -54,7 +54,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize("quantize", [None, "fp8", "int8", "fp4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weighed_is_what_is_loaded(folder, quantize, dtype):
+def test_model_sizes_are_what_is_loaded(folder, quantize, dtype):
     files = resolve(files_of(folder))
     weights = model_sizes(files, dtype, quantize)
     model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantize=quantize)

@@ -124,7 +124,7 @@ class Engine:
         return planned
 
     def stream_more(self) -> bool:
-        """Let a quarter of the blocks more visit the device; False where that gives nothing back."""
+        """Let a quarter of the blocks more stream; False where that gives nothing back."""
         return self.host.device.type == "cuda" and self.residency.stream_more()
 
     def offload(self) -> None:
