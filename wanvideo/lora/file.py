@@ -100,8 +100,8 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorS
     """
     source = open_tensors(file)
     require(source, Kind.LORA)
-    for mark, form in UNKNOWN_FORMS.items():
-        found = next((key for key in source if f".{mark}" in key), None)
+    for marker, form in UNKNOWN_FORMS.items():
+        found = next((key for key in source if f".{marker}" in key), None)
         if found:
             raise UnsupportedError(
                 f"{source.name} is a LoRA with {form} ({found}), which cannot be applied. "

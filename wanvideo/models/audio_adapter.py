@@ -159,7 +159,7 @@ class AudioCrossAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def keys_values(self, context: AudioContext) -> tuple[Tensor, Tensor]:
-        """Keys and values [T, S * A, N, D] of a window's audio tokens, keys turned to their speaker's label."""
+        """Keys and values [T, S * A, N, D] of a window's audio tokens, keys rotated to their speaker's label."""
         key, value = self.kv_linear(context.tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         if context.regions is not None:
             starts = _label_starts(context.num_speakers, key.device)
@@ -168,27 +168,27 @@ class AudioCrossAttention(nn.Module):
             key = rotate(key.flatten(0, 1), table).view_as(key)
         return key, value
 
-    def folds(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
-        """Whether projections of hidden [L, dim] are folded into the keys and values."""
+    def absorbs(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
+        """Whether projections of hidden [L, dim] are absorbed into the keys and values."""
         return can_absorb(hidden, keys_values[0], self.q_linear, self.proj)
 
-    def input_dtype(self, folded: bool) -> torch.dtype:
+    def input_dtype(self, absorbed: bool) -> torch.dtype:
         """In what dtype `forward` takes its tokens fastest."""
-        return absorbed_input_dtype(self.q_linear) if folded else self.q_linear.input_dtype
+        return absorbed_input_dtype(self.q_linear) if absorbed else self.q_linear.input_dtype
 
     def forward(
         self,
         hidden: Tensor | QuantizedRows,
         keys_values: tuple[Tensor, Tensor],
         labels: Tensor | None,
-        folded: bool = False,
+        absorbed: bool = False,
     ) -> Tensor:
         """hidden [L, dim] frame-major, keys and values of `keys_values`, labels [L] or None -> [L, dim].
 
-        folded: what `folds` says.
+        absorbed: what `absorbs` says.
         """
         key, value = keys_values
-        if folded:
+        if absorbed:
             return attend_absorbed(hidden, key, value, self.q_linear, self.proj, labels)
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
         out = grouped_attention(query.unflatten(0, (key.shape[0], -1)), key, value, labels)

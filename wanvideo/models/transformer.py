@@ -81,13 +81,13 @@ class TransformerConfig:
 class TextContext:
     """What all steps share about a prompt and the reference picture.
 
-    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `copies` times; image [257, D] or
-    None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
+    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `pad_count` times; image [257, D]
+    or None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
     made them.
     """
 
     text: Tensor
-    copies: int
+    pad_count: int
     image: Tensor | None
     embeds: tuple[Tensor, Tensor | None]
     version: int
@@ -100,7 +100,7 @@ class ContextKeys:
 
     text: KeysValues
     image: KeysValues | None
-    limit: Tensor  # what no result of attention to them exceeds
+    value_bound: Tensor  # what no result of attention to them exceeds
 
 
 class SelfAttention(nn.Module):
@@ -164,7 +164,9 @@ class CrossAttention(nn.Module):
 def _attend_context(
     query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
 ) -> Tensor | QuantizedRows:
-    return dual_context_attention(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
+    return dual_context_attention(
+        query, keys_values.text, keys_values.image, context.pad_count, keys_values.value_bound, dtype
+    )
 
 
 class FeedForward(nn.Sequential):
@@ -216,9 +218,9 @@ class WanBlock(nn.Module):
         stream.add(cross(normed, text, text_kv))
         if audio is not None:
             audio_attn = self.audio_cross_attn
-            folded = audio_attn.folds(stream.hidden, audio_kv)
-            normed = stream.norm(*_affine(self.norm_x), EPS, audio_attn.input_dtype(folded))
-            stream.add(audio_attn(normed, audio_kv, labels, folded), audio.scale)
+            absorbed = audio_attn.absorbs(stream.hidden, audio_kv)
+            normed = stream.norm(*_affine(self.norm_x), EPS, audio_attn.input_dtype(absorbed))
+            stream.add(audio_attn(normed, audio_kv, labels, absorbed), audio.scale)
         normed = stream.norm(1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
         stream.add(ffn(normed), ffn_gate)
 
@@ -380,8 +382,8 @@ class WanTransformer(nn.Module):
                 "Encode the prompt with the UMT5-XXL encoder."
             )
         # The model attends to 512 tokens, most of them padding and all of that alike: one stands for all.
-        copies = TEXT_TOKENS - text_embeds.shape[0]
-        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(copies, 1)))
+        pad_count = TEXT_TOKENS - text_embeds.shape[0]
+        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(pad_count, 1)))
         picture = None
         if image_embeds is not None and self.img_emb is not None:
             if image_embeds.shape[-1] != self.config.image_dim:
@@ -391,7 +393,7 @@ class WanTransformer(nn.Module):
                 )
             picture = image_embeds[0].to(self.device, self.dtype)
         made = self._embed_context(padded, picture)
-        return TextContext(made[0], max(copies, 1), made[1], (padded, picture), self.weights_version)
+        return TextContext(made[0], max(pad_count, 1), made[1], (padded, picture), self.weights_version)
 
     def _embed_context(self, text: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.text_embedding(text), None if picture is None else self.img_emb(picture)

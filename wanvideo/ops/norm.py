@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import kernels
 from .attention.rope import rotate
-from .quantized import LARGEST, SMALLEST_PEAK, QuantizedRows
+from .quantized import LARGEST, SMALLEST_AMAX, QuantizedRows
 
 
 def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
@@ -21,7 +21,7 @@ def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
     if kernels.usable(x):
         return kernels.row_kernels().quantize_rows(x.contiguous(), dtype)
     x, largest = x.float(), LARGEST[dtype]
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_AMAX) / largest
     scaled = x / scale
     if dtype == torch.int8:
         scaled = scaled.round()
@@ -76,7 +76,7 @@ def rms_norm_heads(
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], turned by a rotary table if one is given.
+    """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], rotated by a rotary table if one is given.
 
     dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn  # the 8-bit floats that GPUs multiply
 LARGEST = {FP8: 448.0, torch.int8: 127.0}
-SMALLEST_PEAK = 1e-12  # a row of zeros still needs a scale that is not zero
+SMALLEST_AMAX = 1e-12  # a row of zeros still needs a scale that is not zero
 
 
 class QuantizedRows(NamedTuple):

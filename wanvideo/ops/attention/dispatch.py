@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..compiled import compile_disabled
-from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantizedRows
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
 from .backends import BACKENDS, Backend
 from .regions import FrameRegions
 from .rope import label_rope, rotate
@@ -77,7 +77,7 @@ def dual_context_attention(
     scale = None
     if dtype == FP8:
         assert value_bound is not None, "rows in fp8 need a bound of the values"
-        scale = value_bound.div(LARGEST[FP8]).clamp_min(SMALLEST_PEAK)
+        scale = value_bound.div(LARGEST[FP8]).clamp_min(SMALLEST_AMAX)
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
         rows = kernels.attention_kernels().dual_context_attention(query.contiguous(), *pairs, bias, scale)

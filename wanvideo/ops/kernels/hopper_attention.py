@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..attention.regions import FrameRegions
-from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantizedRows
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
 from . import cuda_driver, softmax_scale
 from .hopper_tiles import TileOrder, tile_order
 
@@ -149,7 +149,7 @@ def transposed_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, 
         value, lowest, highest, total, rows, columns, ROWS=128, BLOCK=1024, num_warps=4
     )
     mean = total.sum(0) / rows
-    largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_PEAK)
+    largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_AMAX)
     scale = largest / LARGEST[FP8]
     padded = triton.cdiv(length, KEY_GROUP) * KEY_GROUP
     out = value.new_empty(batch, heads, width, padded, dtype=dtype)

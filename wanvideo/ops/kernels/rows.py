@@ -20,12 +20,12 @@ CHUNK = 1024
 
 
 @triton.jit
-def _scale_of(peak, out_scale, row, STORE: tl.constexpr):
+def _scale_of(amax, out_scale, row, STORE: tl.constexpr):
     """Write a row's scale; what its values are to be multiplied by."""
     largest = 448.0 if STORE == 1 else 127.0
-    peak = tl.maximum(peak, 1e-12)
-    tl.store(out_scale + row, peak / largest)
-    return largest / peak
+    amax = tl.maximum(amax, 1e-12)
+    tl.store(out_scale + row, amax / largest)
+    return largest / amax
 
 
 @triton.jit
@@ -71,14 +71,14 @@ def _layer_norm(
     inverse = tl.rsqrt(tl.maximum(tl.sum(squares) / D - mean * mean, 0.0) + eps)
     factor = 1.0
     if STORE != 0:
-        peak = tl.zeros((CHUNK,), tl.float32)
+        amax = tl.zeros((CHUNK,), tl.float32)
         for chunk in tl.static_range(CHUNKS):
             columns = chunk * CHUNK + tl.arange(0, CHUNK)
             mask = columns < D
             value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
             normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
-            peak = tl.maximum(peak, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
-        factor = _scale_of(tl.max(peak), out_scale, row, STORE)
+            amax = tl.maximum(amax, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
+        factor = _scale_of(tl.max(amax), out_scale, row, STORE)
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * CHUNK + tl.arange(0, CHUNK)
         mask = columns < D
