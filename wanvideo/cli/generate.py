@@ -251,13 +251,13 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
         vae=flags.vae_path,
-        text_encoder=flags.t5_path or _beside(flags.quant_dir, flags.quant),
+        text_encoder=flags.t5_path or _matching_text_encoder(flags.quant_dir, flags.quant),
         clip_vision=flags.clip_path,
         loras=loras,
     )
 
 
-def _beside(quantized: str | None, quant: str | None) -> str | None:
+def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | None:
     """The text encoder that lies beside a quantized transformer, under the name that the published set gives it."""
     if quantized is None or quant is None:
         return None

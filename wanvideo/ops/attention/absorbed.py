@@ -41,7 +41,7 @@ def attend_absorbed(
 ) -> Tensor:
     """Exact attention of hidden [G * L, D] to its group's few keys, projections included: -> [G * L, D].
 
-    Args: key, value [G, M, N, E]; query, out: the projections before and after, without LoRAs at their sides;
+    Args: key, value [G, M, N, E]; query, out: the projections before and after, without unmerged LoRAs;
         labels: [G * L] float32 positions to which queries are rotated (see ops.rope.label_rope), or None.
     """
     library, (groups, num_keys, heads, width) = kernels.absorbed_kernels(), key.shape
