@@ -67,10 +67,10 @@ def _format(tensor: StoredTensor, to: str | None) -> str | None:
 
 
 def _bytes(tensor: StoredTensor, dtype: torch.dtype, to: str | None = None) -> int:
-    held = _format(tensor, to)
-    if held is None or len(tensor.shape) != 2:
+    stored = _format(tensor, to)
+    if stored is None or len(tensor.shape) != 2:
         return _count(tensor) * dtype.itemsize
-    return sum(part.numel() * part.element_size() for part in FORMATS[held].parts(tuple(tensor.shape)).values())
+    return sum(part.numel() * part.element_size() for part in FORMATS[stored].parts(tuple(tensor.shape)).values())
 
 
 def _count(tensor: StoredTensor) -> int:

@@ -26,7 +26,7 @@ from .sampler import OnStep, WindowInputs, WindowSampler, samples_of_window
 from .setup import SamplingSetup
 from .state import WindowState
 
-__all__ = ["Conditioning", "LoopSettings", "Window", "finished", "run_windows", "seeded_draw"]
+__all__ = ["Conditioning", "LoopSettings", "Window", "finished", "run_windows", "seeded_noise"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Window:
     state: WindowState
 
 
-def seeded_draw(seed: int, window_index: int) -> NoiseFn:
+def seeded_noise(seed: int, window_index: int) -> NoiseFn:
     """Noise of one window, the same on every machine and in every order of windows: standard normal float32."""
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * window_index) % 2**64)
     return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32)
@@ -128,7 +128,7 @@ class _Run:
 
     def window(self, index: int, audio: Tensor | None) -> Window:
         plan, retry = self.plan, OomRetry(index, self.fallbacks)
-        noise = seeded_draw(self.draw, index) if isinstance(self.draw, int) else self.draw
+        noise = seeded_noise(self.draw, index) if isinstance(self.draw, int) else self.draw
         last_frames = self.state.frames if self.state else None
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
