@@ -25,8 +25,8 @@ DROPPED_PLACE = 2.0**-13
 SUM_ERRORS = {"hopper": (1e-5, 1e-6), "fp8": (2 * 33 * DROPPED_PLACE, DROPPED_PLACE)}  # largest, mean
 
 
-def draw(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + 10_000 * seed)).to(DEVICE)
 
 
 @pytest.mark.parametrize("length", [70, 96])
@@ -72,8 +72,8 @@ def test_wrong_source_is_answered_with_the_compilers_words():
 
 
 def drawn(name, *shapes):
-    """Queries, keys and values for a backend."""
-    query, key, value = (draw(*shape) for shape in shapes)
+    """Queries, keys and values for a backend, which differ where their shapes do not."""
+    query, key, value = (draw(*shape, seed=seed) for seed, shape in enumerate(shapes))
     return typed(name, query, key), value.bfloat16()
 
 
