@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 THREADS = "OMP_NUM_THREADS"
-MOST_PROCESSES = (
-    4  # each takes up to 1.5 GB, and the server's tests, which stay together, are as long as a third of all
-)
+# Each takes up to 1.5 GB, and the server's tests, which stay together, are as long as a third of all.
+MOST_PROCESSES = 4
 # A thread more than there are free cores makes tiny models ten times slower, so one is enough unless you say otherwise;
 # set before torch is imported, and for the processes that tests start.
 for _name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK_NAME = "wan-talking-video"
@@ -119,6 +120,11 @@ def _is_comfyui(path: Path) -> bool:
 def _from_index(version: str) -> ComfyUI:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / f"{PACK_NAME}-tests"
     cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "lock"):  # several test processes may look for it at once
+        return _installed(version, cache)
+
+
+def _installed(version: str, cache: Path) -> ComfyUI:
     # One environment serves every version: older servers run on the newest one's requirements, not the reverse.
     trees = {number: cache / f"ComfyUI-{number}" for number in dict.fromkeys((NEWEST, version))}
     for number, tree in trees.items():
