@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support import host_memory, jobs, media_files
 
 from wanvideo import TalkingVideoPipeline
@@ -106,38 +105,6 @@ def test_the_same_frames_make_the_same_file(tmp_path):
             writer.write(pixels)
         shown.add(media_files.decoded_frames(writer.path).tobytes())
     assert len(shown) == 1
-
-
-class PictureFolder:
-    """A sink of one's own."""
-
-    def __init__(self, folder):
-        self.folder, self.count, self.end = folder, 0, None
-
-    def write(self, frames):
-        for frame in frames:
-            Image.fromarray(frame.numpy()).save(self.folder / f"{self.count:05}.png")
-            self.count += 1
-
-    def close(self):
-        self.end = "closed"
-
-    def abandon(self):
-        self.end = "abandoned"
-
-
-def test_any_sink_gets_the_frames_and_is_told_how_it_ended(tmp_path, pipeline):
-    request = jobs.request(tmp_path)
-    whole, early = (PictureFolder(tmp_path / name) for name in ("whole", "early"))
-    for sink in (whole, early):
-        sink.folder.mkdir()
-    frames = frames_of(pipeline, request, sinks=[whole])
-    kept = [np.asarray(Image.open(path)) for path in sorted(whole.folder.iterdir())]
-    assert whole.end == "closed" and np.array_equal(np.stack(kept), frames.numpy())
-    windows = pipeline.run(request, sinks=[early])
-    first = next(windows)
-    windows.close()
-    assert early.end == "abandoned" and early.count == len(first.frames)
 
 
 def test_one_seed_gives_one_video(tmp_path, pipeline):
