@@ -1,4 +1,4 @@
-"""Nodes for sound: the audio encoder, and what it hears in each speaker's track."""
+"""Nodes for sound: the audio encoder, and its features of each speaker's track."""
 
 from __future__ import annotations
 

@@ -307,13 +307,13 @@ class ComfyHost:
         comfy.model_management.soft_empty_cache()
 
     def discard(self, handle: ModelHandle) -> None:
-        handle.residency.rest()  # ComfyUI may still ask where it is
+        handle.residency.offload()  # ComfyUI may still ask where it is
 
 
 @cache
 def _managed() -> type:
     class Managed(comfy.model_patcher.ModelPatcher):
-        """What ComfyUI's memory manager sees of a model: its size, and orders to come, to shrink and to leave."""
+        """What ComfyUI's memory manager sees of a model: its size, and orders to load, to shrink and to offload."""
 
         def __init__(self, residency: Any) -> None:
             cpu = torch.device("cpu")
@@ -341,7 +341,7 @@ def _managed() -> type:
 
         def detach(self, unpatch_all: bool = True) -> nn.Module:
             if unpatch_all:
-                self.residency.rest()
+                self.residency.offload()
                 logger.info("%s left the device.", type(self.residency.model).__name__)
             return self.model
 

@@ -39,7 +39,7 @@ from .wanvideo.geometry import VideoGeometry, WindowPlan
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.models.vae_tiling import Tiling
-from .wanvideo.request import COLOUR_METHODS
+from .wanvideo.request import COLOR_METHODS
 from .wanvideo.sampling.clip import picture_condition
 from .wanvideo.text.cache import TextCache
 from .wanvideo.text.tokenizer import EMBEDDED
@@ -53,7 +53,7 @@ TEXT, IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("text", "imag
 MODES = ("auto", "multitalk", "infinitetalk")
 
 
-COLOUR_WIDGET = ("disabled", *(name for name in COLOUR_METHODS if name not in ("disabled", "lab")), "lab")
+COLOR_WIDGET = ("disabled", *(name for name in COLOR_METHODS if name not in ("disabled", "lab")), "lab")
 
 
 NUM_FRAMES = whole(81, 1, 10000, 4)
@@ -85,8 +85,8 @@ class TalkingPicture:
     window_frames: int
     motion_frames: int
     mode: str
-    colour_match: str
-    colour_strength: float
+    color_match: str
+    color_strength: float
     tiled_vae: bool
     clip: ClipEmbeds | None
     encode: Callable[[Tensor], Tensor] | None
@@ -306,7 +306,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         "frame_window_size": NUM_FRAMES,
         "motion_frame": whole(25, 1, 10000),
         "force_offload": flag(False),
-        "colormatch": choice("disabled", *COLOUR_WIDGET),
+        "colormatch": choice("disabled", *COLOR_WIDGET),
     }
     OPTIONAL = {
         "start_image": socket("IMAGE"),

@@ -1,4 +1,4 @@
-"""Nodes that name models. Files are recognised at once, and loaded when they are needed."""
+"""Nodes that name models. Files are recognized at once, and loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ from .wanvideo.video.picture import fit_images
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp16_fast": torch.float16}
 
 
-# What users' graphs name; a dense file is then quantised with one scale a row, which is nearer to it than any of these.
+# What users' graphs name; a dense file is then quantized with one scale a row, which is nearer to it than any of these.
 FP8_NAMES = tuple(f"fp8_{kind}{how}" for kind in ("e4m3fn", "e5m2") for how in ("", "_fast", "_scaled", "_scaled_fast"))
 
 
-QUANTISATIONS = {"disabled": None} | dict.fromkeys(FP8_NAMES, "fp8") | {"int8": "int8", "fp4": "fp4"}
+QUANTIZATIONS = {"disabled": None} | dict.fromkeys(FP8_NAMES, "fp8") | {"int8": "int8", "fp4": "fp4"}
 
 
 ATTENTION = ("sdpa", *(name for name in (*ATTENTION_MODES, *STAND_INS) if name != "sdpa"))
@@ -65,7 +65,7 @@ ATTENTION = ("sdpa", *(name for name in (*ATTENTION_MODES, *STAND_INS) if name !
 
 @dataclass(frozen=True)
 class Adapter:
-    """A recognised audio adapter. mode: the loop that it was trained for."""
+    """A recognized audio adapter. mode: the loop that it was trained for."""
 
     checkpoint: Checkpoint
     mode: str
@@ -82,12 +82,12 @@ class VideoModel:
 
     @property
     def patcher(self) -> Any:
-        """What ComfyUI's cache recognises a model by."""
+        """What ComfyUI's cache recognizes a model by."""
         return self.handle.managed
 
     @property
     def mode(self) -> str | None:
-        """The loop that its adapter was trained for; None for a model that hears nothing."""
+        """The loop that its adapter was trained for; None for a model without one."""
         if self.adapter:
             return self.adapter.mode
         return "infinitetalk" if self.handle.checkpoint.identity.has_audio else None
@@ -127,7 +127,7 @@ class WanVideoModelLoader(FileNode):
     REQUIRED = {
         "model": TRANSFORMERS,
         "base_precision": choice("bf16", *PRECISIONS),
-        "quantization": choice("disabled", *QUANTISATIONS),
+        "quantization": choice("disabled", *QUANTIZATIONS),
         "load_device": choice("offload_device", *DEVICES),
     }
     OPTIONAL = {
@@ -167,7 +167,7 @@ class WanVideoModelLoader(FileNode):
         expect(swap, BlockSwap, "block_swap_args")
         compiler = compile_args and expect(compile_args, CompileSettings, "compile_args")
         options = EngineOptions(
-            dtype=base_precision.removesuffix("_fast"), quantise=QUANTISATIONS[quantization], attention=attention_mode,
+            dtype=base_precision.removesuffix("_fast"), quantize=QUANTIZATIONS[quantization], attention=attention_mode,
             compile=compiler and compiler.mode, compile_backend=compiler.backend if compiler else "inductor",
             fp16_accumulation=base_precision == "fp16_fast",
         )  # fmt: skip
@@ -176,7 +176,7 @@ class WanVideoModelLoader(FileNode):
         if extra:
             check_fit(checkpoint.name, checkpoint.identity, extra.name, extra.identity)
         load = partial(
-            load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantise=options.quantise
+            load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantize=options.quantize
         )  # fmt: skip
         handle = ModelHandle(checkpoint, host(), load, Residency)
         return (VideoModel(handle, adapter, options, _loras(lora)).with_swap(swap),)
@@ -243,7 +243,7 @@ class LoadWanVideoT5TextEncoder(FileNode):
 def text_encoder(model_name: str, precision: str, quantization: str) -> ModelHandle:
     """The text encoder that a loader's or a cached encoder's widgets name."""
     checkpoint = open_checkpoint(TEXT_ENCODERS.find(model_name), Kind.TEXT_ENCODER)
-    load = partial(load_text_encoder, checkpoint, dtype=PRECISIONS[precision], quantise=QUANTISATIONS[quantization])
+    load = partial(load_text_encoder, checkpoint, dtype=PRECISIONS[precision], quantize=QUANTIZATIONS[quantization])
     return ModelHandle(checkpoint, host(), load, precision=f"{precision} {quantization}")
 
 

@@ -22,7 +22,7 @@ OPTIONS = f"{CATEGORY}/options"
 
 @dataclass(frozen=True)
 class BlockSwap:
-    """blocks: that visit the device instead of staying there, -1 for as few as fit. prefetch: copied ahead."""
+    """blocks: that stream instead of staying on the device, -1 for as few as fit. prefetch: copied ahead."""
 
     blocks: int = -1
     prefetch: int = 1

@@ -35,7 +35,7 @@ from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
-from .wanvideo.video.picture import shown
+from .wanvideo.video.picture import to_images
 from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 from .wanvideo.video.writer import free_name
@@ -265,8 +265,8 @@ class Job:
             start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
             guidance_scale=self.cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
             denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
-            colour_match=images.colour_match if talking else "disabled",
-            colour_strength=images.colour_strength if talking else 1.0,
+            color_match=images.color_match if talking else "disabled",
+            color_strength=images.color_strength if talking else 1.0,
             tiled_vae=images.tiled_vae if talking else False,
             step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
         )  # fmt: skip
@@ -336,7 +336,7 @@ class WanVideoDecode(Node):
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()
         decoder.offload()
-        return (shown(pixels.permute(1, 2, 3, 0), normalization),)
+        return (to_images(pixels.permute(1, 2, 3, 0), normalization),)
 
 
 class WanVideoPassImagesFromSamples(Node):

@@ -27,7 +27,7 @@ def ceilings(report: Report) -> None:
             flops / seconds(lambda: F.linear(x, w), report.repeats) / 1e12,
             "TFLOP/s",
         )
-        rows, weight = norm.quantise_rows(x, torch.float8_e4m3fn), norm.quantise_rows(w, torch.float8_e4m3fn)
+        rows, weight = norm.quantize_rows(x, torch.float8_e4m3fn), norm.quantize_rows(w, torch.float8_e4m3fn)
         run = lambda: torch._scaled_mm(  # noqa: E731
             rows.data, weight.data.t(), rows.scale, weight.scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True
         )
@@ -65,19 +65,19 @@ def linears(report: Report) -> None:
     report.add("linears", f"bf16 Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
     for name in LINEARS:
         form = FORMATS[name]
-        if form.quantise is None:  # only read: blocks of zeros take as long as others
+        if form.quantize is None:  # only read: blocks of zeros take as long as others
             parts = {part: torch.zeros_like(like, device="cuda") for part, like in form.parts(weight.shape).items()}
         else:
-            parts = form.quantise(weight)
+            parts = form.quantize(weight)
         layer = form.layer(tuple(weight.shape), parts)
         layer.bias = nn.Parameter(draw(wide), requires_grad=False)
         took = seconds(lambda: layer(x), report.repeats)
         report.add("linears", f"{name} Lx{narrow}->{wide}", 1000 * took, "ms", f"{flops / took / 1e12:.0f} TFLOP/s")
         if layer.input_dtype in quantized.LARGEST:
-            rows = norm.quantise_rows(x, layer.input_dtype)
+            rows = norm.quantize_rows(x, layer.input_dtype)
             bare = seconds(lambda: layer(rows), report.repeats)
-            report.add("linears", f"{name}, of that without quantising the input", 1000 * bare, "ms")
-        if form.quantise is not None:
+            report.add("linears", f"{name}, of that without quantizing the input", 1000 * bare, "ms")
+        if form.quantize is not None:
             error = relative(layer(x[:4096]), F.linear(x[:4096], weight, layer.bias))
             report.add("linears", f"{name}, error to bf16", error, "")
 
@@ -98,7 +98,7 @@ def kernels(report: Report) -> None:
         "rms norm + rope, bf16 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table), 4 * mb),
         "rms norm + rope, fp8 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table, fp8), 3 * mb),
         "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),
-        "quantise rows": (lambda: norm.quantise_rows(x, fp8), 3 * mb),
+        "quantize rows": (lambda: norm.quantize_rows(x, fp8), 3 * mb),
     }
     for name, (function, gigabytes) in cases.items():
         took = seconds(function, report.repeats)

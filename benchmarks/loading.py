@@ -28,13 +28,13 @@ def watch():
     global peak
     while not done.wait(0.02):
         peak = max(peak, anonymous())
-base, adapter, quantise, device = sys.argv[1:]
+base, adapter, quantize, device = sys.argv[1:]
 if device == "cuda":
     torch.zeros(1, device=device)
 before = anonymous()
 threading.Thread(target=watch, daemon=True).start()
 start = time.perf_counter()
-model = load_transformer(base, adapter, quantise=quantise or None, device=device)
+model = load_transformer(base, adapter, quantize=quantize or None, device=device)
 if device == "cuda":
     torch.cuda.synchronize()
 seconds = time.perf_counter() - start
@@ -74,11 +74,11 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], data: memoryview) 
 def loading(report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="wanvideo-loading-") as folder:
         base, adapter, total = write_set(Path(folder))
-        for quantise, device in CASES:
-            command = [sys.executable, "-c", LOAD, str(base), str(adapter), quantise or "", device]
+        for quantize, device in CASES:
+            command = [sys.executable, "-c", LOAD, str(base), str(adapter), quantize or "", device]
             root = Path(__file__).resolve().parents[1]
             done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-            name = f"{total / 1e9:.1f} GB bf16 as {quantise or 'bf16'} to {device}"
+            name = f"{total / 1e9:.1f} GB bf16 as {quantize or 'bf16'} to {device}"
             if done.returncode:
                 report.add("loading", name, float("nan"), "s", f"FAILED: {done.stderr[-300:]}")
                 continue

@@ -30,7 +30,7 @@ CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a card
 # Beside the presets in their stated memory: configurations for cards of 8, 10, 12, 16 and 24 GB.
 FAST_SETTINGS = LoopSettings(steps=4, shift=11.0, guidance_scale=1.0, audio_guidance_scale=1.0)
 CARDS = tuple(
-    (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantise=storage))
+    (f"{size} GB card, {storage or 'bf16'}", size, "480p", FAST_SETTINGS, EngineOptions(quantize=storage))
     for size, storage in ((8, "fp8"), (12, "fp8"), (16, "fp8"), (24, "fp8"), (10, None), (24, None))
 )
 
@@ -84,12 +84,12 @@ def settings(steps: int, guidance: tuple[float, float] = (1.0, 1.0), tiled: bool
 
 def run_timed(
     transformer: WanTransformer, decoder: WanVAE, geometry: VideoGeometry, num_windows: int, how: LoopSettings,
-    relieve: Callable[[], bool] | None = None,
+    free_memory: Callable[[], bool] | None = None,
 ) -> tuple[list[float], bool]:  # fmt: skip
     """Seconds of each window, to its pixels on the GPU; whether all of them are numbers."""
     times, finite = [], True
     start = time.perf_counter()
-    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42, None, relieve):
+    for window in run_windows(transformer, decoder, conditioning(geometry, num_windows), how, 42, None, free_memory):
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         finite = finite and bool(window.pixels.isfinite().all())
@@ -123,9 +123,9 @@ def cards(report: Report, storage: str) -> None:
     model, decoder = build(storage), build_vae()
     model.set_attention("auto")
     residency = Residency(model, "cuda")
-    residency.rest()  # on a small card the model never was on the device as a whole
+    residency.offload()  # on a small card the model never was on the device as a whole
     for card in (*named, *CARDS):
-        if (card[4].quantise or "bf16") == storage:
+        if (card[4].quantize or "bf16") == storage:
             _card(report, model, decoder, residency, *card)
 
 
@@ -137,18 +137,18 @@ def _card(
     limit = int(gigabytes * 1e9) - CONTEXT_BYTES
     weights = ModelWeights(
         config.num_layers, residency.block_bytes, residency.other_bytes, config.dim, config.ffn_dim,
-        config.audio.num_tokens, options.quantise or "bf16", module_bytes(decoder), 0,
+        config.audio.num_tokens, options.quantize or "bf16", module_bytes(decoder), 0,
     )  # fmt: skip
     plan = WindowPlan(geometry.num_frames, how.window_frames, how.motion_frames)
     free()
     try:
         workload = Workload(geometry, plan, FPS, SamplingSetup.of(how, has_audio=True), 1, 1)
         expected = plan_run(geometry, plan, FPS, how, options, weights, Device("", limit), workload.work)
-        residency.rest()
+        residency.offload()
         torch.cuda.set_per_process_memory_fraction(limit / total)
         residency.place(expected.memory.num_streamed)
         free()
-        one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, colour_match="disabled")
+        one_step = replace(how, steps=1, scheduler="multitalk", tiled_vae=expected.tiled_vae, color_match="disabled")
         times, finite = run_timed(model, decoder, geometry, 1, one_step, residency.stream_more)
         tiles = ", tiled VAE" if expected.tiled_vae else ""
         note = (
@@ -160,5 +160,5 @@ def _card(
         report.add("cards", name, float("nan"), "GiB", f"DOES NOT FIT: {str(problem)[:300]}")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-        residency.rest()
+        residency.offload()
         free()

@@ -24,7 +24,7 @@ LAYERS = [
     {"geometry", "request", "errors", "protocols"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
-# (who, whom): neighbours in one layer.
+# (who, whom): neighbors in one layer.
 EXCEPTIONS = {
     ("__main__", "cli"),
     ("cli", "pipeline"),

@@ -14,7 +14,7 @@ class InputError(TalkError):
 
 
 class CheckpointError(TalkError):
-    """A model file is missing, damaged, of another kind, or does not fit its neighbour."""
+    """A model file is missing, damaged, of another kind, or does not fit its neighbor."""
 
 
 class OutputError(TalkError):

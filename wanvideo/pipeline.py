@@ -28,7 +28,7 @@ class TalkingVideoPipeline:
     """Makes talking videos from requests.
 
     Args:
-        files: where the models are. All are recognised here, none is loaded yet.
+        files: where the models are. All are recognized here, none is loaded yet.
         options: device and precision.
     Raises: CheckpointError when a file is missing, damaged or of another kind.
     """

@@ -19,9 +19,9 @@ from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, WindowPlan, parse_si
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
-COLOUR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
+COLOR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
 DTYPES = ("bf16", "fp16", "fp32")
-QUANTISERS = ("fp8", "int8", "fp4")
+QUANTIZERS = ("fp8", "int8", "fp4")
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead")
 CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6
@@ -114,7 +114,7 @@ class LoopSettings:
         denoise_strength: below 1 the source video's latents keep that much less noise.
         add_noise_to_samples: noise the source video's latents to the first step instead of taking them as they are.
         sigmas: noise levels of one's own in place of the scheduler's.
-        colour_match, colour_strength: method (see COLOUR_METHODS) and 0..1 strength of matching to the reference.
+        color_match, color_strength: method (see COLOR_METHODS) and 0..1 strength of matching to the reference.
         tiled_vae: encode and decode in overlapping tiles, for less memory.
         step_cache, skip_layers: less work in some steps; off by default.
     """
@@ -134,22 +134,22 @@ class LoopSettings:
     denoise_strength: float = 1.0
     add_noise_to_samples: bool = False
     sigmas: tuple[float, ...] | None = None
-    colour_match: str = "disabled"
-    colour_strength: float = 1.0
+    color_match: str = "disabled"
+    color_strength: float = 1.0
     tiled_vae: bool = False
     step_cache: StepCache | None = None
     skip_layers: SkipLayers | None = None
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, MODES)
-        _choice("colour_match", self.colour_match, COLOUR_METHODS)
+        _choice("color_match", self.color_match, COLOR_METHODS)
         _number("steps", self.steps, 1, 1000, whole=True)
         _number("shift", self.shift, 0.01, 1000)
         _number("guidance_scale", self.guidance_scale, 0, 100)
         _number("audio_guidance_scale", self.audio_guidance_scale, 0, 10000)
         _number("audio_scale", self.audio_scale, 0, 100)
         _number("denoise_strength", self.denoise_strength, 0, 1)
-        _number("colour_strength", self.colour_strength, 0, 1)
+        _number("color_strength", self.color_strength, 0, 1)
         WindowPlan(1, self.window_frames, self.motion_frames)
 
 
@@ -182,12 +182,12 @@ class EngineOptions:
 
     Args:
         device: torch device; None: the GPU if there is one.
-        dtype: bf16, fp16 or fp32, in which everything is computed that is not quantised.
+        dtype: bf16, fp16 or fp32, in which everything is computed that is not quantized.
         text_encoder_device: where the prompt is encoded; None: as device.
-        quantise: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
+        quantize: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
             as plain numbers, fp8 for the latter in place of fp4; None: as stored.
         attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
-        blocks_to_stream: blocks that visit the device only while they run; -1: as few as memory asks for.
+        blocks_to_stream: blocks that are on the device only while they run; -1: as few as memory asks for.
         prefetch: blocks that are copied ahead of the one that runs.
         vae_tiling: whether the VAE works in tiles; None: where memory asks for it.
         compile: mode of torch.compile for the transformer's blocks; None: they are not compiled.
@@ -198,7 +198,7 @@ class EngineOptions:
     device: str | None = None
     dtype: str = "bf16"
     text_encoder_device: str | None = None
-    quantise: str | None = None
+    quantize: str | None = None
     attention: str = "auto"
     blocks_to_stream: int = -1
     prefetch: int = 1
@@ -210,8 +210,8 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         _choice("dtype", self.dtype, DTYPES)
-        if self.quantise is not None:
-            _choice("quantise", self.quantise, QUANTISERS)
+        if self.quantize is not None:
+            _choice("quantize", self.quantize, QUANTIZERS)
         if self.compile is not None:
             _choice("compile", self.compile, COMPILE_MODES)
         _number("blocks_to_stream", self.blocks_to_stream, -1, 1000, whole=True)
@@ -231,7 +231,7 @@ class TalkRequest:
         fps: frames a second of the result; the audio adapter was trained at 25.
         max_frames: cap on the video's length, 0 for none.
         settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
-        normalise_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
+        normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
     """
 
@@ -245,7 +245,7 @@ class TalkRequest:
     max_frames: int = 0
     settings: LoopSettings = field(default_factory=LoopSettings)
     seed: int = 42
-    normalise_loudness: bool = True
+    normalize_loudness: bool = True
     output: str | None = None
 
     def __post_init__(self) -> None:

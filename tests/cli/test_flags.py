@@ -29,7 +29,7 @@ def test_defaults_are_the_reference_script_s(read):
     assert (settings.mode, settings.window_frames, settings.motion_frames) == ("infinitetalk", 81, 9)
     assert (settings.scheduler, settings.steps, settings.shift) == ("multitalk", 40, 7.0)
     assert (settings.guidance_scale, settings.audio_guidance_scale) == (5.0, 4.0)
-    assert (settings.colour_match, settings.colour_strength) == ("lab", 1.0)
+    assert (settings.color_match, settings.color_strength) == ("lab", 1.0)
     assert settings.apg is None and settings.step_cache is None
     assert (request.size, request.seed, request.max_frames, request.fps) == ("infinitetalk-480", 42, 81, 25.0)
     assert job.files.transformer == job.files.folder == "weights/Wan2.1-I2V-14B-480P"
@@ -50,7 +50,7 @@ def test_every_flag_of_a_full_command_line_arrives(read):
     settings, request = job.request.settings, job.request
     assert (settings.steps, settings.shift, settings.guidance_scale, settings.audio_guidance_scale) == (8, 2.0, 1.0, 2)
     assert (settings.window_frames, settings.motion_frames, request.max_frames, request.seed) == (117, 25, 7500, 7)
-    assert settings.apg == Apg(-0.5, 30.0) and settings.colour_strength == 0.8 and settings.colour_match == "mkl"
+    assert settings.apg == Apg(-0.5, 30.0) and settings.color_strength == 0.8 and settings.color_match == "mkl"
     assert (settings.step_cache.threshold, settings.step_cache.coefficients) == (0.3, "720")
     assert settings.scheduler == "unipc" and request.output == "talk.mp4" and job.overwrite
     assert job.options.device == "cpu" and job.options.dtype == "fp16"

@@ -54,7 +54,7 @@ def job(folder, **changes):
 def made_with_python(folder, path):
     request = jobs.request(
         folder, [str(Path(folder) / "speech.wav")], prompts=("一个女人在说话。¡Qué bien!",), max_frames=1000,
-        settings=replace(jobs.SETTINGS, shift=7.0, colour_match="lab"),
+        settings=replace(jobs.SETTINGS, shift=7.0, color_match="lab"),
     )  # fmt: skip
     return TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS).generate(request, path)
 

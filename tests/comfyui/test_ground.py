@@ -211,7 +211,7 @@ def test_a_workflow_is_shown_run_and_kept(ground, client, open_page, tmp_path, n
     empty = page.screenshot(tmp_path / "empty.png")
     run = page.queue()
     assert run.status == "success" and len(run.executed["2"]["images"]) == 2
-    assert colours_of(page.screenshot(tmp_path / "run.png")) - colours_of(empty) >= {(0, 0, 255)}
+    assert colors_of(page.screenshot(tmp_path / "run.png")) - colors_of(empty) >= {(0, 0, 255)}
     client.run(page.api_graph())
     before, after = page.save_and_reload()
     assert before == after
@@ -265,7 +265,5 @@ def test_what_is_missing_is_said_before_anything_is_downloaded(monkeypatch, tmp_
         comfy_page.find_chromium("")
 
 
-def colours_of(picture):
-    return {
-        tuple(colour) for colour in np.unique(np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3), axis=0)
-    }
+def colors_of(picture):
+    return {tuple(color) for color in np.unique(np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3), axis=0)}

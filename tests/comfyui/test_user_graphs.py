@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 from support.comfy_models import ASSETS, HEIGHT, MULTI, WIDTH, shrink
 from support.comfy_server import PACK_NAME
-from support.quantised_files import write_gguf
+from support.quantized_files import write_gguf
 
 pytestmark = pytest.mark.comfyui
 FOLDER = os.environ.get("WANVIDEO_USER_GRAPHS")

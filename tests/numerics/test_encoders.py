@@ -86,7 +86,7 @@ def test_convolutions_in_pieces_are_those_of_the_whole(seconds, fps):
     assert torch.equal(torch.cat(parts), extracted)
 
 
-def test_half_precision_hears_the_same():
+def test_half_precision_encodes_the_same():
     encoder, wave = tiny_audio_encoder(), recipes.waveform(2.0, 6)
     exact = encoder.features(wave, 50)
     for dtype in (torch.float16, torch.bfloat16):

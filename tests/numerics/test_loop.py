@@ -63,7 +63,7 @@ def test_loop(models, name):
     settings = LoopSettings(
         mode=case["mode"], window_frames=case["F"], motion_frames=case["m"], scheduler=case["scheduler"],
         steps=case["steps"], shift=case["shift"], guidance_scale=1.0, audio_guidance_scale=case["audio_cfg"],
-        colour_match=case["colormatch"],
+        color_match=case["colormatch"],
     )  # fmt: skip
     asked = []
 
@@ -98,7 +98,7 @@ def sampler_settings(case):
         mode=case["mode"], window_frames=case["window"], motion_frames=case["motion_frame"],
         scheduler=case["scheduler"], steps=case["steps"], shift=case["shift"], guidance_scale=text,
         audio_guidance_scale=audio * text if text != 1 and audio != 1 else audio, audio_scale=case["audio_scale"],
-        start_step=case["start_step"], denoise_strength=case["denoise_strength"], colour_match=case["colormatch"],
+        start_step=case["start_step"], denoise_strength=case["denoise_strength"], color_match=case["colormatch"],
     )  # fmt: skip
 
 
@@ -202,13 +202,13 @@ def test_guidance_needs_a_negative_prompt(models):
 
 
 @pytest.mark.parametrize("method", ["mkl", "lab", "reinhard"])
-def test_colours_are_held_to_the_reference(models, method):
+def test_colors_are_held_to_the_reference(models, method):
     from dataclasses import replace
 
     picture = recipes.image("p", 32, 32, 1).permute(2, 0, 1)[None] * 2 - 1
     conditioning = small(references=picture)
     plain, matched = (
-        next(run_windows(*models, conditioning, replace(FAST, colour_match=m), 1)).pixels for m in ("disabled", method)
+        next(run_windows(*models, conditioning, replace(FAST, color_match=m), 1)).pixels for m in ("disabled", method)
     )
     target = picture[0].mean((1, 2))
     assert (matched.mean((0, 1, 2)) - target).abs().max() < (plain.mean((0, 1, 2)) - target).abs().max()

@@ -19,7 +19,7 @@ from wanvideo.memory.residency import Residency
 from wanvideo.memory.streaming import BlockStreamer
 from wanvideo.ops.linear.layer import Linear
 from wanvideo.ops.linear.low_rank import Kronecker, LoraBranch, LoraSchedule
-from wanvideo.ops.norm import quantise_rows
+from wanvideo.ops.norm import quantize_rows
 
 DATA = Path(__file__).parent / "data"
 CASE = json.loads((DATA / "lora.json").read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def test_unmerged_equals_merged(dialect):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dialect", ["comfy_down_up_alpha", "loha", "lokr"])
-def test_a_quantised_base_gets_the_whole_lora_exactly(storage, dialect):
+def test_a_quantized_base_gets_the_whole_lora_exactly(storage, dialect):
     quant, dense = packed_transformer(storage), packed_transformer(storage, dense=True)
     assert relative(quant(**inputs()), dense(**inputs())) <= 1e-6
     (report,) = apply_loras(quant, [LoraUse(lora(dialect), STRENGTH)])
@@ -177,10 +177,10 @@ def test_contexts_follow_the_weights():
     model = tiny_transformer()
     given = inputs()
     text = model.text_context(given["text_embeds"], given["image_embeds"])
-    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+    audio = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
 
     def denoise():
-        return model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+        return model.denoise(given["latents"], given["timestep"], given["condition"], text, audio)
 
     assert torch.equal(denoise(), base_velocity())
     apply_loras(model, [LoraUse(lora("comfy_down_up_alpha"), STRENGTH)])
@@ -210,7 +210,7 @@ def test_streamed_blocks_carry_their_loras(storage):
     assert any(place.tensor is branch.down for place in packed.places)
     assert branch.down.untyped_storage().data_ptr() == packed.host.data_ptr()
     check_parameters(streamed)
-    residency.rest()
+    residency.offload()
     check_parameters(streamed, "cpu")
     residency.place(1)
     assert torch.equal(streamed(**given), expected)
@@ -244,7 +244,7 @@ def test_forty_streamed_blocks_keep_the_invariant_through_every_change():
                 model.set_step(step)
             assert torch.equal(streamed(**given), plain(**given))
             check_parameters(streamed)
-    residency.rest()
+    residency.offload()
     residency.place(layers // 2)
     assert torch.equal(streamed(**given), plain(**given))
     apply_loras(streamed, [])
@@ -271,12 +271,12 @@ def test_strengths_by_step(streamed):
     memory = [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     given = inputs()
     text = model.text_context(given["text_embeds"], given["image_embeds"])
-    heard = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
+    audio = model.audio_context(given["audio"], None, *given["latents"].shape[2:])
     for step in (0, 1, 2, 3, 7, 0):
         fixed = tiny_transformer()
         apply_loras(fixed, [LoraUse(lora("comfy_down_up_alpha"), strengths[min(step, 3)], merge=False), constant])
         model.set_step(step)
-        velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, heard)
+        velocity = model.denoise(given["latents"], given["timestep"], given["condition"], text, audio)
         assert relative(velocity, fixed(**given)) <= 1e-5, step
     assert memory == [tensor.data_ptr() for tensor in model.blocks[0].self_attn.q.lora.buffers()]
     apply_loras(model, [])
@@ -326,7 +326,7 @@ def test_forms_of_a_branch_by_hand(scheduled):
     assert torch.allclose(branch(x, out.clone()), out + x @ matrix.t(), atol=1e-5)
     pairs_only = LoraBranch(down, up, table=table[:, :3].contiguous() if scheduled else None, schedule=schedule)
     for storage in (torch.int8, torch.float8_e4m3fn):
-        rows = quantise_rows(x[0], storage)
+        rows = quantize_rows(x[0], storage)
         dense = rows.dense(torch.float32)
         assert torch.allclose(branch(rows, out[0].clone()), out[0] + dense @ matrix.t(), atol=1e-5)
         narrow = out[0] + dense @ ((up * factors[:3]) @ down).t()
@@ -337,7 +337,7 @@ def test_forms_of_a_branch_by_hand(scheduled):
 def test_sums_of_8_bit_numbers_do_not_overflow(dtype):
     down, up, x = torch.full((1, 512), 3.0), torch.full((4, 1), 1e-3), torch.full((2, 512), 10.0)
     branch = LoraBranch(down.to(dtype), up.to(dtype))
-    rows = quantise_rows(x, torch.float8_e4m3fn)  # whose sums are 448 * 3 * 512 before scaling
+    rows = quantize_rows(x, torch.float8_e4m3fn)  # whose sums are 448 * 3 * 512 before scaling
     added = branch(rows, torch.zeros(2, 4, dtype=dtype))
     assert (added.float() / (10 * 3 * 512 * 1e-3) - 1).abs().max() <= 1e-2
 

@@ -12,7 +12,7 @@ from scipy.signal import butter, sosfiltfilt
 from support import recipes
 
 from wanvideo.audio.load import BLOCK, from_array
-from wanvideo.audio.loudness import loudness, normalise
+from wanvideo.audio.loudness import loudness, normalize
 from wanvideo.audio.treatment import with_noise_floor, without_transients
 
 DATA = Path(__file__).parent / "data"
@@ -36,7 +36,7 @@ def test_loudness(case):
     samples = recipes.waveform(case["seconds"], case["seed"]).numpy() * np.float32(case["gain"])
     samples = np.concatenate((samples, np.zeros(16000 * case.get("trailing_silence_s", 0), np.float32)))
     sound = from_array(samples, 16000)
-    measured, changed = loudness(sound), samples_of(normalise(sound))
+    measured, changed = loudness(sound), samples_of(normalize(sound))
     if case["lufs"] is None:
         assert np.isneginf(measured) and np.array_equal(changed, samples)
         return
@@ -55,7 +55,7 @@ def test_loudness_in_blocks_is_that_of_the_whole(seconds):
 @pytest.mark.parametrize("seconds", [0.01, 0.1, 0.39])
 def test_sound_shorter_than_a_measurement_is_brought_to_the_same_level(seconds):
     tone = np.sin(2 * np.pi * 400 * np.arange(16000) / 16000).astype(np.float32) * 0.01
-    short, long = (samples_of(normalise(from_array(wave, 16000))) for wave in (tone[: int(seconds * 16000)], tone))
+    short, long = (samples_of(normalize(from_array(wave, 16000))) for wave in (tone[: int(seconds * 16000)], tone))
     assert abs(np.abs(short).max() / np.abs(long).max() - 1) < 0.1
 
 

@@ -72,7 +72,7 @@ def test_a_transformer_without_adapter_refuses_audio():
 
 
 @pytest.mark.parametrize("speakers", [3, 4, 5, 6])
-def test_more_speakers_take_neighbouring_labels(tiny, speakers):
+def test_more_speakers_take_neighboring_labels(tiny, speakers):
     inputs = recipes.transformer_inputs(2, 8, 24, speakers, 500, 1)
     velocity = tiny(**inputs)
     assert velocity.isfinite().all()

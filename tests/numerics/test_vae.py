@@ -53,10 +53,10 @@ def diffusers_twin(dim, state):
     from diffusers import AutoencoderKLWan
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-    twin = AutoencoderKLWan(base_dim=dim, z_dim=16)
+    oracle = AutoencoderKLWan(base_dim=dim, z_dim=16)
     converted = convert_wan_vae_to_diffusers({key: value.clone() for key, value in state.items()})
-    twin.load_state_dict({key: value.reshape(twin.state_dict()[key].shape) for key, value in converted.items()})
-    return twin.eval()
+    oracle.load_state_dict({key: value.reshape(oracle.state_dict()[key].shape) for key, value in converted.items()})
+    return oracle.eval()
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ WIDTH, HEIGHT = 96, 64
 BASE = "diffusion_models/wan2.1_i2v_480p_14B_bf16.safetensors"
 SINGLE = "diffusion_models/Wan2_1-InfiniteTalk-Single_bf16.safetensors"
 MULTI = "model_patches/wan2.1_infiniteTalk_multi_bf16.safetensors"
-# What a template names -> which of the tiny files stands for it; files are recognised by content, never by name.
+# What a template names -> which of the tiny files stands for it; files are recognized by content, never by name.
 ALIASES = {
     "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors": BASE,
     "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors": BASE,

@@ -306,8 +306,8 @@ class ComfyServer:
         self.stop()
 
     def log(self) -> str:
-        coloured = self.log_file.read_text(encoding="utf-8", errors="replace")
-        return re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+        colored = self.log_file.read_text(encoding="utf-8", errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", colored)
 
     def import_errors(self) -> dict[str, str]:
         """Folder name under custom_nodes -> what the log says, for every pack that ComfyUI could not import."""

@@ -15,7 +15,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from wanvideo.ops import kernels
-from wanvideo.ops.quantized import QuantisedRows
+from wanvideo.ops.quantized import QuantizedRows
 
 GENERATION = int(sys.argv[1])
 CAPABILITY = divmod(GENERATION, 10)
@@ -25,7 +25,7 @@ SHARED: dict[str, int] = {}
 
 
 class Absent:
-    """The driver of a GPU that only the compiler hears of."""
+    """The driver of a GPU that only the compiler knows of."""
 
     def get_current_target(self):
         return GPUTarget("cuda", GENERATION, 32)
@@ -61,7 +61,7 @@ def row_kernels(stores):
             rows.add_layer_norm(stream, change, gate, vector, vector, 1e-6, store)
         rows.gelu(empty(4, WIDE), store)
     for store in stores:
-        rows.quantise_rows(change, store)
+        rows.quantize_rows(change, store)
         rows.widen_rows(empty(4, WIDTH, dtype=FP32).to(store), vector[:4, None], BF16)
     rows.add_gated(stream, change, vector)
     rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, None)
@@ -106,7 +106,7 @@ def copy_engine_kernels():
         number, matrix = empty(1, keys, HEADS, HEAD), empty(WIDTH, WIDTH, dtype=FP32).to(storage)
         scale = empty(WIDTH, 1, dtype=FP32) if storage == FP8 else None
         tokens = empty(TOKENS, WIDTH, dtype=FP32).to(storage)
-        rows_in = tokens if scale is None else QuantisedRows(tokens, scale[:TOKENS])
+        rows_in = tokens if scale is None else QuantizedRows(tokens, scale[:TOKENS])
         weights = absorbed.absorbed_weights(
             rows_in, absorbed.absorb_keys(number, matrix, scale, number.flatten(), 1.0), keys, storage
         )

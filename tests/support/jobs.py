@@ -15,7 +15,7 @@ from wanvideo.synthetic.models import SPEECH, WAN, make_models
 OPTIONS = EngineOptions(device="cpu", dtype="fp32")
 SETTINGS = LoopSettings(
     window_frames=13, motion_frames=5, scheduler="euler", steps=2, guidance_scale=1.0, audio_guidance_scale=1.0,
-    colour_match="lab",
+    color_match="lab",
 )  # fmt: skip
 SIZE = (48, 48)
 SPACE = tempfile.TemporaryDirectory(prefix="wanvideo-tests-")  # goes away with the process
@@ -98,5 +98,5 @@ def loads(caplog):
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Loaded ")]
 
 
-def listen(caplog):
+def capture_log(caplog):
     caplog.set_level(logging.INFO, logger="wanvideo")

@@ -1,8 +1,8 @@
-"""Transformers whose blocks are quantised, and the same numbers in dense layers."""
+"""Transformers whose blocks are quantized, and the same numbers in dense layers."""
 
 import gguf
 import torch
-from support.quantised_files import gguf_data
+from support.quantized_files import gguf_data
 from support.tiny import tiny_transformer
 
 from wanvideo.ops.linear.formats import FORMATS
@@ -10,9 +10,9 @@ from wanvideo.ops.linear.gguf import LAYOUTS
 from wanvideo.ops.linear.layer import Linear
 
 
-def _quantised(weight, name):
-    if FORMATS[name].quantise:
-        return FORMATS[name].quantise(weight)
+def _quantized(weight, name):
+    if FORMATS[name].quantize:
+        return FORMATS[name].quantize(weight)
     if name == "fp8_e5m2":
         return {"weight": weight.to(torch.float8_e5m2), "weight_scale": torch.ones(weight.shape[0], 1)}
     return {"weight": torch.from_numpy(gguf_data(weight.numpy(), gguf.GGMLQuantizationType[name]))}
@@ -29,7 +29,7 @@ def packed_transformer(name, dense=False):
         for attribute, layer in list(parent.named_children()):
             if type(layer) is Linear and _fits(layer, name):
                 shape = layer.out_features, layer.in_features
-                packed = FORMATS[name].layer(shape, _quantised(layer.weight.data, name))
+                packed = FORMATS[name].layer(shape, _quantized(layer.weight.data, name))
                 if dense:
                     layer.weight.data = packed.dense_weight(torch.float32)
                 else:

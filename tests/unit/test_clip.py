@@ -15,7 +15,7 @@ from wanvideo.memory.residency import WholeResidency, module_bytes
 from wanvideo.models.text_encoder import without_padding
 from wanvideo.request import LoopSettings
 from wanvideo.sampling.clip import empty_condition, picture_condition, sample_clip
-from wanvideo.sampling.loop import Conditioning, run_windows, seeded_draw
+from wanvideo.sampling.loop import Conditioning, run_windows, seeded_noise
 from wanvideo.sampling.setup import SamplingSetup
 from wanvideo.text.cache import TextCache
 from wanvideo.video import recording
@@ -44,7 +44,7 @@ def test_a_clip_equals_the_first_window_of_the_loop(models):
         (window,) = run_windows(transformer, vae, conditioning, SETTINGS, 3)
         condition = picture_condition(vae, GEOMETRY, picture[:, None], None)
         latents = sample_clip(
-            transformer, GEOMETRY, condition, SETTINGS, seeded_draw(3, 0), text_embeds=embeds, image_embeds=image
+            transformer, GEOMETRY, condition, SETTINGS, seeded_noise(3, 0), text_embeds=embeds, image_embeds=image
         )
     torch.testing.assert_close(latents, window.latents)
 
@@ -58,9 +58,9 @@ def test_a_clip_with_sound_equals_the_first_window_too(models):
     condition = picture_condition(vae, VideoGeometry(48, 32, 13), given.references[0][:, None], None)
     for how, audio in ((settings, given.audio), (SamplingSetup.of(settings, True), given.audio_source)):
         latents = sample_clip(
-            transformer, VideoGeometry(48, 32, 13), condition, how, seeded_draw(3, 0), text_embeds=given.text_embeds[0],
-            negative_text_embeds=given.negative_text_embeds, image_embeds=given.image_embeds, audio=audio,
-            speaker_masks=given.speaker_masks,
+            transformer, VideoGeometry(48, 32, 13), condition, how, seeded_noise(3, 0),
+            text_embeds=given.text_embeds[0], negative_text_embeds=given.negative_text_embeds,
+            image_embeds=given.image_embeds, audio=audio, speaker_masks=given.speaker_masks,
         )  # fmt: skip
         assert torch.equal(latents, window.latents)
 
@@ -73,7 +73,7 @@ def test_a_clip_goes_on_when_memory_was_freed(models, monkeypatch, caplog):
 
     def sample(free_memory):
         return sample_clip(
-            transformer, GEOMETRY, condition, settings, seeded_draw(3, 0), text_embeds=embeds, free_memory=free_memory
+            transformer, GEOMETRY, condition, settings, seeded_noise(3, 0), text_embeds=embeds, free_memory=free_memory
         )
 
     expected, forward, runs = sample(None), transformer.blocks[0].forward, []
@@ -184,4 +184,4 @@ def test_a_whole_model_moves():
     residency = WholeResidency(model, "cpu")
     residency.place()
     assert residency.device_bytes == module_bytes(model) == 80
-    residency.rest()
+    residency.offload()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import quantised_files as files
+from support import quantized_files as files
 from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
@@ -24,7 +24,7 @@ from wanvideo.memory.residency import Residency
 from wanvideo.ops.linear.formats import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
-# Largest relative error of a velocity against the model that is not quantised. GGUF's K types come out of llama.cpp
+# Largest relative error of a velocity against the model that is not quantized. GGUF's K types come out of llama.cpp
 # alone, so their files are only compared with their own numbers.
 BOUNDS = {
     "dense": 0.0, "fp8": 0.03, "fp8_e5m2": 0.06, "int8": 0.01, "fp4": 0.09, "Q8_0": 0.006, "Q5_1": 0.04, "Q5_0": 0.04,
@@ -83,7 +83,7 @@ def make(name, dense=False):
 
 
 @cache
-def unquantised(kind, speakers):
+def unquantized(kind, speakers):
     return velocities(with_lora(tiny_transformer(), kind), speakers)
 
 
@@ -92,7 +92,7 @@ def error(one, two):
 
 
 def typical_error(one, two):
-    """Of the median token. With two speakers a token that looks at both alike may be heard as the other one's."""
+    """Of the median token. With two speakers a token that attends to both alike may get the other one's label."""
     tokens = ((one - two).unfold(3, 2, 2).unfold(4, 2, 2), two.unfold(3, 2, 2).unfold(4, 2, 2))
     wrong, size = (part.square().sum((1, 5, 6)).sqrt() for part in tokens)
     return float(wrong.median() / size.mean())
@@ -121,7 +121,7 @@ def run(name):
             assert error(found, velocities(plain, speakers)) <= OWN_NUMBERS, (kind, speakers)
             if name in BOUNDS:
                 rounding = error if speakers == 1 else typical_error
-                assert rounding(found, unquantised(kind, speakers)) <= BOUNDS[name], (kind, speakers)
+                assert rounding(found, unquantized(kind, speakers)) <= BOUNDS[name], (kind, speakers)
             residency.place(len(model.blocks))
             assert torch.equal(velocities(model, speakers), found), (kind, speakers)
             check_parameters(model, "cpu")
@@ -134,7 +134,7 @@ def run(name):
                     assert torch.equal(velocities(model, speakers), found), (kind, speakers, num_streamed)
                 model.compile_blocks(None)
                 ran.append((kind, speakers, "compiled"))
-            residency.rest()
+            residency.offload()
     torch._dynamo.reset()
     return ran
 

@@ -78,7 +78,7 @@ def test_formats_compile_once(name, graphs):
     for num_streamed in (2, 1, 0):
         residency.place(num_streamed)
         both(model, plain, tokens=20)
-    residency.rest()
+    residency.offload()
     both(model, plain)
     assert len(graphs) == once
 

@@ -5,7 +5,7 @@ import torch
 
 from wanvideo.ops import conv
 
-pytest.importorskip("triton", reason="Triton is not installed; the plain twins are used everywhere")
+pytest.importorskip("triton", reason="Triton is not installed; the eager references are used everywhere")
 pytest.importorskip("triton.tools.tensor_descriptor", reason="this Triton has no tensor descriptors; cuDNN is used")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,11 +27,11 @@ def filters(out, into, *size):
 
 def compare(monkeypatch, function, *arguments):
     monkeypatch.setattr(conv, "_has_kernel", lambda x: False)
-    twin = function(*arguments).float()
+    eager = function(*arguments).float()
     monkeypatch.setattr(conv, "_has_kernel", lambda x: True)
     ours = function(*arguments).float()
-    assert ours.shape == twin.shape
-    assert (ours - twin).abs().max() <= TOLERANCE * twin.abs().max()
+    assert ours.shape == eager.shape
+    assert (ours - eager).abs().max() <= TOLERANCE * eager.abs().max()
 
 
 @pytest.mark.parametrize(("into", "out"), [(3, 96), (16, 24), (32, 3), (64, 32), (16, 192), (48, 16)])

@@ -1,11 +1,11 @@
-"""Every kind of file is recognised by its tensors, and a wrong one in a slot is named for what it is."""
+"""Every kind of file is recognized by its tensors, and a wrong one in a slot is named for what it is."""
 
 import re
 
 import pytest
 import torch
 from support import recipes
-from support.quantised_files import write_gguf
+from support.quantized_files import write_gguf
 
 from wanvideo.checkpoints.detect import SLOTS, Kind, describe, identify, require, storage_of
 from wanvideo.checkpoints.reader import open_tensors

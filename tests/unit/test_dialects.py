@@ -8,7 +8,7 @@ import torch
 from support import recipes
 
 from wanvideo.checkpoints import dialects
-from wanvideo.checkpoints.dialects import DIALECTS, Kind, dequantised, find_dialect, from_canonical, to_canonical
+from wanvideo.checkpoints.dialects import DIALECTS, Kind, dequantized, find_dialect, from_canonical, to_canonical
 from wanvideo.checkpoints.reader import StoredTensor, open_tensors
 from wanvideo.errors import CheckpointError
 
@@ -164,7 +164,7 @@ def test_scaled_weights(rows, names):
     stored = (weight / scale).to(torch.float8_e4m3fn)
     state = {"a." + names[0]: stored, "a." + names[1]: scale, "a.bias": weight[0], "b.weight": weight}
     state |= {"a.input_scale": scale, "a.scale_input": scale, "a.comfy_quant": torch.zeros(3), "scaled_fp8": scale}
-    plain = dequantised(open_tensors(state))
+    plain = dequantized(open_tensors(state))
     assert set(plain) == {"a.weight", "a.bias", "b.weight"}
     assert torch.equal(plain.tensor("a.weight"), stored.float() * scale)
     assert torch.equal(plain.tensor("b.weight"), weight)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed; the eager references are used everywhere")
 ROOT = Path(__file__).parents[2]
 EVERYWHERE = {
-    "_layer_norm", "_add_gated", "_quantise", "_widen", "_rms_norm_heads", "_gelu", "_pixel_norm_silu",
+    "_layer_norm", "_add_gated", "_quantize", "_widen", "_rms_norm_heads", "_gelu", "_pixel_norm_silu",
     "_scale_products", "_grouped_attention", "_dual_context_attention", "_region_shares",
 }  # fmt: skip
 LATER = {
@@ -24,7 +24,7 @@ LATER = {
     "_absorbed_sum",
 }  # for 8-bit numbers, and for a copy engine
 GENERATIONS = {"86": EVERYWHERE, "120": EVERYWHERE | LATER}  # compute capability, of RTX 30 and RTX 50
-SHARED_MEMORY = 101376  # bytes that a program may have there; GPUs of data centres (8.0, 9.0, 10.0) give it more
+SHARED_MEMORY = 101376  # bytes that a program may have there; GPUs of data centers (8.0, 9.0, 10.0) give it more
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

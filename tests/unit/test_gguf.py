@@ -1,11 +1,11 @@
-"""GGUF files: the numbers of the reference dequantisation, from whole models, and one sentence for what is broken."""
+"""GGUF files: the numbers of the reference dequantization, from whole models, and one sentence for what is broken."""
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from support import recipes
-from support.quantised_files import GGUF_TYPES, write_gguf
+from support.quantized_files import GGUF_TYPES, write_gguf
 
 from wanvideo.checkpoints import load
 from wanvideo.checkpoints.reader import PackedTensor, open_tensors
@@ -79,14 +79,14 @@ def test_a_text_encoder(kind, names, tmp_path):
 
 def test_a_gguf_adapter_on_any_base(states, tmp_path):
     write_gguf(tmp_path / "adapter.gguf", states[1], "Q4_0")
-    model = load.load_transformer(states[0], tmp_path / "adapter.gguf", quantise="fp8")
+    model = load.load_transformer(states[0], tmp_path / "adapter.gguf", quantize="fp8")
     audio = model.blocks[0].audio_cross_attn
     assert isinstance(audio.q_linear, GGUFLinear) and audio.proj.weight.dtype == torch.uint8
     assert model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn
     assert model(**recipes.transformer_inputs(2, 4, 4, 1, 500, 9)).isfinite().all()
 
 
-def test_quantised_tensors_have_the_shapes_of_their_numbers(states, tmp_path):
+def test_quantized_tensors_have_the_shapes_of_their_numbers(states, tmp_path):
     write_gguf(tmp_path / "x.gguf", states[0], "Q4_K")
     source = open_tensors(tmp_path / "x.gguf")
     assert source.shapes == {key: tuple(value.shape) for key, value in states[0].items()}

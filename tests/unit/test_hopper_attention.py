@@ -44,7 +44,7 @@ def test_values_are_transposed_centered_and_scaled(length):
 
 
 @pytest.mark.parametrize("dtype", hopper_attention.TILES)
-def test_the_compiler_neither_spills_registers_nor_serialises_products(monkeypatch, dtype):
+def test_the_compiler_neither_spills_registers_nor_serializes_products(monkeypatch, dtype):
     """Either would be right and slow; it says so in its notes."""
     new_name = f"attention_{time.time_ns()}"  # of machine code that it has kept from earlier it says nothing
     monkeypatch.setitem(hopper_attention.TILES[dtype], "attention", new_name)

@@ -10,7 +10,7 @@ from wanvideo.ops.attention import dispatch as plain
 from wanvideo.ops.attention.absorbed import attend_absorbed, can_absorb
 from wanvideo.ops.attention.regions import FrameRegions
 from wanvideo.ops.attention.rope import label_rope, rotate, video_rope
-from wanvideo.ops.linear.formats import FORMATS, quantise_by_rows
+from wanvideo.ops.linear.formats import FORMATS, quantize_by_rows
 from wanvideo.ops.linear.layer import Linear
 from wanvideo.ops.quantized import FP8
 
@@ -30,7 +30,7 @@ def agree(ours, eager, dtype):
     if dtype == torch.float32:
         assert (ours - eager).abs().max() <= 2e-5
         return
-    expected = norm.quantise_rows(eager, dtype)
+    expected = norm.quantize_rows(eager, dtype)
     assert torch.allclose(ours.scale, expected.scale, rtol=1e-5)
     steps = (ours.data.float() - expected.data.float()).abs()
     assert steps.max() <= (1 if dtype == torch.int8 else 32) and (steps > 0).float().mean() < 0.01
@@ -72,16 +72,16 @@ def test_rms_norm_heads(rotated):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gelu_and_quantise(dtype):
+def test_gelu_and_quantize(dtype):
     x = draw(ROWS, WIDTH) * 3
     agree(rows.gelu(x, dtype), torch.nn.functional.gelu(x, approximate="tanh"), dtype)
     if dtype != torch.float32:
-        agree(rows.quantise_rows(x, dtype), x, dtype)
+        agree(rows.quantize_rows(x, dtype), x, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_widening_multiplies_each_row_by_its_scale(dtype):
-    stored = norm.quantise_rows(draw(ROWS, WIDTH), DTYPES[-1])
+    stored = norm.quantize_rows(draw(ROWS, WIDTH), DTYPES[-1])
     wide = rows.widen_rows(stored.data, stored.scale, dtype)
     assert wide.dtype == dtype
     assert torch.allclose(wide, stored.dense(dtype), rtol=1e-6 if dtype == torch.float32 else 2**-7)
@@ -89,20 +89,20 @@ def test_widening_multiplies_each_row_by_its_scale(dtype):
 
 def test_a_row_of_zeros_stays_zero():
     zeros = torch.zeros(2, WIDTH, device=DEVICE)
-    assert torch.equal(rows.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
-    assert torch.equal(norm.quantise_rows(zeros, torch.int8).dense(torch.float32), zeros)
+    assert torch.equal(rows.quantize_rows(zeros, torch.int8).dense(torch.float32), zeros)
+    assert torch.equal(norm.quantize_rows(zeros, torch.int8).dense(torch.float32), zeros)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labeled", [False, True])
 @pytest.mark.parametrize("keys", [6, 64])
-def test_grouped_attention(labelled, keys):
+def test_grouped_attention(labeled, keys):
     groups, length, heads, width = 2, 37, 3, 128
     query, key, value = (
         draw(groups, length, heads, width),
         draw(groups, keys, heads, width),
         draw(groups, keys, heads, width),
     )
-    labels = draw(groups * length).abs() * 10 if labelled else None
+    labels = draw(groups * length).abs() * 10 if labeled else None
     rotated = query if labels is None else rotate(query.flatten(0, 1), label_rope(labels, width)).view_as(query)
     eager = plain.attend(rotated.cpu(), key.cpu(), value.cpu()).to(DEVICE)
     assert (attention.grouped_attention(query, key, value, labels) - eager).abs().max() <= 2e-5
@@ -242,10 +242,10 @@ def test_absorbed_attention_in_fp8(rotated):
     hidden, key, value = (draw(groups, n, width).bfloat16() for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
     exact = [projection(width, i, torch.bfloat16) for i in (0, 1)]
-    query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantise_by_rows(x.weight, FP8)) for x in exact)
+    query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantize_by_rows(x.weight, FP8)) for x in exact)
     query.bias, out.bias = (x.bias for x in exact)
     labels = draw(groups * length).abs() * 8 if rotated else None
-    rows_in = norm.quantise_rows(hidden.flatten(0, 1), FP8)
+    rows_in = norm.quantize_rows(hidden.flatten(0, 1), FP8)
 
     def projected_all(query, out, x):
         projected = query(x).view(groups, length, heads, -1)

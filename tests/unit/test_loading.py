@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from support import host_memory, recipes
+from support import host_memory, jobs, recipes
 
 from wanvideo.checkpoints import load, reader
 from wanvideo.checkpoints.dialects import DIALECTS, Kind, find_dialect, from_canonical, to_canonical
 from wanvideo.checkpoints.folders import find_in_folder
 from wanvideo.checkpoints.reader import open_tensors
-from wanvideo.engine.files import ResolvedFiles
-from wanvideo.engine.sizes import weigh
+from wanvideo.engine.files import ResolvedFiles, resolve
+from wanvideo.engine.sizes import model_sizes
 from wanvideo.errors import CheckpointError
 from wanvideo.memory.placement import check_parameters
 from wanvideo.ops.linear.layer import Linear, RowScaledLinear
@@ -132,11 +132,11 @@ def test_parameters_own_their_memory(tmp_path):
         assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
-def test_models_loaded_in_inference_mode_can_be_changed_outside(quantise):
+@pytest.mark.parametrize("quantize", [None, "fp8", "int8", "fp4"])
+def test_models_loaded_in_inference_mode_can_be_changed_outside(quantize):
     with torch.inference_mode():
         state = {key: value.clone() for key, value in state_of("transformer").items()}
-        model = load.load_transformer(state, quantise=quantise)
+        model = load.load_transformer(state, quantize=quantize)
     tensors = [*model.parameters(), *model.buffers()]
     assert not any(tensor.is_inference() or tensor.requires_grad for tensor in tensors)
 
@@ -280,11 +280,11 @@ def test_two_files_of_one_kind(tmp_path, caplog):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The names of the files whose headers are read, in order."""
+    """The paths of the files whose headers are read, in order."""
     names, whole = [], reader._from_file
 
     def count(path):
-        names.append(path.name)
+        names.append(str(path))
         return whole(path)
 
     monkeypatch.setattr(reader, "_from_file", count)
@@ -299,17 +299,26 @@ def test_a_header_is_read_once(tmp_path, opened):
     assert all(checkpoint.paths == (paths[kind],) for kind, checkpoint in found.items())
     base, adapter, vae, text_encoder, clip_vision, speech = found.values()
     files = ResolvedFiles(base, adapter, vae, text_encoder, clip_vision, speech, None, has_audio=True)
-    weigh(files, torch.bfloat16)
+    model_sizes(files, torch.bfloat16)
     assert load.open_checkpoint(base, Kind.TRANSFORMER) is base
     load.load_transformer(base, adapter)
     for kind, load_model in LOADERS.items():
         load_model(found[kind])
-    assert sorted(opened) == sorted(path.name for path in paths.values())
+    assert sorted(opened) == sorted(map(str, paths.values()))
 
 
 def test_headers_of_a_folder_are_read_once(official, opened):
     load.load_vae(load.open_checkpoint(official, Kind.VAE))
     assert len(opened) == len(set(opened)) == 10
+
+
+def test_headers_of_a_run_are_read_once(opened):
+    """Files found in a folder, a plan, and the models: each header once."""
+    files = resolve(jobs.official_files())
+    model_sizes(files, torch.bfloat16)
+    load.load_transformer(files.transformer, files.adapter)
+    load.load_vae(files.vae)
+    assert len(opened) == len(set(opened)) >= 6
 
 
 def test_a_checkpoint_in_the_wrong_slot(tmp_path):

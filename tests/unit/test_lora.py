@@ -253,8 +253,8 @@ def test_merged_matrices_come_back_from_the_files(files, dtype):
     assert not model.loras.originals.names
 
 
-@pytest.mark.parametrize("quantise", ["fp8", "int8", "fp4"])
-def test_a_lora_changes_a_quantised_model_as_it_changes_a_dense_one(files, quantise):
+@pytest.mark.parametrize("quantize", ["fp8", "int8", "fp4"])
+def test_a_lora_changes_a_quantized_model_as_it_changes_a_dense_one(files, quantize):
     given = recipes.transformer_inputs(2, 4, 4, 1, 500, 9)
 
     def effect(**options):
@@ -267,9 +267,9 @@ def test_a_lora_changes_a_quantised_model_as_it_changes_a_dense_one(files, quant
         assert torch.equal(model(**given), before)
         return change.flatten(), report
 
-    (dense, merged), (quantised, unmerged) = effect(), effect(quantise=quantise)
-    assert merged.unmerged == 0 and unmerged.unmerged == 2  # keys and values of speech are too narrow to quantise
-    assert torch.nn.functional.cosine_similarity(quantised, dense, 0) >= (0.95 if quantise == "fp4" else 0.995)
+    (dense, merged), (quantized, unmerged) = effect(), effect(quantize=quantize)
+    assert merged.unmerged == 0 and unmerged.unmerged == 2  # keys and values of speech are too narrow to quantize
+    assert torch.nn.functional.cosine_similarity(quantized, dense, 0) >= (0.95 if quantize == "fp4" else 0.995)
 
 
 def test_a_model_file_that_was_overwritten_is_noticed(files):

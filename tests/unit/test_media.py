@@ -65,7 +65,7 @@ def test_in_turn_the_sounds_add_up(tmp_path):
     assert loud(one, 0, 0.5) and not loud(one, 0.51, 1.5) and not loud(two, 0, 0.49) and loud(two, 0.5, 1.5)
 
 
-def test_who_only_listens_is_heard_nowhere(tmp_path):
+def test_who_only_listens_is_in_no_soundtrack(tmp_path):
     sound = jobs.speech(tmp_path, 0.5)
     media = open_inputs(people(tmp_path, [None, sound]))
     assert not media.tracks[0][:].any() and media.tracks[1][:].any()
@@ -89,7 +89,7 @@ def test_a_video_gives_its_sound(tmp_path):
 def test_speech_is_brought_to_one_loudness(tmp_path, level):
     sound = jobs.speech(tmp_path, 2.0, level=level)
     request = jobs.request(tmp_path, [sound])
-    plain = open_inputs(replace(request, normalise_loudness=False)).tracks[0][:].numpy()
+    plain = open_inputs(replace(request, normalize_loudness=False)).tracks[0][:].numpy()
     even = open_inputs(request).tracks[0][:].numpy()
     assert np.abs(plain).max() == pytest.approx(level, rel=0.05)
     assert 0.05 < np.sqrt(np.mean(even**2)) < 0.12  # -23 LUFS of a tone
@@ -99,7 +99,7 @@ def test_stereo_is_the_mean_of_both_sides(tmp_path):
     samples = np.zeros((16000, 2), np.float32)
     samples[:, 1] = media_files.tone(16000, 1.0)[:, 0]
     path = media_files.wav(tmp_path / "right.wav", samples, 16000)
-    track = open_inputs(replace(jobs.request(tmp_path, [str(path)]), normalise_loudness=False)).tracks[0][:].numpy()
+    track = open_inputs(replace(jobs.request(tmp_path, [str(path)]), normalize_loudness=False)).tracks[0][:].numpy()
     assert np.abs(track).max() == pytest.approx(0.15, rel=0.02)
 
 

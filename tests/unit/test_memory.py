@@ -26,7 +26,7 @@ def test_residency_changes_nothing_but_the_place():
         residency.place(num_streamed)
         assert residency.num_streamed == min(num_streamed, 4)
         assert torch.equal(model(**inputs), expected)
-    residency.rest()
+    residency.offload()
     assert residency.num_streamed is None
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
     residency.place(3)
@@ -42,7 +42,6 @@ def need(width=832, height=480):
 def test_14b_in_fp8_streams_what_does_not_fit(free, low, high):
     plan = plan_blocks(free * GIB, 40, BLOCK, OTHER, need())
     assert low <= plan.num_streamed <= high and plan.device_bytes <= free * GIB
-    assert "blocks stream" in plan.describe()
 
 
 def test_a_wish_is_kept_and_the_impossible_refused():

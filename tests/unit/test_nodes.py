@@ -113,20 +113,20 @@ def test_the_names_that_scripts_use(parts, embeds, speech, caplog):
         model_name=parts["base"], base_precision="fp8_e4m3fn", load_device="main_device", auto_cpu_offload=True,
         compile_args=None, multitalk_model=parts["adapter"],
     )[0]  # fmt: skip
-    assert model.options.quantise == "fp8" and model.options.blocks_to_stream == -1
+    assert model.options.quantize == "fp8" and model.options.blocks_to_stream == -1
     clip = node("WanVideoClipVisionEncode").encode(clip_vision=parts["clip"], image=picture())[0]
     assert clip.tokens.shape == (1, 257, 1280)
     sample(parts, embeds, speech, model=model, use_tf32=True, force_contiguous_tensors=True)
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-@pytest.mark.parametrize("quantisation", ["fp8_e4m3fn", "int8", "fp4"])
-def test_quantised_models_with_a_lora_and_streamed_blocks(parts, embeds, speech, quantisation, caplog):
+@pytest.mark.parametrize("quantization", ["fp8_e4m3fn", "int8", "fp4"])
+def test_quantized_models_with_a_lora_and_streamed_blocks(parts, embeds, speech, quantization, caplog):
     caplog.set_level(logging.INFO, "wanvideo")
     lora = node("WanVideoLoraSelect").getlorapath(parts["lora"], 0.8)[0]
     swap = node("WanVideoBlockSwap").setargs(2, prefetch_blocks=1)[0]
     model = node("WanVideoModelLoader").loadmodel(
-        parts["base"], "fp32", quantisation, multitalk_model=parts["adapter"], lora=lora, block_swap_args=swap
+        parts["base"], "fp32", quantization, multitalk_model=parts["adapter"], lora=lora, block_swap_args=swap
     )[0]
     resident = node("WanVideoSetBlockSwap").loadmodel(model, node("WanVideoBlockSwap").setargs(0)[0])[0]
     streamed = images(sample(parts, embeds, speech, model=model))

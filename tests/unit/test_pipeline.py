@@ -34,7 +34,7 @@ def pair():
 
 @pytest.fixture(autouse=True)
 def logged(caplog):
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     return caplog
 
 
@@ -212,7 +212,7 @@ def test_max_frames_ends_a_video_early(tmp_path, pipeline):
         {"mode": "multitalk"},
         {"guidance_scale": 3.0, "audio_guidance_scale": 2.0},
         {"audio_guidance_scale": 2.0, "apg": Apg()},
-        {"scheduler": "unipc", "colour_match": "mkl", "colour_strength": 0.5},
+        {"scheduler": "unipc", "color_match": "mkl", "color_strength": 0.5},
         {"scheduler": "dpm++_sde", "start_step": 1, "steps": 3},
         {"tiled_vae": True},
     ],

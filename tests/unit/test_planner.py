@@ -14,7 +14,7 @@ from wanvideo.checkpoints.quantize import TEXT_ENCODER_FORMATS
 from wanvideo.cli import plan as command
 from wanvideo.cli.demo import demo_files, demo_request
 from wanvideo.engine.files import resolve
-from wanvideo.engine.sizes import weigh
+from wanvideo.engine.sizes import model_sizes
 from wanvideo.errors import InputError
 from wanvideo.geometry import VideoGeometry, WindowPlan
 from wanvideo.memory.hooked import HookedBlocks, streaming
@@ -27,7 +27,7 @@ from wanvideo.request import EngineOptions, LoopSettings, StepCache
 from wanvideo.synthetic.models import make_models
 
 GB = 10**9
-FP8 = ModelWeights(40, 465_000_000, 660_000_000, 5120, 13824, 32, "fp8", 254_000_000, 11_400_000_000, 385_000_000)
+FP8 = ModelWeights(40, 465_000_000, 660_000_000, 5120, 13824, 32, "fp8", 254_000_000, 11_400_000_000)
 BF16 = replace(FP8, block_bytes=929_000_000, stored="bf16")
 WORK = Work(num_steps=4, num_passes=1, num_speakers=1, num_texts=1, num_speeches=1, num_references=1)
 SIZES = {"infinitetalk-480": (832, 480), "infinitetalk-720": (1280, 704)}
@@ -52,22 +52,21 @@ def files_of(folder):
     return demo_files(folder)
 
 
-@pytest.mark.parametrize("quantise", [None, "fp8", "int8", "fp4"])
+@pytest.mark.parametrize("quantize", [None, "fp8", "int8", "fp4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weighed_is_what_is_loaded(folder, quantise, dtype):
+def test_model_sizes_are_what_is_loaded(folder, quantize, dtype):
     files = resolve(files_of(folder))
-    weights = weigh(files, dtype, quantise)
-    model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantise=quantise)
+    weights = model_sizes(files, dtype, quantize)
+    model = load_transformer(files.transformer, files.adapter, dtype=dtype, quantize=quantize)
     blocks = [module_bytes(block) for block in model.blocks]
     assert (weights.num_blocks, weights.block_bytes) == (len(blocks), max(blocks))
     assert weights.other_bytes == module_bytes(model) - sum(blocks)
     assert (weights.dim, weights.ffn_dim) == (model.config.dim, model.config.ffn_dim)
-    assert weights.stored == (quantise or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
+    assert weights.stored == (quantize or {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype])
     assert weights.vae_bytes == module_bytes(load_vae(files.vae, dtype=dtype))
-    text_format = TEXT_ENCODER_FORMATS.get(quantise, quantise)
-    encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantise=text_format)
+    text_format = TEXT_ENCODER_FORMATS.get(quantize, quantize)
+    encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantize=text_format)
     assert weights.text_encoder_bytes == module_bytes(encoder)
-    assert weights.text_block_bytes == max(map(module_bytes, encoder.encoder.block))
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -75,7 +74,7 @@ def test_presets_fit_their_stated_memory(name):
     preset = load_preset(name)
     scales = preset.settings.guidance_scale != 1, preset.settings.audio_guidance_scale != 1
     work = replace(WORK, num_passes=1 + sum(scales), num_texts=1 + scales[0], num_speeches=1 + scales[1])
-    weights = FP8 if preset.options.quantise else BF16
+    weights = FP8 if preset.options.quantize else BF16
     made = plan(preset.memory_gb, weights, SIZES[preset.size], preset.settings, preset.options, work)
     assert made.memory.device_bytes <= preset.memory_gb * GB
     if preset.options.blocks_to_stream >= 0:
@@ -187,6 +186,13 @@ def test_the_command(folder, tmp_path, capsys):
     assert not list(Path(tmp_path).glob("*.mp4"))
 
 
+def test_a_video_of_unknown_length_has_a_plan_without_an_end():
+    known, live = (plan(80, name="NVIDIA H200", frames=frames) for frames in (550, None))
+    assert live.memory == known.memory and live.step_seconds == known.step_seconds
+    assert live.total_seconds is None
+    assert "832x480, of unknown length: windows of 4 steps" in live.describe() and "s a step." in live.describe()
+
+
 class Stack(nn.Module):
     """A model of another library: it runs its blocks itself."""
 
@@ -226,7 +232,7 @@ def test_a_text_encoder_streams_to_the_same_result(folder):
 
 
 def test_a_run_streams_what_is_asked_for(folder):
-    """Blocks that visit change nothing; the run's placement is the plan's."""
+    """Blocks that stream change nothing; the run's placement is the plan's."""
     settings = replace(demo_request().settings, window_frames=5, motion_frames=1)
     request = replace(demo_request(), max_frames=5, size=(96, 64), settings=settings)
     frames = []

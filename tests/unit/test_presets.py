@@ -62,7 +62,7 @@ def test_the_workflow_s_numbers():
     s = preset.settings
     assert (s.steps, s.shift, s.guidance_scale, s.scheduler) == (4, 11.0, 1.0, "flowmatch_distill")
     assert (s.window_frames, s.motion_frames) == (81, 9)
-    assert (preset.options.quantise, preset.options.blocks_to_stream, preset.loras[0].strength) == ("fp8", 30, 0.8)
+    assert (preset.options.quantize, preset.options.blocks_to_stream, preset.loras[0].strength) == ("fp8", 30, 0.8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +82,7 @@ def test_flags_win(job, weights):
     )  # fmt: skip
     settings = read_in.request.settings
     assert (settings.steps, settings.audio_guidance_scale, settings.shift) == (6, 3.0, 11.0)
-    assert (read_in.options.quantise, read_in.options.blocks_to_stream) == ("int8", 7)
+    assert (read_in.options.quantize, read_in.options.blocks_to_stream) == ("int8", 7)
     assert read_in.request.size == (640, 640) and read_in.files.loras[0].strength == 0.5
 
 
@@ -127,7 +127,7 @@ def test_teacache_is_the_reference_s(job, weights):
     assert (cache.kind, cache.threshold, cache.start_step, cache.coefficients) == ("teacache", 0.2, 5, "480")
 
 
-@pytest.mark.parametrize("wrong", [{"quantise": "fp7"}, {"blocks_to_stream": -2}, {"prefetch": 0}, {"dtype": "bf8"}])
+@pytest.mark.parametrize("wrong", [{"quantize": "fp7"}, {"blocks_to_stream": -2}, {"prefetch": 0}, {"dtype": "bf8"}])
 def test_bad_options_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         EngineOptions(**wrong)

@@ -62,9 +62,9 @@ def test_missing_audio_type_and_json_typo(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"steps": 0}, "steps"), ({"shift": float("nan")}, "shift"), ({"colour_match": "mkll"}, "mkl"),
+    [({"steps": 0}, "steps"), ({"shift": float("nan")}, "shift"), ({"color_match": "mkll"}, "mkl"),
      ({"mode": "talk"}, "infinitetalk"), ({"window_frames": 80}, "77 or 81"), ({"motion_frames": 81}, "smaller"),
-     ({"colour_strength": 2}, "colour_strength")],
+     ({"color_strength": 2}, "color_strength")],
 )  # fmt: skip
 def test_impossible_settings(settings, message):
     with pytest.raises(InputError, match=message):

@@ -32,7 +32,7 @@ def test_a_new_mode_is_a_class_and_its_name(monkeypatch):
     monkeypatch.setitem(CONDITIONS, "mirror", Mirror)
     monkeypatch.setattr(request, "MODES", (*request.MODES, "mirror"))
     models = tiny_transformer(), tiny_vae()
-    settings = replace(SETTINGS, colour_match="mkl")
+    settings = replace(SETTINGS, color_match="mkl")
     mirrored, usual = (
         list(run_windows(*models, conditioning(), replace(settings, mode=mode), 7)) for mode in ("mirror", "multitalk")
     )

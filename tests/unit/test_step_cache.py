@@ -1,4 +1,4 @@
-"""Step caches inside the sampler, layers left out, and second attempts when the device runs out of memory."""
+"""Step caches inside the sampler, layers left out, and retries when the device runs out of memory."""
 
 import logging
 from dataclasses import replace
@@ -200,7 +200,7 @@ def test_a_layer_that_is_not_there_is_refused(models):
 
 
 @pytest.mark.parametrize("scheduler", ["unipc", "lcm"])
-def test_a_second_attempt_sees_the_same_noise(models, monkeypatch, caplog, scheduler):
+def test_a_retry_sees_the_same_noise(models, monkeypatch, caplog, scheduler):
     """unipc remembers steps and lcm draws noise in every one: neither may carry anything over."""
     settings = replace(SETTINGS, scheduler=scheduler, mode="multitalk", step_cache=StepCache("easycache", 0.3))
     exact = sample(models, settings, 13)

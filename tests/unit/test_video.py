@@ -66,17 +66,17 @@ def test_palettes_with_a_transparent_entry(tmp_path):
     assert tuple(picture[4, 3]) == (200, 100, 50) and tuple(picture[0, 0]) == (255, 255, 255)
 
 
-def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path):
+def test_sixteen_bit_gray_is_scaled_not_cut(tmp_path):
     levels = np.array([[0, 257, 32896, 65535]], np.uint16)
     Image.fromarray(levels).save(tmp_path / "deep.png")
     assert load_picture(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_cmyk_grey_and_one_bit(tmp_path):
+def test_cmyk_gray_and_one_bit(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
     assert np.abs(load_picture(tmp_path / "print.jpg")[0, 0].astype(int) - (255, 0, 0)).max() <= 3
-    Image.new("L", (4, 4), 77).save(tmp_path / "grey.png")
-    assert (load_picture(tmp_path / "grey.png") == 77).all()
+    Image.new("L", (4, 4), 77).save(tmp_path / "gray.png")
+    assert (load_picture(tmp_path / "gray.png") == 77).all()
     Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
     assert (load_picture(tmp_path / "bit.png") == 255).all()
 
@@ -241,24 +241,24 @@ def test_anamorphic_pixels_are_made_square(tmp_path):
     ],
     ids=["small untagged", "HD untagged", "tagged 709", "tagged 601, full range"],
 )
-def test_colours_survive_reading(tmp_path, height, tags, matrix, levels):
+def test_colors_survive_reading(tmp_path, height, tags, matrix, levels):
     """Tags are believed; untagged video is Rec. 601 in small sizes and Rec. 709 from HD on."""
-    for colour in ((220, 40, 60), (30, 160, 220), (250, 250, 250), (128, 128, 128)):
+    for color in ((220, 40, 60), (30, 160, 220), (250, 250, 250), (128, 128, 128)):
         with av.open(str(tmp_path / "clip.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
             stream.options = {"crf": "1"}
             for name, value in tags.items():
                 setattr(stream.codec_context, name, value)
-            frame = av.VideoFrame.from_ndarray(np.full((height, 64, 3), colour, np.uint8), "rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((height, 64, 3), color, np.uint8), "rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=levels)
             for packet in [*stream.encode(frame), *stream.encode(None)]:
                 container.mux(packet)
         with VideoFrames(tmp_path / "clip.mp4") as video:
-            assert np.abs(video.frame_at(0).astype(int) - colour).max() <= 3, colour
+            assert np.abs(video.frame_at(0).astype(int) - color).max() <= 3, color
 
 
-def test_colours_of_an_animation_are_exact(tmp_path):
+def test_colors_of_an_animation_are_exact(tmp_path):
     moving = [Image.new("RGB", (16, 16), (k * 40, 255 - k, 7)) for k in range(4)]
     moving[0].save(tmp_path / "moving.gif", save_all=True, append_images=moving[1:], duration=100)
     with VideoFrames(tmp_path / "moving.gif") as video:

@@ -70,7 +70,7 @@ def test_batches_of_any_size_make_the_same_time_line(tmp_path, batches):
     assert times == pytest.approx([k / 25 for k in range(sum(batches))])
 
 
-def test_colours_are_rec_709_and_survive(tmp_path):
+def test_colors_are_rec_709_and_survive(tmp_path):
     rows, columns = np.mgrid[0:96, 0:128]
     picture = np.stack([columns * 2, 255 - rows * 2, 60 + rows], -1).astype(np.uint8)
     with VideoWriter(tmp_path / "clip.mp4", 128, 96, 25) as writer:
@@ -153,8 +153,8 @@ def test_sound_stays_in_step(tmp_path, name, codec):
 def test_a_sound_that_begins_at_once_is_not_spoilt(tmp_path, level):
     samples = media.tone(44100, 3, 2, 300, level)
     write(tmp_path / "clip.mp4", audio=Soundtrack((Waveform(samples.T, 44100),)))
-    heard, _ = media.decoded_sound(tmp_path / "clip.mp4")
-    assert np.abs(heard[:, :80000] - samples.T[:, :80000]).max() < 0.01
+    decoded, _ = media.decoded_sound(tmp_path / "clip.mp4")
+    assert np.abs(decoded[:, :80000] - samples.T[:, :80000]).max() < 0.01
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", None), ("a.mp3", "libmp3lame")])
@@ -164,8 +164,8 @@ def test_short_sound_is_followed_by_silence(tmp_path, name, codec):
     media.coded(source, codec, samples, 44100) if codec else media.wav(source, samples, 44100)
     info = write(tmp_path / "clip.mp4", audio=Soundtrack((source,)))
     assert info.audio_duration_s == pytest.approx(2.0, abs=0.03) and info.audio_rate == 44100
-    heard, rate = media.decoded_sound(tmp_path / "clip.mp4")
-    assert np.abs(heard[:, : int(0.9 * rate)]).max() > 0.25 and np.abs(heard[:, int(1.2 * rate) :]).max() < 0.01
+    decoded, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    assert np.abs(decoded[:, : int(0.9 * rate)]).max() > 0.25 and np.abs(decoded[:, int(1.2 * rate) :]).max() < 0.01
 
 
 def test_a_rounding_of_the_last_frame_does_not_cost_the_copy(tmp_path):
@@ -188,8 +188,8 @@ def test_speakers_together_are_summed_without_clipping(tmp_path):
     second = media.wav(tmp_path / "b.wav", media.tone(48000, 1, 2, 300, 0.9), 48000)
     info = write(tmp_path / "clip.mp4", audio=Soundtrack((first, second)))
     assert (info.audio_rate, info.audio_channels) == (44100, 2)
-    heard, rate = media.decoded_sound(tmp_path / "clip.mp4")
-    together, alone = heard[0, rate // 4 : rate * 3 // 4], heard[0, rate * 5 // 4 : rate * 7 // 4]
+    decoded, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    together, alone = decoded[0, rate // 4 : rate * 3 // 4], decoded[0, rate * 5 // 4 : rate * 7 // 4]
     assert np.abs(together).max() == pytest.approx(0.95, abs=0.01)
     assert np.abs(alone).max() == pytest.approx(0.95 / 2, abs=0.01)
 
@@ -197,8 +197,8 @@ def test_speakers_together_are_summed_without_clipping(tmp_path):
 def test_a_mix_that_does_not_clip_keeps_its_level(tmp_path):
     sounds = [Waveform(media.tone(48000, 2, 1, frequency, 0.3).T, 48000) for frequency in (300, 700)]
     write(tmp_path / "clip.mp4", audio=Soundtrack(tuple(sounds)))
-    heard, rate = media.decoded_sound(tmp_path / "clip.mp4")
-    spectrum = np.abs(np.fft.rfft(heard[0, : rate * 3 // 2])) / (rate * 3 // 4)
+    decoded, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    spectrum = np.abs(np.fft.rfft(decoded[0, : rate * 3 // 2])) / (rate * 3 // 4)
     assert spectrum[450] == pytest.approx(0.3, abs=0.02) and spectrum[1050] == pytest.approx(0.3, abs=0.02)
 
 
@@ -206,11 +206,11 @@ def test_speakers_one_after_another(tmp_path):
     first = media.wav(tmp_path / "a.wav", media.tone(48000, 0.8, 1, 300), 48000)
     second = media.wav(tmp_path / "b.wav", media.tone(44100, 0.7, 1, 900), 44100)
     write(tmp_path / "clip.mp4", audio=Soundtrack((first, second), "add"))
-    heard, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    decoded, rate = media.decoded_sound(tmp_path / "clip.mp4")
     for start, stop, frequency in ((0.1, 0.7, 300), (0.9, 1.4, 900)):
-        piece = heard[0, int(start * rate) : int(stop * rate)]
+        piece = decoded[0, int(start * rate) : int(stop * rate)]
         assert np.argmax(np.abs(np.fft.rfft(piece))) / (stop - start) == pytest.approx(frequency, abs=4)
-    assert np.abs(heard[0, int(1.6 * rate) :]).max() < 0.01
+    assert np.abs(decoded[0, int(1.6 * rate) :]).max() < 0.01
 
 
 def test_odd_rates_and_many_channels_become_what_aac_has(tmp_path):
@@ -218,8 +218,8 @@ def test_odd_rates_and_many_channels_become_what_aac_has(tmp_path):
     assert write(tmp_path / "high.mp4", audio=Soundtrack((high,))).audio_rate == 96000
     many = media.wav(tmp_path / "many.wav", media.tone(48000, 2.5, 8, level=0.9), 48000)
     assert write(tmp_path / "many.mp4", audio=Soundtrack((many,))).audio_channels == 2
-    heard, _ = media.decoded_sound(tmp_path / "many.mp4")
-    assert 0.9 < np.abs(heard).max() < 1.0
+    decoded, _ = media.decoded_sound(tmp_path / "many.mp4")
+    assert 0.9 < np.abs(decoded).max() < 1.0
 
 
 def test_unusable_sound_is_refused_before_a_frame_is_made(tmp_path):

@@ -17,7 +17,7 @@ from wanvideo.sampling.state import WindowState
 SAMPLES = recipes.tensor("in.samples", (16, 4, 4, 6), 5)
 CASES = {
     "infinitetalk": (SETTINGS, conditioning(pictures=2, prompts=2)),
-    "multitalk": (replace(SETTINGS, mode="multitalk", colour_match="mkl"), conditioning(prompts=2)),
+    "multitalk": (replace(SETTINGS, mode="multitalk", color_match="mkl"), conditioning(prompts=2)),
     "two speakers": (replace(SETTINGS, scheduler="lcm"), conditioning(speakers=2)),
     "two speakers, multitalk": (
         replace(SETTINGS, mode="multitalk", scheduler="lcm", audio_guidance_scale=3.0), conditioning(speakers=2),

@@ -23,7 +23,7 @@ Store = Callable[[int, int, Tensor], None]  # (layer, first frame, rows [n, hidd
 
 WINDOW = (-2, -1, 0, 1, 2)  # entries in the audio context of a frame
 WHOLE_S = 600.0  # the longest sound that is encoded in one piece; attention costs the square of its length
-PIECE_S, OVERLAP_S = 120.0, 15.0  # of longer sound, and how much more each piece hears on both sides
+PIECE_S, OVERLAP_S = 120.0, 15.0  # of longer sound, and how much context each piece has on both sides
 SILENCE_S = 4.0
 
 
@@ -83,7 +83,8 @@ def pad_features(features: Tensor, num_frames: int, silence: Tensor) -> Tensor:
 
 
 def audio_window(features: Tensor, start: int, num_frames: int) -> Tensor:
-    """What each of `num_frames` frames from `start` on hears: [F, layers, hidden] -> [num_frames, 5, layers, hidden].
+    """The audio context of each of `num_frames` frames from `start` on: [F, layers, hidden] -> [num_frames, 5, layers,
+    hidden].
 
     Indices are clamped to the track, so its first and last entries stand for what lies beyond.
     """

@@ -27,7 +27,7 @@ def loudness(sound: Sound) -> float:
     return _gated(np.array(list(_powers(_weighted(blocks), length)), np.float64))
 
 
-def normalise(sound: Sound, target_lufs: float = TARGET_LUFS) -> Sound:
+def normalize(sound: Sound, target_lufs: float = TARGET_LUFS) -> Sound:
     """The sound at `target_lufs`, without a limiter; what cannot be measured stays as it is.
 
     Source: the loudness step of MultiTalk / InfiniteTalk, which fails for sound shorter than 0.4 s.

@@ -20,7 +20,7 @@ from ..protocols import AudioSource
 from ..request import AUDIO_TYPES
 from .features import count_frames, encode_pieces, extract_features, silence_features
 from .load import Sound, check_speech
-from .loudness import normalise
+from .loudness import normalize
 from .source import SpooledAudio, TensorAudio
 from .treatment import with_noise_floor, without_transients
 
@@ -36,11 +36,11 @@ logger = logging.getLogger("wanvideo")
 class Preparation:
     """What is done to speech before it is encoded.
 
-    normalise_loudness: to -23 LUFS. noise_floor: steady noise at -45 dBFS. smooth: only what is below 3 kHz.
+    normalize_loudness: to -23 LUFS. noise_floor: steady noise at -45 dBFS. smooth: only what is below 3 kHz.
     max_s: seconds of it that are used, in all; 0 for no limit.
     """
 
-    normalise_loudness: bool = True
+    normalize_loudness: bool = True
     noise_floor: bool = False
     smooth: bool = False
     max_s: float = 0.0
@@ -77,7 +77,7 @@ def prepare_tracks(
 ) -> list[SpeechTrack]:
     """Each speaker's samples on one time line; None stands for a speaker without sound.
 
-    Raises: InputError for sound in which nobody could be heard, or when nobody has any.
+    Raises: InputError for silent sound, or when nobody has any.
     """
     ready: list[Sound | None] = []
     left_s = how.max_s or float("inf")
@@ -133,8 +133,8 @@ def _cut(sound: Sound, seconds: float, number: int) -> Sound:
 
 
 def _treated(sound: Sound, how: Preparation) -> Sound:
-    if how.normalise_loudness:
-        sound = normalise(sound)
+    if how.normalize_loudness:
+        sound = normalize(sound)
     if how.noise_floor:
         sound = with_noise_floor(sound)
     return without_transients(sound) if how.smooth else sound

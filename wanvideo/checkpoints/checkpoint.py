@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .detect import Identity, canonical, check_fit, identify
-from .dialects import Kind, dequantised
+from .dialects import Kind, dequantized
 from .quantize import BLOCKS, check_quanto_map, packed, with_markers
 from .reader import TensorSource, open_tensors
 
@@ -51,7 +51,7 @@ class Checkpoint:
         if len(self.paths) == 1:
             check_quanto_map(self.paths[0], self.source)
         renamed = canonical(self.source, self.identity)
-        return (packed if self.kind in BLOCKS else dequantised)(renamed)
+        return (packed if self.kind in BLOCKS else dequantized)(renamed)
 
 
 def recognize(weights: Tensors) -> Checkpoint:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ..errors import CheckpointError, InputError
 from ..models.transformer import WanTransformer
-from ..ops.linear.formats import FORMATS, QUANTISERS
+from ..ops.linear.formats import FORMATS, QUANTIZERS
 from .detect import identify
 from .dialects import Kind, to_canonical
-from .quantize import BLOCKS, can_quantise, check_quanto_map, packed, quantised, with_markers
+from .quantize import BLOCKS, can_quantize, check_quanto_map, packed, quantized, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .safetensors_file import write_safetensors
 
-TARGETS = (*QUANTISERS, "bf16")
+TARGETS = (*QUANTIZERS, "bf16")
 MARKERS = {"fp8": "float8_e4m3fn", "int8": "int8_tensorwise", "fp4": "nvfp4"}  # ComfyUI's names of the formats
 Entry = tuple[str, tuple[int, ...], torch.dtype, "Reader"]
 logger = logging.getLogger("wanvideo")
@@ -50,12 +50,12 @@ def _parts(stored: PackedTensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did. quantised: matrices that are in the new format now, of `tensors` in all."""
+    """What `convert` did. quantized: matrices that are in the new format now, of `tensors` in all."""
 
     path: Path
     size_bytes: int
     tensors: int
-    quantised: int
+    quantized: int
 
 
 def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
@@ -101,7 +101,7 @@ def _open(path: Path, to: str) -> _Opened:
     identity = identify(source)
     if identity.found is None or (to != "bf16" and identity.kind not in BLOCKS):
         raise CheckpointError(
-            f"{source.name} is {identity.family}; only a transformer, an audio adapter or a text encoder is quantised."
+            f"{source.name} is {identity.family}; only a transformer, an audio adapter or a text encoder is quantized."
         )
     if path.is_file():
         check_quanto_map(path, source)
@@ -111,19 +111,19 @@ def _open(path: Path, to: str) -> _Opened:
 
 
 def _plan(opened: _Opened, to: str) -> tuple[list[Entry], dict[str, dict[str, str]]]:
-    """What is written, and the marker of every quantised layer."""
+    """What is written, and the marker of every quantized layer."""
     entries: list[Entry] = []
     layers: dict[str, dict[str, str]] = {}
     twice = 0
     for key, tensor in opened.source.items():
         name = opened.names.get(id(tensor), key)
-        if to == "bf16" or not can_quantise(name, tensor, opened.kind):
+        if to == "bf16" or not can_quantize(name, tensor, opened.kind):
             entries.append((key, tensor.shape, _plain_dtype(name, tensor, to), Reader(tensor)))
             continue
         if isinstance(tensor, PackedTensor):
             twice += tensor.format != to
         same = isinstance(tensor, PackedTensor) and tensor.format == to
-        stored = tensor if same else quantised(f"{opened.source.name}: {name}", tensor, to, "cpu")
+        stored = tensor if same else quantized(f"{opened.source.name}: {name}", tensor, to, "cpu")
         layer = key.removesuffix(".weight")
         layers[layer] = {"format": MARKERS[to]}
         entries += [
@@ -132,7 +132,7 @@ def _plan(opened: _Opened, to: str) -> tuple[list[Entry], dict[str, dict[str, st
         ]
     if twice:
         logger.warning(
-            "%s: %d matrices are quantised already; quantising them to %s loses precision a second time.",
+            "%s: %d matrices are quantized already; quantizing them to %s loses precision a second time.",
             opened.source.name, twice, to,
         )  # fmt: skip
     if to == "fp8" and layers:
@@ -149,7 +149,7 @@ def _marker_name(layers: Iterable[str]) -> str:
 
 
 def _plain_dtype(name: str, tensor: StoredTensor, to: str) -> torch.dtype:
-    """Numbers that are not quantised keep their dtype, but for float32 matrices, which take 16 bits."""
+    """Numbers that are not quantized keep their dtype, but for float32 matrices, which take 16 bits."""
     if not tensor.dtype.is_floating_point:
         return tensor.dtype
     is_packed = isinstance(tensor, PackedTensor) or tensor.dtype.itemsize == 1

@@ -87,7 +87,7 @@ SLOTS = {
     ),
 }  # fmt: skip
 
-LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1", ".lokr_w1")
+LORA_MARKERS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1", ".lokr_w1")
 LORA_ENDS = (".diff", ".diff_b", ".diff_m", ".w_norm", ".b_norm")
 BASES = {
     16: "a Wan2.1 text-to-video transformer (16 channels)",
@@ -124,7 +124,9 @@ OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
 def identify(source: TensorSource) -> Identity:
     """Tell what a source holds from its keys and shapes, whatever the dialect."""
     storage = storage_of(source)
-    if any(mark in key for key in source for mark in LORA_MARKS) or any(key.endswith(LORA_ENDS) for key in source):
+    if any(marker in key for key in source for marker in LORA_MARKERS) or any(
+        key.endswith(LORA_ENDS) for key in source
+    ):
         return Identity(Kind.LORA, "a LoRA", storage)
     z_dim = _wan22_vae_channels(source)
     if z_dim:
@@ -137,8 +139,8 @@ def identify(source: TensorSource) -> Identity:
 
 
 def _other(source: TensorSource, storage: str) -> Identity:
-    for marks, family in OTHERS:
-        if all(any(key.startswith(mark) for key in source) for mark in marks):
+    for markers, family in OTHERS:
+        if all(any(key.startswith(marker) for key in source) for marker in markers):
             return Identity(Kind.OTHER, family, storage)
     return Identity(Kind.UNKNOWN, f"of no kind that is known here (its tensors: {few(source)})", storage)
 
@@ -252,7 +254,7 @@ def require(source: TensorSource, kind: Kind, slot: str | None = None) -> Identi
 
 
 def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = None) -> None:
-    """Refuse what is of another kind, as `require` does, where it is recognised already."""
+    """Refuse what is of another kind, as `require` does, where it is recognized already."""
     if identity.kind is kind:
         return
     wanted = SLOTS[kind]

@@ -358,7 +358,7 @@ SCALES = (".scale_weight", ".weight_scale")
 UNUSED_SCALES = (".scale_input", ".input_scale", ".output_scale", ".comfy_quant")
 
 
-def dequantised(source: TensorSource) -> TensorSource:
+def dequantized(source: TensorSource) -> TensorSource:
     """8-bit weights with a scale, per tensor or per row, as plain numbers that are multiplied out when they are read.
 
     Source: the layouts `weight` + `scale_weight` / `weight_scale` (ComfyUI) and `weight._data` + `weight._scale`

@@ -1,4 +1,4 @@
-"""The GGUF format: a header of settings and tensor descriptions, then the tensors, quantised in small blocks or not.
+"""The GGUF format: a header of settings and tensor descriptions, then the tensors, quantized in small blocks or not.
 
 Read here rather than through the library because only a few settings are wanted (a text encoder's file has its whole
 vocabulary among them), and because what is cut short should be named in a plain sentence.

@@ -1,4 +1,4 @@
-"""Models from files: recognised, renamed, and filled one tensor at a time.
+"""Models from files: recognized, renamed, and filled one tensor at a time.
 
 A model is built without memory, then every tensor goes from its mapped file straight to the wanted dtype and device;
 matrices of blocks keep the format they are stored in, or get one on the way. So the peak of a load is the model itself
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
-from ..ops.linear.formats import FORMATS, QUANTISERS, SealedLinear
+from ..ops.linear.formats import FORMATS, QUANTIZERS, SealedLinear
 from ..ops.linear.layer import Linear
 from .checkpoint import Checkpoint, Tensors, recognize, with_adapter
 from .detect import DTYPE_NAMES, check_kind
 from .dialects import Kind
 from .folders import file_for
-from .quantize import BLOCKS, can_quantise, quantised
+from .quantize import BLOCKS, can_quantize, quantized
 from .reader import PackedTensor, StoredTensor, TensorSource, few
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load_transformer(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: Device = "cpu",
-    quantise: str | None = None,
+    quantize: str | None = None,
 ) -> WanTransformer:
     """The transformer, with its audio adapter if there is one.
 
@@ -91,14 +91,14 @@ def load_transformer(
         base: Wan2.1-I2V-14B: a file, its shards, an official folder, a state dict or a `Checkpoint`; the adapter may
             be merged into it.
         adapter: MultiTalk or InfiniteTalk, single or multi, where it is a file of its own.
-        dtype: of all weights but quantised ones and the few small ones that stay in float32.
-        quantise: "fp8", "int8" or "fp4" for the matrices of the blocks that are stored as plain numbers; None for none.
-            Matrices that are quantised in their file keep that format.
+        dtype: of all weights but quantized ones and the few small ones that stay in float32.
+        quantize: "fp8", "int8" or "fp4" for the matrices of the blocks that are stored as plain numbers; None for none.
+            Matrices that are quantized in their file keep that format.
     Raises: CheckpointError before anything is read if a file is of another kind or the two do not fit each other.
     """
     from ..models.transformer import TransformerConfig, WanTransformer
 
-    _check_quantise(quantise)
+    _check_quantize(quantize)
     checkpoint = open_checkpoint(base, Kind.TRANSFORMER)
     extra = None if adapter is None else open_checkpoint(adapter, Kind.ADAPTER)
     source, family = with_adapter(checkpoint, extra), checkpoint.identity.family
@@ -106,7 +106,7 @@ def load_transformer(
         if checkpoint.identity.has_audio:
             logger.warning("%s has an audio adapter already; that of %s takes its place.", checkpoint.name, extra.name)
         family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
-    chosen = _quantised(source, Kind.TRANSFORMER, quantise, device)
+    chosen = _quantized(source, Kind.TRANSFORMER, quantize, device)
     model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device)
     if not (checkpoint.is_borrowed or (extra is not None and extra.is_borrowed)):
         model.source = source
@@ -125,14 +125,14 @@ def load_text_encoder(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: Device = "cpu",
-    quantise: str | None = None,
+    quantize: str | None = None,
 ) -> TextEncoder:
-    """The UMT5 text encoder from a file, an official folder or a state dict; quantise as in `load_transformer`."""
+    """The UMT5 text encoder from a file, an official folder or a state dict; quantize as in `load_transformer`."""
     from ..models.text_encoder import TextEncoder, TextEncoderConfig
 
-    _check_quantise(quantise)
+    _check_quantize(quantize)
     checkpoint = open_checkpoint(source, Kind.TEXT_ENCODER)
-    tensors, family = _quantised(checkpoint.canonical, Kind.TEXT_ENCODER, quantise, device), checkpoint.identity.family
+    tensors, family = _quantized(checkpoint.canonical, Kind.TEXT_ENCODER, quantize, device), checkpoint.identity.family
     model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, family, dtype, device)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear):
@@ -177,25 +177,25 @@ def _load(config: type, model: type[Model], weights: Weights, kind: Kind, dtype:
     return _build(config, model, checkpoint.canonical, kind, checkpoint.identity.family, dtype, device)
 
 
-def _check_quantise(quantise: str | None) -> None:
-    if quantise is not None and quantise not in QUANTISERS:
-        raise InputError(f"Weights cannot be quantised to {quantise!r}. Use {', '.join(QUANTISERS)}, or None.")
+def _check_quantize(quantize: str | None) -> None:
+    if quantize is not None and quantize not in QUANTIZERS:
+        raise InputError(f"Weights cannot be quantized to {quantize!r}. Use {', '.join(QUANTIZERS)}, or None.")
 
 
-def _quantised(source: TensorSource, kind: Kind, quantise: str | None, device: Device) -> TensorSource:
+def _quantized(source: TensorSource, kind: Kind, quantize: str | None, device: Device) -> TensorSource:
     """The matrices of the blocks in the format that is asked for, but for those that have one."""
-    if quantise is None:
+    if quantize is None:
         return source
     tensors, kept = dict(source), Counter[str]()
     for name, tensor in source.items():
-        if not can_quantise(name, tensor, kind):
+        if not can_quantize(name, tensor, kind):
             continue
         if not isinstance(tensor, PackedTensor):
-            tensors[name] = quantised(f"{source.name}: {name}", tensor, quantise, device)
-        elif tensor.format != quantise:
+            tensors[name] = quantized(f"{source.name}: {name}", tensor, quantize, device)
+        elif tensor.format != quantize:
             kept[tensor.format] += 1
     for stored, count in kept.items():
-        logger.info("%s: %d matrices are stored as %s and stay so, not %s.", source.name, count, stored, quantise)
+        logger.info("%s: %d matrices are stored as %s and stay so, not %s.", source.name, count, stored, quantize)
     return source.replaced(tensors)
 
 
@@ -210,7 +210,9 @@ def _build(
         sizes = config.from_shapes(source.shapes)
     except CheckpointError as error:
         raise CheckpointError(f"{source.name}: {error}") from None
-    with torch.device("meta"):
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=True):
         empty = model(sizes)
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]
@@ -225,7 +227,7 @@ def _build(
 
 
 def packed_layers(source: TensorSource, kind: Kind) -> dict[str, PackedTensor]:
-    """The layers of the blocks whose weights are quantised, and these weights."""
+    """The layers of the blocks whose weights are quantized, and these weights."""
     start = BLOCKS.get(kind)
     return {
         name.removesuffix(".weight"): tensor
@@ -240,7 +242,7 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
     Args:
         source: canonical names. kind: says which tensors do no harm when they are too many or missing.
         dtype: what floating-point tensors become, but for those of which `model.keep_float32(name)` says otherwise and
-            the quantised matrices of blocks, whose layers take the format of their weights.
+            the quantized matrices of blocks, whose layers take the format of their weights.
     Returns: the model in eval mode, without gradients, on `device`.
     Raises: CheckpointError naming what is missing, left over or of another shape.
     """

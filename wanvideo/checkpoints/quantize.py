@@ -1,4 +1,4 @@
-"""Quantised weights in files, whoever wrote them, and dense ones quantised on the way into a model.
+"""Quantized weights in files, whoever wrote them, and dense ones quantized on the way into a model.
 
 Each matrix becomes one `PackedTensor` under the name of its weight, whatever scales and markers lie beside it.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnsupportedError
-from ..ops.linear.formats import FORMATS, quantiser
+from ..ops.linear.formats import FORMATS, quantizer
 from ..ops.linear.fp4 import padded_sizes
 from ..ops.linear.layer import Linear
 from .dialects import COMFY_PREFIXES, Kind
@@ -35,7 +35,7 @@ SCALES = (".weight_scale", ".scale_weight")
 UNUSED = (".input_scale", ".scale_input", ".output_scale")
 BLOCKS = {Kind.TRANSFORMER: "blocks.", Kind.ADAPTER: "blocks.", Kind.TEXT_ENCODER: "encoder.block."}
 TEXT_ENCODER_FORMATS = {"fp4": "fp8"}  # what text encoders take instead: prompts suffer from 4 bits
-MULTIPLE = 16  # sizes of matrices that are quantised are multiples of it, as the kernels that multiply them need
+MULTIPLE = 16  # sizes of matrices that are quantized are multiples of it, as the kernels that multiply them need
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def check_scales(name: str, parts: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{name} has scales that are not finite ({part}). The file is damaged.")
 
 
-def can_quantise(name: str, tensor: StoredTensor, kind: Kind) -> bool:
+def can_quantize(name: str, tensor: StoredTensor, kind: Kind) -> bool:
     """Whether a tensor of canonical name is a matrix of a block. Everything else stays in high precision."""
     if kind not in BLOCKS or not name.startswith(BLOCKS[kind]) or not name.endswith(".weight"):
         return False
@@ -239,11 +239,11 @@ def can_quantise(name: str, tensor: StoredTensor, kind: Kind) -> bool:
     return len(tensor.shape) == 2 and not is_table and not any(side % MULTIPLE for side in tensor.shape)
 
 
-def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | str) -> PackedTensor:
-    """A dense matrix that is quantised, on `device`, when it is read."""
+def quantized(name: str, tensor: StoredTensor, to: str, device: torch.device | str) -> PackedTensor:
+    """A dense matrix that is quantized, on `device`, when it is read."""
 
     def read_parts() -> dict[str, Tensor]:
-        parts = quantiser(to)(tensor.read().to(device))
+        parts = quantizer(to)(tensor.read().to(device))
         check_scales(name, parts)
         return parts
 
@@ -251,11 +251,11 @@ def quantised(name: str, tensor: StoredTensor, to: str, device: torch.device | s
 
 
 def pack_linears(module: nn.Module, to: str) -> None:
-    """Replace the dense linear layers of a module by ones in a format of `ops.linear.formats.QUANTISERS`."""
+    """Replace the dense linear layers of a module by ones in a format of `ops.linear.formats.QUANTIZERS`."""
     for name, child in list(module.named_children()):
         if type(child) is Linear:
             shape = child.out_features, child.in_features
-            layer = FORMATS[to].layer(shape, quantiser(to)(child.weight.data))
+            layer = FORMATS[to].layer(shape, quantizer(to)(child.weight.data))
             layer.bias = child.bias
             setattr(module, name, layer)
         else:

@@ -421,7 +421,7 @@ def _gguf_tensor(file: GGUFFile, place: GGUFPlace) -> StoredTensor:
     if place.format is None:
         return StoredTensor(place.shape, place.dtype, lambda: file.tensor(place), release)
     block = LAYOUTS[place.format].block_size
-    # A quantised tensor that is no matrix (a convolution) never becomes a layer: any matrix of its blocks will do.
+    # A quantized tensor that is no matrix (a convolution) never becomes a layer: any matrix of its blocks will do.
     matrix = place.shape if len(place.shape) == 2 else (math.prod(place.shape) // block, block)
     return PackedTensor.of(
         place.format, place.shape, lambda: {"weight": file.bytes(place).view(matrix[0], -1)}, release, matrix

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..geometry import VideoGeometry, parse_size
+from ..memory.budget import GIB, IMAGE_TOKENS
 from ..memory.residency import Residency
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig
 from ..models.vae import VAEConfig, WanVAE
 from ..ops.precision import DTYPES
-from ..request import QUANTISERS, LoopSettings
+from ..request import QUANTIZERS, LoopSettings
 from ..sampling.loop import Conditioning, run_windows
 from ..sampling.window import StepReport
 from ..synthetic.random_weights import full_config, random_transformer, random_vae
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, help="of a window, 4n + 1; 81 if not given")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
-    parser.add_argument("--quant", choices=QUANTISERS, help="format of the blocks' matrices")
+    parser.add_argument("--quant", choices=QUANTIZERS, help="format of the blocks' matrices")
     parser.add_argument("--attention", default="auto", help="backend of self-attention")
     parser.add_argument("--blocks_to_swap", type=int, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")
@@ -111,7 +112,7 @@ def random_conditioning(config: TransformerConfig, geometry: VideoGeometry, num_
     return Conditioning(
         references=noise(1, 3, geometry.height, geometry.width).mul(0.4).clamp(-1, 1),
         text_embeds=[noise(64, config.text_dim)],
-        image_embeds=noise(1, 257, config.image_dim),
+        image_embeds=noise(1, IMAGE_TOKENS, config.image_dim),
         audio=[noise(num_frames, *features)],
         silence=noise(1, *features),
         num_frames=num_frames,
@@ -153,6 +154,6 @@ def main(argv: list[str]) -> int:
     if clock.steps:
         print(f"a step        {sorted(clock.steps)[len(clock.steps) // 2]:8.2f} s  (median of {len(clock.steps)})")
     if device.type == "cuda":
-        print(f"peak memory   {torch.cuda.max_memory_allocated(device) / 2**30:8.2f} GiB")
+        print(f"peak memory   {torch.cuda.max_memory_allocated(device) / GIB:8.2f} GiB")
     print("every frame is finite" if finite else "some frames are not finite")
     return 0 if finite else 1

@@ -17,6 +17,6 @@ def main(argv: list[str]) -> int:
     result = convert(flags.source, flags.out, flags.to)
     print(
         f"{result.path}: {result.size_bytes / 1e6:.1f} MB, {result.tensors} tensors, "
-        f"{result.quantised} matrices in {flags.to}."
+        f"{result.quantized} matrices in {flags.to}."
     )
     return 0

@@ -37,7 +37,7 @@ def demo_request(two: bool = False) -> TalkRequest:
         size=SIZE,
         settings=LoopSettings(
             scheduler="flowmatch_distill", steps=4, shift=11.0, guidance_scale=1.0, audio_guidance_scale=1.0,
-            colour_match="lab",
+            color_match="lab",
         ),
     )  # fmt: skip
 

@@ -15,11 +15,11 @@ from ..errors import InputError, UnsupportedError
 from ..geometry import FPS, parse_size, snap_frames
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
-    COLOUR_METHODS,
+    COLOR_METHODS,
     COMPILE_MODES,
     DTYPES,
     MODES,
-    QUANTISERS,
+    QUANTIZERS,
     Apg,
     EngineOptions,
     LoopSettings,
@@ -37,8 +37,8 @@ NUM_BLOCKS, BLOCK_PARAMETERS, OTHER_PARAMETERS = 40, 464_200_000, 330_000_000  #
 PRESET_FLAGS = {
     "scheduler": "scheduler", "steps": "sample_steps", "shift": "sample_shift", "window_frames": "frame_num",
     "motion_frames": "motion_frame", "guidance_scale": "sample_text_guide_scale",
-    "audio_guidance_scale": "sample_audio_guide_scale", "colour_match": "color_match", "tiled_vae": "tiled_vae",
-    "quantise": "quant", "blocks_to_stream": "blocks_to_swap",
+    "audio_guidance_scale": "sample_audio_guide_scale", "color_match": "color_match", "tiled_vae": "tiled_vae",
+    "quantize": "quant", "blocks_to_stream": "blocks_to_swap",
 }  # fmt: skip
 DEFAULT_SHIFT = {"480": 7.0, "720": 11.0}
 DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
@@ -78,8 +78,8 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--clip_path", help="CLIP vision file, where --ckpt_dir has none")
     add("--lora_dir", nargs="+", default=[], help="LoRA files")
     add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
-    add("--quant", choices=QUANTISERS, help="quantise what is stored as plain numbers")
-    add("--quant_dir", help="quantised transformer file; t5_QUANT.safetensors beside it is used too")
+    add("--quant", choices=QUANTIZERS, help="quantize what is stored as plain numbers")
+    add("--quant_dir", help="quantized transformer file; t5_QUANT.safetensors beside it is used too")
 
     add("--task", default="infinitetalk-14B", help=f"one of {', '.join(TASKS)}")
     add("--size", default="infinitetalk-480", help="infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT")
@@ -102,7 +102,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--use_apg", **switch, help="adaptive projected guidance")
     add("--apg_momentum", type=float, default=-0.75)
     add("--apg_norm_threshold", type=float, default=55.0)
-    add("--color_match", choices=COLOUR_METHODS, default="lab", help="how colours are held to the reference")
+    add("--color_match", choices=COLOR_METHODS, default="lab", help="how colors are held to the reference")
     add("--color_correction_strength", type=float, default=1.0, help="0 to 1")
 
     add("--device", help="torch device; the GPU if there is one")
@@ -150,7 +150,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
     request = TalkRequest(**{**vars(request), "output": output})
     options = EngineOptions(
         device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None,
-        quantise=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
+        quantize=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
         compile=flags.compile,
     )  # fmt: skip
     return Job(request, _files(flags), options, flags.overwrite)
@@ -219,8 +219,8 @@ def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSet
         guidance_scale=flags.sample_text_guide_scale,
         audio_guidance_scale=flags.sample_audio_guide_scale,
         apg=Apg(flags.apg_momentum, flags.apg_norm_threshold) if flags.use_apg else None,
-        colour_match=flags.color_match,
-        colour_strength=flags.color_correction_strength,
+        color_match=flags.color_match,
+        color_strength=flags.color_correction_strength,
         tiled_vae=bool(flags.tiled_vae),
         step_cache=StepCache(
             threshold=flags.teacache_thresh, start_step=ALWAYS_COMPUTED, coefficients=_table(size)
@@ -252,17 +252,17 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
         vae=flags.vae_path,
-        text_encoder=flags.t5_path or _beside(flags.quant_dir, flags.quant),
+        text_encoder=flags.t5_path or _matching_text_encoder(flags.quant_dir, flags.quant),
         clip_vision=flags.clip_path,
         loras=loras,
     )
 
 
-def _beside(quantised: str | None, quant: str | None) -> str | None:
-    """The text encoder that lies beside a quantised transformer, under the name that the published set gives it."""
-    if quantised is None or quant is None:
+def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | None:
+    """The text encoder that lies beside a quantized transformer, under the name that the published set gives it."""
+    if quantized is None or quant is None:
         return None
-    place = Path(quantised).expanduser()
+    place = Path(quantized).expanduser()
     path = (place if place.is_dir() else place.parent) / f"t5_{quant}.safetensors"
     return str(path) if path.is_file() else None
 

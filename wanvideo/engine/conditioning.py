@@ -43,7 +43,7 @@ class Speech:
         audio: features of every speaker.
         scale, guidance_scale: factor on the audio attention, and audio guidance (1 for none).
         regions: masks [S, H, W] of the speakers as painted; None: two are left and right.
-        num_frames: of the video. fps: frames a second. soundtrack: what is heard in the video, or None.
+        num_frames: of the video. fps: frames a second. soundtrack: the sound of the video, or None.
     """
 
     audio: AudioSource

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..audio.speech import encode_tracks
-from ..memory.budget import free_device_bytes
+from ..memory.budget import GIB, free_device_bytes
 from ..memory.hooked import streaming
 from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
@@ -22,8 +22,6 @@ from ..models.wav2vec2 import Samples
 from ..protocols import AudioSource
 from ..text.tokenizer import load_tokenizer
 from .host import ModelHandle
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

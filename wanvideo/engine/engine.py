@@ -28,7 +28,7 @@ from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
 from .host import Host, ModelHandle
-from .sizes import weigh
+from .sizes import model_sizes
 
 logger = logging.getLogger("wanvideo")
 
@@ -78,7 +78,7 @@ class Engine:
             clip_vision=None, wav2vec=None, tokenizer=None, has_audio=False,
             loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
         )  # fmt: skip
-        return weigh(files, DTYPES[self.options.dtype], self.options.quantise)
+        return model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
 
     def check(self, workload: Workload) -> None:
         """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""
@@ -124,7 +124,7 @@ class Engine:
         return planned
 
     def stream_more(self) -> bool:
-        """Let a quarter of the blocks more visit the device; False where that gives nothing back."""
+        """Let a quarter of the blocks more stream; False where that gives nothing back."""
         return self.host.device.type == "cuda" and self.residency.stream_more()
 
     def offload(self) -> None:
@@ -152,18 +152,18 @@ class Engine:
 def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:
     """The models of resolved files on a host that is a process of its own; none is loaded yet."""
     dtype = DTYPES[options.dtype]
-    text_format = options.quantise and TEXT_ENCODER_FORMATS.get(options.quantise, options.quantise)
-    if text_format != options.quantise:
-        logger.info("The text encoder is quantised to %s, not %s.", text_format, options.quantise)
+    text_format = options.quantize and TEXT_ENCODER_FORMATS.get(options.quantize, options.quantize)
+    if text_format != options.quantize:
+        logger.info("The text encoder is quantized to %s, not %s.", text_format, options.quantize)
 
     def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> ModelHandle | None:
         if checkpoint is None:
             return None
         return ModelHandle(checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True)
 
-    load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantise=options.quantise)
+    load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantize=options.quantize)
     encoders = Encoders(
-        text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantise=text_format),
+        text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantize=text_format),
         tokenizer=files.tokenizer,
         clip_vision=handle(files.clip_vision, load_clip_vision, dtype=dtype),
         audio=handle(files.wav2vec, load_audio_encoder, dtype=torch.float32),

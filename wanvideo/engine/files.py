@@ -45,7 +45,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     """
     base = Path(files.folder or files.transformer).expanduser()
     folder = find_in_folder(base) if base.is_dir() else FolderFiles({}, None, ())
-    transformer = open_checkpoint(files.transformer, Kind.TRANSFORMER)
+    is_there = Path(files.transformer).expanduser() == base and Kind.TRANSFORMER in folder.models
+    named = folder.models[Kind.TRANSFORMER] if is_there else files.transformer
+    transformer = open_checkpoint(named, Kind.TRANSFORMER)
     # An adapter changes what the model does, so it is never used only because it lies there.
     adapter = _named(files.adapter, Kind.ADAPTER)
     if adapter is not None:

@@ -48,7 +48,7 @@ class Host(Protocol):
 
 
 class ModelHandle:
-    """A model that is recognised when it is named and loaded when it is first needed.
+    """A model that is recognized when it is named and loaded when it is first needed.
 
     Args:
         checkpoint: its files. host: whose device it runs on.
@@ -92,7 +92,7 @@ class ModelHandle:
     def offload(self) -> None:
         """Give the device's memory back; the weights stay in host memory."""
         if self.residency is not None:
-            self.residency.rest()
+            self.residency.offload()
             self.host.trim()
 
     def unload(self) -> None:

@@ -29,7 +29,7 @@ class Inputs:
     Args:
         references: [3, H, W] in -1..1 for each window, read when asked for.
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
-        soundtrack: what is heard in the result, or None.
+        soundtrack: the sound of the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
@@ -74,7 +74,7 @@ def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
-    return prepare_tracks(sounds, request.audio_type, Preparation(request.normalise_loudness))
+    return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:

@@ -18,7 +18,7 @@ from ..ops.precision import matmul_modes
 from ..protocols import FrameSink
 from ..sampling.clip import empty_condition, sample_clip
 from ..sampling.conditioning import Conditioning
-from ..sampling.loop import Window, finished, run_windows, seeded_draw
+from ..sampling.loop import Window, finished, run_windows, seeded_noise
 from ..sampling.sampler import OnStep
 from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
@@ -102,7 +102,7 @@ def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_
         condition = empty_condition(clip.geometry)
     with _modes(engine):
         return sample_clip(
-            transformer, clip.geometry, condition, setup, seeded_draw(seed, 0), text_embeds=clip.prompts.positive[0],
+            transformer, clip.geometry, condition, setup, seeded_noise(seed, 0), text_embeds=clip.prompts.positive[0],
             negative_text_embeds=clip.prompts.negative, image_embeds=clip.image_embeds,
             audio=None if speech is None else speech.audio,
             speaker_masks=None if speech is None else speech.masks(size, *size),

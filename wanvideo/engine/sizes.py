@@ -11,7 +11,7 @@ import torch
 from ..checkpoints.checkpoint import with_adapter
 from ..checkpoints.dialects import Kind
 from ..checkpoints.load import Weights, open_checkpoint
-from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantise
+from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantize
 from ..checkpoints.reader import PackedTensor, StoredTensor
 from ..memory.planner import ModelWeights
 from ..ops.linear.formats import FORMATS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.transformer import TransformerConfig
 
 
-def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None) -> ModelWeights:
+def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantize: str | None = None) -> ModelWeights:
     """Sizes of a run's models as they will be held: matrices in their stored or wanted format, the rest in `dtype`.
 
     Only headers are read, and none of a `Checkpoint`, which has its own.
@@ -36,7 +36,7 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
     other, formats = 0, Counter[str]()
     for name, tensor in source.items():
         kept = torch.float32 if WanTransformer.keep_float32(name) else dtype
-        to = quantise if quantise and can_quantise(name, tensor, Kind.TRANSFORMER) else None
+        to = quantize if quantize and can_quantize(name, tensor, Kind.TRANSFORMER) else None
         size = _bytes(tensor, kept, to)
         if name.startswith("blocks."):
             blocks[int(name.split(".")[1])] += size
@@ -45,13 +45,13 @@ def weigh(files: ResolvedFiles, dtype: torch.dtype, quantise: str | None = None)
         else:
             other += size
     stored = formats.most_common(1)[0][0]
-    if stored not in DENSE:  # LoRAs stay beside quantised matrices
+    if stored not in DENSE:  # LoRAs stay beside quantized matrices
         for block in blocks:
             blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
-    text_bytes, text_block = _text_encoder(files.text_encoder, dtype, quantise)
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
-        DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype), text_bytes, text_block,
+        DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype),
+        _text_encoder(files.text_encoder, dtype, quantize),
     )  # fmt: skip
 
 
@@ -67,10 +67,10 @@ def _format(tensor: StoredTensor, to: str | None) -> str | None:
 
 
 def _bytes(tensor: StoredTensor, dtype: torch.dtype, to: str | None = None) -> int:
-    held = _format(tensor, to)
-    if held is None or len(tensor.shape) != 2:
+    stored = _format(tensor, to)
+    if stored is None or len(tensor.shape) != 2:
         return _count(tensor) * dtype.itemsize
-    return sum(part.numel() * part.element_size() for part in FORMATS[held].parts(tuple(tensor.shape)).values())
+    return sum(part.numel() * part.element_size() for part in FORMATS[stored].parts(tuple(tensor.shape)).values())
 
 
 def _count(tensor: StoredTensor) -> int:
@@ -86,13 +86,11 @@ def _all_bytes(weights: Weights | None, kind: Kind, dtype: torch.dtype) -> int:
     return sum(_bytes(tensor, dtype) for tensor in open_checkpoint(weights, kind).canonical.values())
 
 
-def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantise: str | None) -> tuple[int, int]:
-    """Bytes of the text encoder, and of one of its blocks."""
+def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantize: str | None) -> int:
     if weights is None:
-        return 0, 0
-    sizes: dict[str, int] = defaultdict(int)
+        return 0
+    size = 0
     for name, tensor in open_checkpoint(weights, Kind.TEXT_ENCODER).canonical.items():
-        part = name.split(".")[2] if name.startswith("encoder.block.") else ""
-        to = quantise if quantise and can_quantise(name, tensor, Kind.TEXT_ENCODER) else None
-        sizes[part] += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
-    return sum(sizes.values()), max((size for part, size in sizes.items() if part), default=0)
+        to = quantize if quantize and can_quantize(name, tensor, Kind.TEXT_ENCODER) else None
+        size += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
+    return size

@@ -71,7 +71,7 @@ class _Scaling:
 
     alpha: float | None = None
     patterns: tuple[tuple[str, float], ...] = ()
-    rank_stabilised: bool = False
+    rank_stabilized: bool = False
 
     @classmethod
     def noted(cls, note: Mapping[str, Any]) -> _Scaling:
@@ -90,7 +90,7 @@ class _Scaling:
         alpha = next(ends, self.alpha)
         if alpha is None:
             return 1.0
-        return alpha / (rank**0.5 if self.rank_stabilised else rank)
+        return alpha / (rank**0.5 if self.rank_stabilized else rank)
 
 
 def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorSource:
@@ -100,8 +100,8 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorS
     """
     source = open_tensors(file)
     require(source, Kind.LORA)
-    for mark, form in UNKNOWN_FORMS.items():
-        found = next((key for key in source if f".{mark}" in key), None)
+    for marker, form in UNKNOWN_FORMS.items():
+        found = next((key for key in source if f".{marker}" in key), None)
         if found:
             raise UnsupportedError(
                 f"{source.name} is a LoRA with {form} ({found}), which cannot be applied. "
@@ -131,7 +131,7 @@ def _peft_config(path: str | Path) -> Path | None:
 def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
     """Match a LoRA with the parameters of a transformer.
 
-    Args: shapes: of the model's parameters by name, as they are unquantised.
+    Args: shapes: of the model's parameters by name, as they are unquantized.
     Raises: CheckpointError when half of a pair is missing, or a parameter is changed twice under two names.
     """
     scaling, names = _scaling(source), _Names(shapes)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-KV_TOKENS_IMAGE, KV_TOKENS_TEXT = 257, 128
+GIB = 2**30
+IMAGE_TOKENS = 257  # of CLIP ViT-H/14: 16 x 16 patches of a picture, and the class
+PROMPT_TOKENS = 128  # of a usual prompt; its padding is counted and not attended to
 VAE_BYTES_PER_PIXEL = 12_000  # live activations a pixel of the picture: the measured peak at 832x480 and 1280x720, bf16
 TILE_PIXELS = 272 * 272
-CONTEXT_SLACK = 2**30  # kernels' workspaces, and what lies between the allocator's blocks
+CONTEXT_SLACK = GIB  # kernels' workspaces, and what lies between the allocator's blocks
 
 
 def free_device_bytes(device: torch.device) -> int:
@@ -59,7 +61,7 @@ def window_need(
     """
     attention = num_tokens * dim * element_size * 9  # hidden, normed, query, key, value, outputs and 8-bit copies
     feed_forward = num_tokens * (dim * element_size * 4 + ffn_dim * element_size * 2)
-    text = num_layers * 2 * (KV_TOKENS_IMAGE + KV_TOKENS_TEXT) * dim * element_size
+    text = num_layers * 2 * (IMAGE_TOKENS + PROMPT_TOKENS) * dim * element_size
     speech = num_layers * 2 * latent_frames * audio_tokens * dim * element_size
     return WindowNeed(max(attention, feed_forward), num_texts * text + (num_speeches + num_speakers - 1) * speech)
 

@@ -41,7 +41,7 @@ class OomRetry:
                 return work()
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).partition("\n")[0].partition(" If reserved")[0]
-            # Out here the failed attempt's tensors are no longer held by its traceback.
+            # Out here the failed try's tensors are no longer held by its traceback.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

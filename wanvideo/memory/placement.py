@@ -1,5 +1,5 @@
-"""The parameter invariant: after any load, quantisation, LoRA change or move, every parameter and buffer is
-materialised, on the device it is used on, contiguous and 16-byte aligned. One function checks it, on every path.
+"""The parameter invariant: after any load, quantization, LoRA change or move, every parameter and buffer is
+materialized, on the device it is used on, contiguous and 16-byte aligned. One function checks it, on every path.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 16  # bytes; what vectorised loads of the kernels need
+ALIGNMENT = 16  # bytes; what vectorized loads of the kernels need
 
 
 class PlacementError(RuntimeError):
@@ -27,13 +27,6 @@ def check_parameters(module: nn.Module, device: torch.device | str | None = None
         reason = _fault(tensor, wanted)
         if reason:
             raise PlacementError(f"{type(module).__name__}.{name} {list(tensor.shape)} {reason}")
-
-
-def settle(module: nn.Module) -> None:
-    """Give every tensor that is a view, a transpose or badly aligned memory of its own, in place of the old data."""
-    for _, tensor in _tensors(module):
-        if not tensor.is_meta and not (_is_dense(tensor) and _is_aligned(tensor)):
-            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

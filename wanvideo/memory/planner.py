@@ -1,4 +1,4 @@
-"""Plans a run before anything is loaded: how many blocks visit the device, whether the VAE tiles, how long it takes.
+"""Plans a run before anything is loaded: how many blocks stream, whether the VAE tiles, how long it takes.
 
 Needs are estimated from sizes (budget.py), free memory is measured, times come from measured GPUs only (speed.py).
 """
@@ -12,27 +12,18 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
-from .budget import WindowNeed, vae_bytes, window_need
+from .budget import GIB, WindowNeed, vae_bytes, window_need
 from .speed import forward_flops, speeds_of
 
-GIB = 2**30
 HOST_BASE = 3 * GIB  # of a process with its libraries and one window of frames
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """num_streamed blocks visit; device_bytes is the expected peak, host_bytes what stays page-locked."""
+    """num_streamed blocks stream; device_bytes is the expected peak."""
 
     num_streamed: int
     device_bytes: int
-    host_bytes: int
-
-    def describe(self) -> str:
-        gib = 2**30
-        return (
-            f"{self.num_streamed} blocks stream, about {self.device_bytes / gib:.1f} GiB on the device "
-            f"and {self.host_bytes / gib:.1f} GiB in host memory"
-        )
 
 
 def plan_blocks(
@@ -49,8 +40,8 @@ def plan_blocks(
     slots = (prefetch + 1) * block_bytes
 
     def peak(streamed: int) -> int:
-        visiting = min(streamed * block_bytes, slots)
-        return other_bytes + (num_blocks - streamed) * block_bytes + visiting + max(need.total, reserve_bytes)
+        streaming = min(streamed * block_bytes, slots)
+        return other_bytes + (num_blocks - streamed) * block_bytes + streaming + max(need.total, reserve_bytes)
 
     if wanted >= 0:
         streamed = min(wanted, num_blocks)
@@ -59,10 +50,10 @@ def plan_blocks(
         streamed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
         if peak(streamed) > free_bytes:
             raise InputError(
-                f"A window needs {peak(num_blocks) / 2**30:.1f} GiB of device memory with every block streaming, and "
-                f"{free_bytes / 2**30:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
+                f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
+                f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
             )
-    return MemoryPlan(streamed, peak(streamed), streamed * block_bytes)
+    return MemoryPlan(streamed, peak(streamed))
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class ModelWeights:
     """Sizes of the models of a run, from the headers of their files.
 
     block_bytes: of the largest block as it is held; other_bytes: of the transformer outside its blocks; stored: bf16,
-    or the quantised format that most of the blocks have. *_bytes of models that are not used are 0.
+    or the quantized format that most of the blocks have. *_bytes of models that are not used are 0.
     """
 
     num_blocks: int
@@ -82,7 +73,6 @@ class ModelWeights:
     stored: str
     vae_bytes: int
     text_encoder_bytes: int
-    text_block_bytes: int = 0
 
     @property
     def transformer_bytes(self) -> int:
@@ -122,7 +112,8 @@ class RunPlan:
     """What a run will be: its windows, where the weights go, and how long it takes.
 
     memory: of the transformer's placement, device_bytes the peak of the whole run. host_bytes: expected peak of the
-    process. step_seconds, total_seconds: None where this GPU was not measured.
+    process. step_seconds, total_seconds: None where this GPU was not measured, the latter also while the length of the
+    video is not known.
     """
 
     geometry: VideoGeometry
@@ -141,10 +132,11 @@ class RunPlan:
     def describe(self) -> str:
         """A few lines for the user."""
         size, frames = self.geometry, self.windows.total_frames
-        video = f"{size.width}x{size.height}, {frames} frames ({frames / self.fps:.1f} s)"
+        length = "of unknown length" if frames is None else f"{frames} frames ({frames / self.fps:.1f} s)"
+        count = "windows" if frames is None else f"{len(self.windows)} windows"
         passes = "one pass" if self.work.num_passes == 1 else f"{self.work.num_passes} passes"
-        steps = f"{len(self.windows)} windows of {self.work.num_steps} steps, {passes} a step"
-        return f"{video}: {steps}.\n{self.placement()}\n{self._times()}"
+        steps = f"{count} of {self.work.num_steps} steps, {passes} a step"
+        return f"{size.width}x{size.height}, {length}: {steps}.\n{self.placement()}\n{self._times()}"
 
     def placement(self) -> str:
         """Where everything goes and how much memory it takes, on one line."""
@@ -160,8 +152,10 @@ class RunPlan:
         )
 
     def _times(self) -> str:
-        if self.step_seconds is None or self.total_seconds is None:
+        if self.step_seconds is None:
             return "How long it takes is not known: this device and format were not measured (try `bench`)."
+        if self.total_seconds is None or self.windows.total_frames is None:
+            return f"About {self.step_seconds:.1f} s a step."
         ratio = self.total_seconds * self.fps / self.windows.total_frames
         return (
             f"About {self.step_seconds:.1f} s a step, {self.total_seconds:.0f} s in all, "
@@ -244,6 +238,8 @@ def _seconds(
     if forward is None:
         return None, None
     step, pixels = forward * work.num_passes, geometry.width * geometry.height
+    if windows.num_windows is None:
+        return step, None
     decoding = len(windows) * geometry.num_frames * pixels / speeds.decode
     encoded = work.num_references * geometry.num_frames + (len(windows) - 1) * windows.overlap
     return step, len(windows) * work.num_steps * step + decoding + encoded * pixels / speeds.encode

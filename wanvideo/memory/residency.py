@@ -1,4 +1,4 @@
-"""Where a model's weights are: all on the device, some blocks visiting, or everything at rest in host memory."""
+"""Where a model's weights are: all on the device, some blocks streamed, or everything offloaded to host memory."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class WholeResidency:
 
     def shrink(self, num_bytes: int) -> None:
         """Give at least so much device memory back."""
-        self.rest()
+        self.offload()
 
     @torch.inference_mode(False)
-    def rest(self) -> None:
+    def offload(self) -> None:
         self.model.to("cpu")
 
 
@@ -53,7 +53,7 @@ class Residency:
 
     @property
     def num_streamed(self) -> int | None:
-        """Blocks that visit the device; None while the model is at rest."""
+        """Blocks that stream; None while the model is offloaded."""
         return None if self.streamer is None else self.streamer.num_streamed
 
     @property
@@ -76,7 +76,7 @@ class Residency:
 
     @torch.inference_mode(False)
     def place(self, num_streamed: int) -> None:
-        """Make the model ready to run with `num_streamed` of its blocks (0 to all) visiting the device."""
+        """Make the model ready to run with `num_streamed` of its blocks (0 to all) streamed."""
         num_streamed = max(0, min(num_streamed, len(self.model.blocks)))
         if self.num_streamed == num_streamed:
             return
@@ -88,22 +88,22 @@ class Residency:
         self.model.block_provider = self.streamer
 
     def stream_more(self) -> bool:
-        """Let a quarter of the blocks more visit the device; False when all do already."""
+        """Stream a quarter of the blocks more; False when all do already."""
         before = self.num_streamed
         self.place(before + max(1, len(self.model.blocks) // 4))
         return self.num_streamed > before
 
     def shrink(self, num_bytes: int) -> None:
-        """Give at least so much device memory back: by more visiting blocks, else by leaving."""
+        """Give at least so much device memory back: by streaming more blocks, else by offloading all."""
         if self.streamer is None:
             return
         before, count = self.device_bytes, len(self.model.blocks)
         self.place(self.streamer.num_streamed + -(-num_bytes // self.block_bytes) + self.prefetch + 1)
         if before - self.device_bytes < num_bytes and self.num_streamed == count:
-            self.rest()
+            self.offload()
 
     @torch.inference_mode(False)
-    def rest(self) -> None:
+    def offload(self) -> None:
         """Give all device memory back; weights stay in host memory."""
         if self.streamer is not None:
             self.streamer.close()

@@ -11,8 +11,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from .budget import IMAGE_TOKENS, PROMPT_TOKENS
+
 TABLE = Path(__file__).with_name("speeds.json")
-CROSS_TOKENS = 257 + 128  # of the picture and of a usual prompt, whose padding is counted and not attended to
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ def forward_flops(
     num_tokens: int, dim: int, ffn_dim: int, num_layers: int, *, audio_tokens: int = 32, num_speakers: int = 1
 ) -> Flops:
     """What one pass over a window of `num_tokens` costs; keys and values of prompt, picture and speech are kept."""
-    listens = num_speakers > 0
-    matmul = num_tokens * dim * (8 * dim + 4 * dim + 4 * ffn_dim + (4 * dim if listens else 0))
-    attention = 4 * num_tokens * dim * (num_tokens + CROSS_TOKENS + audio_tokens * num_speakers)
+    has_audio = num_speakers > 0
+    matmul = num_tokens * dim * (8 * dim + 4 * dim + 4 * ffn_dim + (4 * dim if has_audio else 0))
+    attention = 4 * num_tokens * dim * (num_tokens + IMAGE_TOKENS + PROMPT_TOKENS + audio_tokens * num_speakers)
     return Flops(float(matmul * num_layers), float(attention * num_layers))
 
 
@@ -50,7 +51,7 @@ class Speeds:
     def forward_seconds(self, flops: Flops, weights: str, attention: str, streamed_bytes: int = 0) -> float | None:
         """Seconds of one pass, or None where the format of the weights was not measured.
 
-        weights: bf16, fp8 ...; attention: name of a backend. streamed_bytes: of the blocks that visit the device.
+        weights: bf16, fp8 ...; attention: name of a backend. streamed_bytes: of the blocks that stream.
         """
         if weights not in self.matmul:
             return None

@@ -1,4 +1,4 @@
-"""Block streaming: a model whose blocks live in host memory and visit the device one after another.
+"""Block streaming: a model whose blocks live in host memory and are on the device one after another.
 
 Each streamed block's tensors are packed into one host buffer, page-locked where the device is a GPU, so that a block is
 one copy. A copy stream runs ahead of the compute stream by `prefetch` blocks; events order the two, the host never
@@ -63,11 +63,11 @@ class _PackedBlock:
         self.host = torch.empty(offset, dtype=torch.uint8)
         for place in self.places:
             place.view(self.host).copy_(place.tensor.data)
-        self.settle(self.host)
+        self.point_to(self.host)
         if pin:
             _page_lock(self.host)
 
-    def settle(self, packed: Tensor) -> None:
+    def point_to(self, packed: Tensor) -> None:
         for place in self.places:
             place.tensor.data = place.view(packed)
 
@@ -88,8 +88,8 @@ class BlockStreamer:
     Args:
         blocks: all blocks of the model, on any device.
         device: where they run.
-        num_streamed: how many of them visit; the others stay. The visitors are spread evenly, so that the copies have
-            the most compute to hide behind.
+        num_streamed: how many of them stream; the others stay. They are spread evenly, so that the copies have the
+            most compute to hide behind.
         prefetch: blocks copied ahead of the one that runs.
     """
 
@@ -100,7 +100,7 @@ class BlockStreamer:
         self.on_gpu = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
         with torch.inference_mode(False):
-            # Those that leave make room for those that come.
+            # Those that stream make room for those that stay.
             self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
             for index, block in enumerate(blocks):
                 if index not in chosen:
@@ -111,44 +111,40 @@ class BlockStreamer:
         self.copied: list[torch.cuda.Event] = []
         self.free: list[torch.cuda.Event] = []
         self.copy_stream = torch.cuda.Stream(self.device) if self.on_gpu else None
-        self.visits = self.copies = 0  # blocks run, and blocks whose copy is under way or done
+        self.num_run = self.num_copied = 0  # blocks; of the latter the copy is under way or done
 
     @property
     def num_streamed(self) -> int:
         return len(self.order)
 
     @property
-    def host_bytes(self) -> int:
-        return sum(packed.host.numel() for packed in self.packed.values())
-
-    @property
     def device_bytes(self) -> int:
-        """Device memory of the slots that visiting blocks share."""
+        """Device memory of the slots that streamed blocks share."""
         return self.num_slots * max((packed.host.numel() for packed in self.packed.values()), default=0)
 
     def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
         self._open()
-        if self.order and self.visits % len(self.order):
+        if self.order and self.num_run % len(self.order):
             self._restart()
         for index, block in enumerate(blocks):
             if index not in self.packed:
                 yield block
                 continue
-            slot = self._arrive()
+            slot = self._load()
             packed = self.packed[index]
-            packed.settle(self.slots[slot])
+            packed.point_to(self.slots[slot])
             try:
                 yield block
             finally:
-                packed.settle(packed.host)
-                self._leave(slot)
+                packed.point_to(packed.host)
+                self._release(slot)
 
     def close(self) -> None:
         """Give the slots' device memory back; the next forward takes it again."""
         if self.on_gpu and self.slots:
             self.copy_stream.synchronize()
         self.slots, self.copied, self.free = [], [], []
-        self.visits = self.copies = 0
+        self.num_run = self.num_copied = 0
 
     @contextlib.contextmanager
     def editing(self, blocks: Blocks) -> Iterator[None]:
@@ -183,20 +179,20 @@ class BlockStreamer:
         """A forward was left early: what was fetched ahead is not what comes first now."""
         if self.on_gpu:
             self.copy_stream.synchronize()
-        self.visits = self.copies = 0
+        self.num_run = self.num_copied = 0
 
-    def _arrive(self) -> int:
+    def _load(self) -> int:
         """Start the copies that may start, and make the compute stream wait for the one that is needed now."""
-        while self.copies < self.visits + self.num_slots:
-            self._copy(self.copies)
-            self.copies += 1
-        slot = self.visits % self.num_slots
+        while self.num_copied < self.num_run + self.num_slots:
+            self._copy(self.num_copied)
+            self.num_copied += 1
+        slot = self.num_run % self.num_slots
         if self.on_gpu:
             torch.cuda.current_stream(self.device).wait_event(self.copied[slot])
         return slot
 
-    def _copy(self, visit: int) -> None:
-        slot, host = visit % self.num_slots, self.packed[self.order[visit % len(self.order)]].host
+    def _copy(self, number: int) -> None:
+        slot, host = number % self.num_slots, self.packed[self.order[number % len(self.order)]].host
         with torch.cuda.stream(self.copy_stream) if self.on_gpu else contextlib.nullcontext():
             if self.on_gpu:
                 self.copy_stream.wait_event(self.free[slot])
@@ -204,7 +200,7 @@ class BlockStreamer:
             if self.on_gpu:
                 self.copied[slot].record(self.copy_stream)
 
-    def _leave(self, slot: int) -> None:
+    def _release(self, slot: int) -> None:
         if self.on_gpu:
             self.free[slot].record(torch.cuda.current_stream(self.device))
-        self.visits += 1
+        self.num_run += 1

@@ -1,4 +1,4 @@
-"""The MultiTalk / InfiniteTalk audio adapter: audio features to tokens, and the attention that hears them.
+"""The MultiTalk / InfiniteTalk audio adapter: audio features to tokens, and the attention to them.
 
 Legend: S speakers, F pixel frames, T latent frames, A audio tokens a frame and speaker, C their width,
 L video tokens, N heads, D head width.
@@ -20,14 +20,14 @@ from ..ops.attention.dispatch import grouped_attention
 from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import label_rope, rotate
 from ..ops.linear.layer import Linear
-from ..ops.quantized import QuantisedRows
+from ..ops.quantized import QuantizedRows
 
 LABEL_RANGE, LABEL_INTERVAL = 24.0, 4.0  # speaker labels of the published weights
 
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Sizes of the adapter: features a frame, window of frames a frame hears, tokens a frame and their width."""
+    """Sizes of the adapter: features a frame, audio window of a frame in frames, tokens a frame and their width."""
 
     feature_dim: int
     window: int
@@ -49,8 +49,8 @@ class AudioConfig:
 class AudioProjection(nn.Module):
     """Turns windows of audio features into the tokens of each latent frame.
 
-    Source: AudioProjModel of MultiTalk. Latent frame 0 hears the window of pixel frame 0; a later one hears the left
-    half of its first frame's window, the centres of the middle frames and the right half of its last frame's.
+    Source: AudioProjModel of MultiTalk. Latent frame 0 takes the window of pixel frame 0; a later one takes the left
+    half of its first frame's window, the centers of the middle frames and the right half of its last frame's.
     """
 
     def __init__(self, config: AudioConfig) -> None:
@@ -105,7 +105,7 @@ class AudioContext:
 
         Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
         region of the reference frame, averaged over the region and the heads; the best region's score, stretched to
-        that speaker's label range, is its position. Tokens that look at the background get the middle label.
+        that speaker's label range, is its position. Tokens that attend to the background get the middle label.
         """
         sizes, lows, ranges = self._label_ranges
         scores = shares / sizes
@@ -124,7 +124,7 @@ class AudioContext:
 
 
 def _label_starts(num_speakers: int, device: torch.device) -> Tensor:
-    """Two speakers sit at the ends of the label range, as trained; more take neighbouring intervals."""
+    """Two speakers sit at the ends of the label range, as trained; more take neighboring intervals."""
     distance = LABEL_RANGE - LABEL_INTERVAL if num_speakers == 2 else LABEL_INTERVAL
     return torch.arange(num_speakers, device=device) * distance  # made there: a copy would make the host wait
 
@@ -159,7 +159,7 @@ class AudioCrossAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def keys_values(self, context: AudioContext) -> tuple[Tensor, Tensor]:
-        """Keys and values [T, S * A, N, D] of a window's audio tokens, keys turned to their speaker's label."""
+        """Keys and values [T, S * A, N, D] of a window's audio tokens, keys rotated to their speaker's label."""
         key, value = self.kv_linear(context.tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         if context.regions is not None:
             starts = _label_starts(context.num_speakers, key.device)
@@ -168,27 +168,27 @@ class AudioCrossAttention(nn.Module):
             key = rotate(key.flatten(0, 1), table).view_as(key)
         return key, value
 
-    def folds(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
-        """Whether projections of hidden [L, dim] are folded into the keys and values."""
+    def absorbs(self, hidden: Tensor, keys_values: tuple[Tensor, Tensor]) -> bool:
+        """Whether projections of hidden [L, dim] are absorbed into the keys and values."""
         return can_absorb(hidden, keys_values[0], self.q_linear, self.proj)
 
-    def input_dtype(self, folded: bool) -> torch.dtype:
+    def input_dtype(self, absorbed: bool) -> torch.dtype:
         """In what dtype `forward` takes its tokens fastest."""
-        return absorbed_input_dtype(self.q_linear) if folded else self.q_linear.input_dtype
+        return absorbed_input_dtype(self.q_linear) if absorbed else self.q_linear.input_dtype
 
     def forward(
         self,
-        hidden: Tensor | QuantisedRows,
+        hidden: Tensor | QuantizedRows,
         keys_values: tuple[Tensor, Tensor],
         labels: Tensor | None,
-        folded: bool = False,
+        absorbed: bool = False,
     ) -> Tensor:
         """hidden [L, dim] frame-major, keys and values of `keys_values`, labels [L] or None -> [L, dim].
 
-        folded: what `folds` says.
+        absorbed: what `absorbs` says.
         """
         key, value = keys_values
-        if folded:
+        if absorbed:
             return attend_absorbed(hidden, key, value, self.q_linear, self.proj, labels)
         query = self.q_linear(hidden).unflatten(-1, (self.num_heads, -1))
         out = grouped_attention(query.unflatten(0, (key.shape[0], -1)), key, value, labels)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
+from ..geometry import PATCH
 from ..ops.attention.backends import choose
 from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
 from ..ops.attention.regions import FrameRegions
@@ -22,14 +23,13 @@ from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
 from ..ops.norm import gelu, layer_norm, rms_norm_heads
-from ..ops.quantized import QuantisedRows
+from ..ops.quantized import QuantizedRows
 from ..ops.residual import Residual
 from ..protocols import BlockProvider, ResidentBlocks, StepWeights, WeightSource
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128
 TEXT_TOKENS = 512  # a prompt is padded to this many tokens, and the padding is attended to
-PATCH = 2
 EPS = 1e-6
 
 KeysValues = tuple[Tensor, Tensor]
@@ -81,13 +81,13 @@ class TransformerConfig:
 class TextContext:
     """What all steps share about a prompt and the reference picture.
 
-    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `copies` times; image [257, D] or
-    None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
+    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `pad_count` times; image [257, D]
+    or None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
     made them.
     """
 
     text: Tensor
-    copies: int
+    pad_count: int
     image: Tensor | None
     embeds: tuple[Tensor, Tensor | None]
     version: int
@@ -100,11 +100,11 @@ class ContextKeys:
 
     text: KeysValues
     image: KeysValues | None
-    limit: Tensor  # what no result of attention to them exceeds
+    value_bound: Tensor  # what no result of attention to them exceeds
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all video tokens, with normalised queries and keys and rotary positions."""
+    """Full attention over all video tokens, with normalized queries and keys and rotary positions."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -163,15 +163,17 @@ class CrossAttention(nn.Module):
 @compile_disabled  # compiled code would be made anew for a prompt of another length
 def _attend_context(
     query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
-) -> Tensor | QuantisedRows:
-    return dual_context_attention(query, keys_values.text, keys_values.image, context.copies, keys_values.limit, dtype)
+) -> Tensor | QuantizedRows:
+    return dual_context_attention(
+        query, keys_values.text, keys_values.image, context.pad_count, keys_values.value_bound, dtype
+    )
 
 
 class FeedForward(nn.Sequential):
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__(Linear(dim, ffn_dim), nn.GELU("tanh"), Linear(ffn_dim, dim))
 
-    def forward(self, hidden: Tensor | QuantisedRows) -> Tensor:
+    def forward(self, hidden: Tensor | QuantizedRows) -> Tensor:
         widen, _, narrow = self
         return narrow(gelu(widen(hidden), narrow.input_dtype))
 
@@ -215,10 +217,10 @@ class WanBlock(nn.Module):
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
         stream.add(cross(normed, text, text_kv))
         if audio is not None:
-            heard = self.audio_cross_attn
-            folded = heard.folds(stream.hidden, audio_kv)
-            normed = stream.norm(*_affine(self.norm_x), EPS, heard.input_dtype(folded))
-            stream.add(heard(normed, audio_kv, labels, folded), audio.scale)
+            audio_attn = self.audio_cross_attn
+            absorbed = audio_attn.absorbs(stream.hidden, audio_kv)
+            normed = stream.norm(*_affine(self.norm_x), EPS, audio_attn.input_dtype(absorbed))
+            stream.add(audio_attn(normed, audio_kv, labels, absorbed), audio.scale)
         normed = stream.norm(1 + ffn_scale, ffn_shift, EPS, ffn[0].input_dtype)
         stream.add(ffn(normed), ffn_gate)
 
@@ -338,8 +340,8 @@ class WanTransformer(nn.Module):
         Returns: velocity [16, T, H, W] float32.
         """
         text = self.text_context(text_embeds, image_embeds)
-        heard = None if audio is None else self.audio_context(audio, speaker_masks, *latents.shape[2:])
-        return self.denoise(latents, timestep, condition, text, heard)
+        context = None if audio is None else self.audio_context(audio, speaker_masks, *latents.shape[2:])
+        return self.denoise(latents, timestep, condition, text, context)
 
     def denoise(
         self,
@@ -380,8 +382,8 @@ class WanTransformer(nn.Module):
                 "Encode the prompt with the UMT5-XXL encoder."
             )
         # The model attends to 512 tokens, most of them padding and all of that alike: one stands for all.
-        copies = TEXT_TOKENS - text_embeds.shape[0]
-        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(copies, 1)))
+        pad_count = TEXT_TOKENS - text_embeds.shape[0]
+        padded = F.pad(text_embeds.to(self.device, self.dtype), (0, 0, 0, min(pad_count, 1)))
         picture = None
         if image_embeds is not None and self.img_emb is not None:
             if image_embeds.shape[-1] != self.config.image_dim:
@@ -391,7 +393,7 @@ class WanTransformer(nn.Module):
                 )
             picture = image_embeds[0].to(self.device, self.dtype)
         made = self._embed_context(padded, picture)
-        return TextContext(made[0], max(copies, 1), made[1], (padded, picture), self.weights_version)
+        return TextContext(made[0], max(pad_count, 1), made[1], (padded, picture), self.weights_version)
 
     def _embed_context(self, text: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.text_embedding(text), None if picture is None else self.img_emb(picture)

@@ -292,7 +292,7 @@ class WanVAE(nn.Module):
         return self.conv2.weight.dtype
 
     def encode(self, pixels: Tensor, tiling: Tiling | None = None) -> Tensor:
-        """pixels [3, F, H, W] in -1..1, F = 4n + 1 -> normalised latents [16, T, H/8, W/8] float32.
+        """pixels [3, F, H, W] in -1..1, F = 4n + 1 -> normalized latents [16, T, H/8, W/8] float32.
 
         Raises: InputError for other sizes.
         """

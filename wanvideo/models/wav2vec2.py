@@ -48,7 +48,7 @@ class AudioEncoderConfig:
         """Args: shapes by the names of transformers' Wav2Vec2Model. Raises: CheckpointError for anything else."""
         if "feature_extractor.conv_layers.1.layer_norm.weight" in shapes:
             raise CheckpointError(
-                "This is a wav2vec2 of another layout (large-lv60, XLSR): it normalises after every convolution. "
+                "This is a wav2vec2 of another layout (large-lv60, XLSR): it normalizes after every convolution. "
                 "The adapter was trained with TencentGameMate/chinese-wav2vec2-base, whatever the language."
             )
         try:

@@ -84,13 +84,13 @@ def conv2d_doubling(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         for down in range(2):
             for right in range(2):
                 taps = _kernel().Taps((1, 2, 2), (down - 1, right - 1))
-                rows = _kernel().weight_rows(_folded(_folded(weight, 2, down), 3, right))
+                rows = _kernel().weight_rows(_summed_taps(_summed_taps(weight, 2, down), 3, right))
                 _kernel().conv(pixels, rows, bias, taps, out=out[:, down::2, right::2])
         return _clip(out)
     return _as_clip(F.conv2d(F.interpolate(_as_pictures(x), scale_factor=2, mode="nearest"), weight, bias, padding=1))
 
 
-def _folded(weight: Tensor, axis: int, phase: int) -> Tensor:
+def _summed_taps(weight: Tensor, axis: int, phase: int) -> Tensor:
     """The two taps that a 3-wide filter is for the first (phase 0) or second (1) of a pixel's two copies."""
     first, middle, last = weight.unbind(axis)
     return torch.stack((first + middle, last) if phase else (first, middle + last), axis)

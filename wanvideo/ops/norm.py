@@ -1,7 +1,7 @@
-"""Normalisation and what is done next to it, in one pass over memory where a kernel can do it.
+"""Normalization and what is done next to it, in one pass over memory where a kernel can do it.
 
 Everything is computed in float32. Where a `dtype` is taken it is that of the result, made for the linear layer that
-comes next: a float type, or an 8-bit one for `QuantisedRows`; None: as x. Scales, shifts and gates are [D] vectors.
+comes next: a float type, or an 8-bit one for `QuantizedRows`; None: as x. Scales, shifts and gates are [D] vectors.
 Legend: L tokens, D width, N heads.
 """
 
@@ -13,28 +13,28 @@ from torch import Tensor
 
 from . import kernels
 from .attention.rope import rotate
-from .quantized import LARGEST, SMALLEST_PEAK, QuantisedRows
+from .quantized import LARGEST, SMALLEST_AMAX, QuantizedRows
 
 
-def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
     """x [L, D] to `dtype` with the largest value of each row at the end of the range."""
     if kernels.usable(x):
-        return kernels.row_kernels().quantise_rows(x.contiguous(), dtype)
+        return kernels.row_kernels().quantize_rows(x.contiguous(), dtype)
     x, largest = x.float(), LARGEST[dtype]
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_AMAX) / largest
     scaled = x / scale
     if dtype == torch.int8:
         scaled = scaled.round()
-    return QuantisedRows(scaled.clamp(-largest, largest).to(dtype), scale)
+    return QuantizedRows(scaled.clamp(-largest, largest).to(dtype), scale)
 
 
-def _stored(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
-    return quantise_rows(x, dtype) if dtype in LARGEST else x.to(dtype)
+def _stored(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:
+    return quantize_rows(x, dtype) if dtype in LARGEST else x.to(dtype)
 
 
 def layer_norm(
     x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype | None = None
-) -> Tensor | QuantisedRows:
+) -> Tensor | QuantizedRows:
     """LN(x) * scale + shift for x [L, D]: an affine norm, or a modulated one with scale = 1 + s."""
     if kernels.usable(x):
         return kernels.row_kernels().layer_norm(x.contiguous(), scale.float(), shift.float(), eps, dtype or x.dtype)
@@ -58,7 +58,7 @@ def add_layer_norm(
     shift: Tensor,
     eps: float,
     dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor | QuantisedRows]:
+) -> tuple[Tensor, Tensor | QuantizedRows]:
     """The residual step between two layers: (x + gate * y, LN of that * scale + shift). x may be written over."""
     if kernels.usable(x):
         gate = gate.float() if isinstance(gate, Tensor) else gate
@@ -76,7 +76,7 @@ def rms_norm_heads(
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], turned by a rotary table if one is given.
+    """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], rotated by a rotary table if one is given.
 
     dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
     """
@@ -92,7 +92,7 @@ def rms_norm_heads(
     return heads.clamp(-largest, largest).to(dtype)
 
 
-def gelu(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | QuantisedRows:
+def gelu(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | QuantizedRows:
     """GELU in its tanh form for x [L, D]."""
     if kernels.usable(x):
         return kernels.row_kernels().gelu(x.contiguous(), dtype or x.dtype)

@@ -1,4 +1,4 @@
-"""The VAE's normalisation: every pixel's channels to unit length, scaled, through SiLU.
+"""The VAE's normalization: every pixel's channels to unit length, scaled, through SiLU.
 
 Legend: C channels, T frames, H W rows and columns.
 """

@@ -12,17 +12,17 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn  # the 8-bit floats that GPUs multiply
 LARGEST = {FP8: 448.0, torch.int8: 127.0}
-SMALLEST_PEAK = 1e-12  # a row of zeros still needs a scale that is not zero
+SMALLEST_AMAX = 1e-12  # a row of zeros still needs a scale that is not zero
 
 
-class QuantisedRows(NamedTuple):
+class QuantizedRows(NamedTuple):
     """data [L, D] float8_e4m3fn or int8, scale [L, 1] float32: the tensor is data * scale."""
 
     data: Tensor
     scale: Tensor
 
     @classmethod
-    def of_one_scale(cls, data: Tensor, scale: Tensor) -> QuantisedRows:
+    def of_one_scale(cls, data: Tensor, scale: Tensor) -> QuantizedRows:
         """Rows that all have the same scale, a float32 number."""
         return cls(data, scale.expand(len(data), 1).contiguous())
 

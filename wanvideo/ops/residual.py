@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .norm import add_gated, add_layer_norm
-from .quantized import QuantisedRows
+from .quantized import QuantizedRows
 
 
 class Residual:
@@ -30,7 +30,7 @@ class Residual:
         """Have gate * change added; change [L, D], gate [D] float32 or a number. The change before has been read."""
         self._change, self._gate = change, gate
 
-    def norm(self, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantisedRows:
+    def norm(self, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantizedRows:
         """LN(hidden) * scale + shift for [D] vectors, in a dtype of ops.norm."""
         change, self._change = self._unread(), None
         self.hidden, normed = add_layer_norm(self.hidden, change, self._gate, scale, shift, eps, dtype)

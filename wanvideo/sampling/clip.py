@@ -33,7 +33,7 @@ def picture_condition(
     """The 20 condition channels (mask 4, latents 16) of a clip that begins and may end with given pictures.
 
     Args:
-        start, end: [3, f, H, W] in -1..1, or None. Between them the clip is grey and unknown.
+        start, end: [3, f, H, W] in -1..1, or None. Between them the clip is gray and unknown.
         start_strength, end_strength: factors on the first and the last latent frame.
     Returns: [20, T, H/8, W/8] float32.
     """

@@ -23,7 +23,7 @@ class VideoCodec:
         return self._vae.encode(frames.to(self._vae.device), tiling=self._tiling)
 
     def encode_start(self, frames: Tensor, num_frames: int) -> Tensor:
-        """Latents of a clip of num_frames that starts with frames [3, f, H, W] and is grey from there on."""
+        """Latents of a clip of num_frames that starts with frames [3, f, H, W] and is gray from there on."""
         padded = F.pad(frames.to(self._vae.device), (0, 0, 0, 0, 0, num_frames - frames.shape[1]))
         return self._vae.encode(padded, tiling=self._tiling)
 

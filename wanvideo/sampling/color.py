@@ -1,4 +1,4 @@
-"""Colour matching: every frame takes on the colours of the reference picture, against drift over many windows.
+"""Color matching: every frame takes on the colors of the reference picture, against drift over many windows.
 
 Legend: F frames, P pixels of a frame, Q pixels of the reference, channels last. Work is done in float64 on the frames'
 own device, a few frames at a time, so that the peak does not depend on the length of a window.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..request import COLOUR_METHODS
+from ..request import COLOR_METHODS
 
 PIXELS_AT_ONCE = 2**21
 DARKEST = 1 / 255
@@ -30,13 +30,13 @@ RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0
 WHITE_D65 = (0.95047, 1.0, 1.08883)
 
 
-def match_colour(frames: Tensor, reference: Tensor, method: str, strength: float = 1.0) -> Tensor:
-    """Move the colours of every frame towards those of the reference picture.
+def match_color(frames: Tensor, reference: Tensor, method: str, strength: float = 1.0) -> Tensor:
+    """Move the colors of every frame towards those of the reference picture.
 
     Args:
         frames: [F, H, W, 3] in -1..1, floating point; values beyond are kept, only `lab` clips its own result.
         reference: [h, w, 3] in -1..1, of any size.
-        method: one of request.COLOUR_METHODS; mvgd means mkl and hm-mvgd-hm means hm-mkl-hm.
+        method: one of request.COLOR_METHODS; mvgd means mkl and hm-mvgd-hm means hm-mkl-hm.
         strength: 0 (nothing) to 1 (all of it); a blend between the frames and the matched ones.
     Returns: [F, H, W, 3] of the frames' dtype and device; `disabled` and strength 0 return the frames themselves.
     Raises: InputError for an unknown method, strength or shape.
@@ -57,15 +57,15 @@ def match_colour(frames: Tensor, reference: Tensor, method: str, strength: float
 
 
 def _check(frames: Tensor, reference: Tensor, method: str, strength: float) -> None:
-    if method not in COLOUR_METHODS:
-        close = difflib.get_close_matches(str(method), COLOUR_METHODS, 1)
+    if method not in COLOR_METHODS:
+        close = difflib.get_close_matches(str(method), COLOR_METHODS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"colour_match {method!r} is not offered.{hint} Use one of {', '.join(COLOUR_METHODS)}.")
+        raise InputError(f"color_match {method!r} is not offered.{hint} Use one of {', '.join(COLOR_METHODS)}.")
     if not 0 <= strength <= 1:
-        raise InputError(f"colour_strength {strength!r} is not usable: it must be a number from 0 to 1.")
+        raise InputError(f"color_strength {strength!r} is not usable: it must be a number from 0 to 1.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or reference.ndim != 3 or reference.shape[-1] != 3:
         raise InputError(
-            f"Colours cannot be matched between frames {list(frames.shape)} and a reference {list(reference.shape)}. "
+            f"Colors cannot be matched between frames {list(frames.shape)} and a reference {list(reference.shape)}. "
             "Give [F, H, W, 3] and [H, W, 3]."
         )
 
@@ -78,7 +78,7 @@ def _match(pixels: Tensor, target: Tensor, method: str) -> Tensor:
         return _match_histogram(pixels, target)
     if method in ("hm-mkl-hm", "hm-mvgd-hm"):
         linear = _match_covariance(_match_histogram(pixels, target), target)
-        # Equal colours must stay equal, or rounding would rank them and the histogram spread them apart.
+        # Equal colors must stay equal, or rounding would rank them and the histogram spread them apart.
         return _match_histogram((linear * TIE_STEPS).round() / TIE_STEPS, target)
     transfer = _match_log_opponents if method == "reinhard" else _match_lab
     return transfer(pixels * 0.5 + 0.5, target * 0.5 + 0.5) * 2 - 1
@@ -108,7 +108,7 @@ def _match_histogram(pixels: Tensor, target: Tensor) -> Tensor:
 
 
 def _match_covariance(pixels: Tensor, target: Tensor) -> Tensor:
-    """The linear map between two Gaussians that moves colours least (Monge-Kantorovich)."""
+    """The linear map between two Gaussians that moves colors least (Monge-Kantorovich)."""
     mean, covariance = _moments(pixels)
     target_mean, target_covariance = _moments(target[None])
     values, vectors = torch.linalg.eigh(covariance)

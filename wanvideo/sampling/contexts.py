@@ -22,7 +22,7 @@ from .conditioning import Conditioning
 from .guidance import Pass
 from .setup import SamplingSetup
 
-AUDIO_REACH = 2  # frames on each side whose entries belong to the audio context of a frame
+AUDIO_CONTEXT = 2  # frames on each side whose entries belong to the audio context of a frame
 AUDIO_TAIL = 3  # entries of silence beyond the last window's end, so that its last frames have silence ahead
 
 
@@ -103,9 +103,9 @@ def read_audio_window(source: AudioSource, span: WindowSpan, num_windows: Callab
     Returns: [S, F, 5, layers, channels], or None where the sound ended before this window.
     """
     known = source.num_frames
-    last_entry = span.stop + AUDIO_REACH if known is None else known
-    first = max(0, min(span.start - AUDIO_REACH, last_entry - 1))
-    entries = source.features(first, min(span.stop + AUDIO_REACH, last_entry))
+    last_entry = span.stop + AUDIO_CONTEXT if known is None else known
+    first = max(0, min(span.start - AUDIO_CONTEXT, last_entry - 1))
+    entries = source.features(first, min(span.stop + AUDIO_CONTEXT, last_entry))
     count, num_frames = num_windows(), source.num_frames
     if count is not None and span.index >= count:
         return None

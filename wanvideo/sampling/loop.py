@@ -18,7 +18,7 @@ from ..models.vae import WanVAE
 from ..protocols import NoiseFn
 from ..request import LoopSettings
 from .codec import VideoCodec
-from .color import match_colour
+from .color import match_color
 from .conditioning import Conditioning
 from .conditions import CONDITIONS
 from .contexts import read_audio_window
@@ -26,7 +26,7 @@ from .sampler import OnStep, WindowInputs, WindowSampler, samples_of_window
 from .setup import SamplingSetup
 from .state import WindowState
 
-__all__ = ["Conditioning", "LoopSettings", "Window", "finished", "run_windows", "seeded_draw"]
+__all__ = ["Conditioning", "LoopSettings", "Window", "finished", "run_windows", "seeded_noise"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Window:
     state: WindowState
 
 
-def seeded_draw(seed: int, window_index: int) -> NoiseFn:
+def seeded_noise(seed: int, window_index: int) -> NoiseFn:
     """Noise of one window, the same on every machine and in every order of windows: standard normal float32."""
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * window_index) % 2**64)
     return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32)
@@ -128,7 +128,7 @@ class _Run:
 
     def window(self, index: int, audio: Tensor | None) -> Window:
         plan, retry = self.plan, OomRetry(index, self.fallbacks)
-        noise = seeded_draw(self.draw, index) if isinstance(self.draw, int) else self.draw
+        noise = seeded_noise(self.draw, index) if isinstance(self.draw, int) else self.draw
         last_frames = self.state.frames if self.state else None
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
@@ -144,8 +144,8 @@ class _Run:
         return samples_of_window(samples, index * latent_frames(plan.stride), self.geometry.latent_frames)
 
     def _match_color(self, pixels: Tensor, index: int) -> Tensor:
-        method, strength = self.settings.colour_match, self.settings.colour_strength
+        method, strength = self.settings.color_match, self.settings.color_strength
         reference = self.condition.color_reference(index)
         if reference is None or method == "disabled" or strength == 0:
             return pixels
-        return match_colour(pixels, reference.permute(1, 2, 0).to(pixels), method, strength)
+        return match_color(pixels, reference.permute(1, 2, 0).to(pixels), method, strength)

@@ -31,7 +31,7 @@ class StepReport:
 
 
 class Replay:
-    """Noise that can be asked for again from the start, so that a second attempt sees what the first one saw."""
+    """Noise that can be asked for again from the start, so that a retry sees what the first try saw."""
 
     def __init__(self, noise: NoiseFn) -> None:
         self._noise, self._drawn, self._next = noise, list[Tensor](), 0

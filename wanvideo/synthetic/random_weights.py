@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..checkpoints.quantize import ROW_FORMATS, pack_linears
+from ..checkpoints.quantize import pack_linears
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..models.vae import VAEConfig, WanVAE
@@ -35,10 +35,10 @@ def random_transformer(
     config: TransformerConfig,
     device: str | torch.device,
     dtype: torch.dtype,
-    quantise: str | None = None,
+    quantize: str | None = None,
     seed: int = 0,
 ) -> WanTransformer:
-    """A transformer whose weights never were in host memory; quantise: fp8, int8 or fp4 for the blocks' matrices."""
+    """A transformer whose weights never were in host memory; quantize: fp8, int8 or fp4 for the blocks' matrices."""
     with torch.device("meta"):
         model = WanTransformer(config)
     generator = torch.Generator(device).manual_seed(seed)
@@ -46,17 +46,12 @@ def random_transformer(
         for unit in part if name == "blocks" else (part,):
             unit.to(dtype).to_empty(device=device)
             fill_(unit, generator)
-            if name == "blocks" and quantise:
-                pack_linears(unit, quantise)
+            if name == "blocks" and quantize:
+                pack_linears(unit, quantize)
     for name, parameter in model.named_parameters():
         if model.keep_float32(name):
             parameter.data = parameter.data.float()
     return model.eval().requires_grad_(False)
-
-
-def quantise_linears(module: nn.Module, storage: torch.dtype) -> None:
-    """Replace the linear layers of a module by ones that hold their weights in 8 bits."""
-    pack_linears(module, ROW_FORMATS[storage])
 
 
 def random_vae(config: VAEConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 1) -> WanVAE:

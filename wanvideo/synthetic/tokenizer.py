@@ -47,8 +47,8 @@ def sentencepiece_model() -> bytes:
     )
     trainer = _field(3, 1) + _field(4, len(pieces)) + _field(35, 1)  # unigram, its size, bytes for what is unknown
     trainer += _field(40, 2) + _field(41, -1) + _field(42, 1) + _field(43, 0)  # ids: unknown, no start, end, padding
-    normaliser = _field(1, b"identity") + _field(3, 1) + _field(4, 1) + _field(5, 1)
-    return data + _field(2, trainer) + _field(3, normaliser)
+    normalizer = _field(1, b"identity") + _field(3, 1) + _field(4, 1) + _field(5, 1)
+    return data + _field(2, trainer) + _field(3, normalizer)
 
 
 def _field(number: int, value: bytes | int | float) -> bytes:

@@ -16,12 +16,13 @@ from torch import Tensor
 from ..checkpoints.checkpoint import is_audio_key
 from ..checkpoints.dialects import Kind
 from ..checkpoints.reader import StoredTensor, TensorSource
+from ..memory.budget import IMAGE_TOKENS
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig, WanTransformer
 
 Shapes = Mapping[str, tuple[int, ...]]
 CHUNK = 1 << 24  # elements drawn at a time
-IMAGE_TOKENS, PATCH, IMAGE_DIM, IMAGE_EMBED = 257, 14, 1280, 1024
+IMAGE_PATCH, IMAGE_DIM, IMAGE_EMBED = 14, 1280, 1024
 SPEECH_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 SPEECH_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 POSITION_KERNEL, POSITION_GROUPS = 128, 16
@@ -181,7 +182,7 @@ def _clip_vision(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     table: dict[str, tuple[int, ...]] = {
         f"{root}.embeddings.class_embedding": (dim,),
         f"{root}.embeddings.position_embedding.weight": (IMAGE_TOKENS, dim),
-        f"{root}.embeddings.patch_embedding.weight": (dim, 3, PATCH, PATCH),
+        f"{root}.embeddings.patch_embedding.weight": (dim, 3, IMAGE_PATCH, IMAGE_PATCH),
         "visual_projection.weight": (IMAGE_EMBED if sizes.clip_layers == 32 else 16, dim),
     }
     table |= _norms((f"{root}.pre_layrnorm", f"{root}.post_layernorm"), dim)

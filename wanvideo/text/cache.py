@@ -23,7 +23,7 @@ class TextCache:
 
     Args:
         folder: of the cache. encoder: the encoder's files; another size or time of one of them is another encoder.
-        precision: in which it computes, with its quantisation.
+        precision: in which it computes, with its quantization.
     """
 
     def __init__(self, folder: str | Path, encoder: Sequence[Path], precision: str) -> None:

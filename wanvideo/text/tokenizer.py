@@ -118,7 +118,7 @@ def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
 
 
 def _parse(data: bytes) -> tuple[list[_Piece], bytes, bool]:
-    """The pieces, the normaliser's character map, and whether runs of spaces become one."""
+    """The pieces, the normalizer's character map, and whether runs of spaces become one."""
     pieces, charsmap, collapses = [], b"", True
     for number, value in _fields(data):
         if number == 1:

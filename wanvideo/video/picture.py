@@ -136,14 +136,14 @@ def _to_rgb(image: Image.Image, behind: str, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def shown(pixels: Tensor, normalisation: str = "default") -> Tensor:
+def to_images(pixels: Tensor, normalization: str = "default") -> Tensor:
     """Decoded pixels of about -1..1 as pictures of 0..1.
 
-    Args: normalisation: default, clamp; minmax, stretch lowest to highest; none, as they are (-1..1).
+    Args: normalization: default, clamp; minmax, stretch lowest to highest; none, as they are (-1..1).
     """
-    if normalisation == "none":
+    if normalization == "none":
         return pixels
-    if normalisation == "minmax":
+    if normalization == "minmax":
         low, high = pixels.amin(), pixels.amax()
         return (pixels - low) / (high - low).clamp_min(1e-6)
     return (pixels / 2 + 0.5).clamp(0, 1)

@@ -236,7 +236,7 @@ class References(Sequence):
         self._width, self._height, self._plan, self._fps = width, height, plan, fps
         self._video = VideoFrames(path) if is_video(path) else None
         picture = self._video.frame_at(0.0) if self._video else load_picture(path)
-        self._kept = {0: fit(picture, width, height)}
+        self._cached = {0: fit(picture, width, height)}
 
     def __len__(self) -> int:
         return len(self._plan) if self._video else 1
@@ -245,10 +245,10 @@ class References(Sequence):
         """[3, height, width] float32 in -1..1."""
         if not 0 <= index < len(self):
             raise IndexError(f"reference {index} of {len(self)}")
-        if index not in self._kept:
+        if index not in self._cached:
             frame = self._video.frame_at(self._plan[index].start / self._fps)
-            self._kept = {0: self._kept[0], index: fit(frame, self._width, self._height)}
-        return self._kept[index]
+            self._cached = {0: self._cached[0], index: fit(frame, self._width, self._height)}
+        return self._cached[index]
 
     def close(self) -> None:
         if self._video:

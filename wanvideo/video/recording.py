@@ -17,8 +17,8 @@ from .soundtrack import Soundtrack
 from .writer import VideoPart, join_parts
 
 logger = logging.getLogger("wanvideo")
-SHARE_KEPT = 0.1  # of free host memory that frames may take as bytes
-SHARE_SHOWN = 0.6  # and as the floats that other programs work on
+SHARE_AS_BYTES = 0.1  # of free host memory that frames may take as bytes
+SHARE_AS_FLOATS = 0.6  # and as the floats that other programs work on
 
 
 class Recording:
@@ -46,7 +46,7 @@ class Recording:
         self.part.write(frames)
         if self.frames is not None:
             self.frames.append(frames)
-            if self.num_frames * self._frame_bytes > SHARE_KEPT * free_host_bytes():
+            if self.num_frames * self._frame_bytes > SHARE_AS_BYTES * free_host_bytes():
                 logger.info("From here on frames are only kept in %s.", self.path)
                 self.frames = None
 
@@ -65,7 +65,7 @@ class Recording:
         Raises: InputError, naming the file, when they would not fit into memory.
         """
         needed = self.num_frames * self._frame_bytes * 4
-        if needed > SHARE_SHOWN * free_host_bytes():
+        if needed > SHARE_AS_FLOATS * free_host_bytes():
             raise InputError(
                 f"{self.num_frames} frames as pictures need {needed / 1e9:.0f} GB of memory, "
                 f"{free_host_bytes() / 1e9:.0f} GB are free. Use the video output instead; the video is in {self.path}"

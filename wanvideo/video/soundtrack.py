@@ -1,4 +1,4 @@
-"""The sound of the finished video: the user's own files at their own quality, never the 16 kHz copy the model hears.
+"""The sound of the finished video: the user's own files at their own quality, never the 16 kHz copy for the model.
 
 Legend: C channels, n samples; sound is float32 [C, n] numpy, about -1..1.
 """
@@ -54,7 +54,7 @@ class Waveform:
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """What is heard in the video.
+    """The sound of the video.
 
     Args:
         sources: sound or video files, or waveforms, in the order of the speakers. A single file is copied as it is

@@ -114,7 +114,7 @@ class VideoPart:
         encoder.color_primaries = encoder.color_trc = encoder.colorspace = REC_709
         encoder.color_range = LIMITED_RANGE
         encoder.flags |= int(av.codec.context.Flags.global_header)
-        # swscale centres chroma between pixels; untagged H.264 would be shown with it half a pixel to the left.
+        # swscale centers chroma between pixels; untagged H.264 would be shown with it half a pixel to the left.
         # With its macroblock tree x264 reads memory it never wrote on processors with AVX-512: no two files were alike.
         encoder.options = {"crf": str(self.crf), "preset": PRESET, "mbtree": "0", "chroma_sample_location": "center"}
         return encoder
@@ -144,7 +144,7 @@ class VideoWriter:
     where. An existing file is never touched unless `overwrite`.
     Args:
         path: of the mp4; missing folders are made. width, height: pixels. fps: frames a second.
-        audio: what is heard, cut or filled with silence to the length of the pictures; None for a silent film.
+        audio: the sound, cut or filled with silence to the length of the pictures; None for a silent film.
         crf: x264's quality, 0 (lossless) to 51.
     Raises: OutputError when nothing can be written there, InputError for a sound file that cannot be used.
     """

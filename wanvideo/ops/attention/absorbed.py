@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import kernels
 from ..compiled import compile_disabled
 from ..linear.layer import Linear, RowScaledLinear
-from ..quantized import FP8, QuantisedRows
+from ..quantized import FP8, QuantizedRows
 
 MIN_ROWS = 512  # with fewer tokens a group, absorbing costs more than it saves
 
@@ -37,11 +37,11 @@ def absorbed_input_dtype(query: Linear) -> torch.dtype:
 
 @compile_disabled
 def attend_absorbed(
-    hidden: Tensor | QuantisedRows, key: Tensor, value: Tensor, query: Linear, out: Linear, labels: Tensor | None
+    hidden: Tensor | QuantizedRows, key: Tensor, value: Tensor, query: Linear, out: Linear, labels: Tensor | None
 ) -> Tensor:
     """Exact attention of hidden [G * L, D] to its group's few keys, projections included: -> [G * L, D].
 
-    Args: key, value [G, M, N, E]; query, out: the projections before and after, without LoRAs at their sides;
+    Args: key, value [G, M, N, E]; query, out: the projections before and after, without unmerged LoRAs;
         labels: [G * L] float32 positions to which queries are rotated (see ops.rope.label_rope), or None.
     """
     library, (groups, num_keys, heads, width) = kernels.absorbed_kernels(), key.shape

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, UnsupportedError
-from ..quantized import FP8, QuantisedRows
+from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
 
@@ -67,7 +67,7 @@ class Backend:
     exact: bool = True
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
-    rows: Callable[..., tuple[Tensor | QuantisedRows, Tensor | None]] | None = None
+    rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
 
     @property
     def has_lse(self) -> bool:

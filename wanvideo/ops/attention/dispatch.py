@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..compiled import compile_disabled
-from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
 from .backends import BACKENDS, Backend
 from .regions import FrameRegions
 from .rope import label_rope, rotate
@@ -30,12 +30,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -
 @compile_disabled
 def self_attention(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, backend: Backend, dtype: torch.dtype
-) -> tuple[Tensor | QuantisedRows, Tensor | None]:
+) -> tuple[Tensor | QuantizedRows, Tensor | None]:
     """Query [1, L, N, E], key and value [1, M, N, E] -> rows [L, N * E], and the shares of `region_attention`.
 
     Tokens may come in any order, see `Backend`. dtype: what the rows are best given in, see `Linear.input_dtype`.
     """
-    rows: Tensor | QuantisedRows
+    rows: Tensor | QuantizedRows
     shares: Tensor | None = None
     if backend.rows is None:
         rows = backend.attend(query, key, value)[0].flatten(1)
@@ -65,7 +65,7 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, labels: Tensor 
 def dual_context_attention(
     query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, pad_count: int = 1,
     value_bound: Tensor | None = None, dtype: torch.dtype | None = None,
-) -> Tensor | QuantisedRows:  # fmt: skip
+) -> Tensor | QuantizedRows:  # fmt: skip
     """The sum of exact attention to two short sets of keys and values: query [L, N, E], the others [M, N, E].
 
     Queries and keys may be fp8 on a GPU; the result are rows [L, N * E] in the dtype of the values, or in fp8.
@@ -77,7 +77,7 @@ def dual_context_attention(
     scale = None
     if dtype == FP8:
         assert value_bound is not None, "rows in fp8 need a bound of the values"
-        scale = value_bound.div(LARGEST[FP8]).clamp_min(SMALLEST_PEAK)
+        scale = value_bound.div(LARGEST[FP8]).clamp_min(SMALLEST_AMAX)
     if kernels.usable(query):
         pairs = [None if pair is None else tuple(x.contiguous() for x in pair) for pair in (first, second)]
         rows = kernels.attention_kernels().dual_context_attention(query.contiguous(), *pairs, bias, scale)
@@ -89,7 +89,7 @@ def dual_context_attention(
             out = out + _eager(query, *second, None)
         rows = out.transpose(0, 1).flatten(1)
         rows = rows if scale is None else (rows / scale).to(FP8)
-    return rows if scale is None else QuantisedRows.of_one_scale(rows, scale)
+    return rows if scale is None else QuantizedRows.of_one_scale(rows, scale)
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, biases: Tensor | None) -> Tensor:

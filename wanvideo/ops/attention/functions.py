@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from .. import kernels
-from ..quantized import FP8, LARGEST, QuantisedRows
+from ..quantized import FP8, LARGEST, QuantizedRows
 from .lse import eager_attention
 from .regions import FrameRegions
 
@@ -91,7 +91,7 @@ def fp8(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> O
 
 def hopper_rows(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, dtype: torch.dtype
-) -> tuple[Tensor | QuantisedRows, Tensor | None]:
+) -> tuple[Tensor | QuantizedRows, Tensor | None]:
     """`ops.attention.dispatch.self_attention` in one pass; more regions than the kernel counts get no shares here."""
     library, in_fp8 = kernels.hopper_kernels(), query.dtype == dtype == FP8
     if regions is not None and len(regions.members) > library.MAX_REGIONS:

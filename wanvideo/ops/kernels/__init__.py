@@ -42,7 +42,7 @@ def has_copy_engine(device: torch.device) -> bool:
 
 @cache
 def has_large_tiles(device: torch.device) -> bool:
-    """Whether a program has 160 KB for its tiles, as on GPUs for data centres; on others it has 99 KB."""
+    """Whether a program has 160 KB for its tiles, as on GPUs for data centers; on others it has 99 KB."""
     return _capability(device) in ((8, 0), (9, 0), (10, 0), (10, 3))
 
 

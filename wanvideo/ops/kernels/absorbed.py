@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..quantized import FP8, QuantisedRows
+from ..quantized import FP8, QuantizedRows
 from . import dot_precision, has_large_tiles
 
 FULL_WEIGHT = 256.0  # what a softmax weight of 1 is in fp8
@@ -171,10 +171,10 @@ def absorb_values(value: Tensor, weight: Tensor) -> Absorbed:
     return Absorbed(out, bound, None)
 
 
-def absorbed_weights(x: Tensor | QuantisedRows, key: Absorbed, num_keys: int, dtype: torch.dtype) -> Tensor:
+def absorbed_weights(x: Tensor | QuantizedRows, key: Absorbed, num_keys: int, dtype: torch.dtype) -> Tensor:
     """x [G * L, D] and absorbed keys whose scores are in units of log 2 -> weights [G, L, N * M] for `absorbed_sum`."""
-    quantized = isinstance(x, QuantisedRows)
-    data, scale = x if isinstance(x, QuantisedRows) else (x, key.bias)
+    quantized = isinstance(x, QuantizedRows)
+    data, scale = x if isinstance(x, QuantizedRows) else (x, key.bias)
     groups, columns, width = key.data.shape
     data = data.view(groups, -1, width)
     length = data.shape[1]

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..attention.regions import FrameRegions
-from ..quantized import FP8, LARGEST, SMALLEST_PEAK, QuantisedRows
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
 from . import cuda_driver, softmax_scale
 from .hopper_tiles import TileOrder, tile_order
 
@@ -41,7 +41,7 @@ class Attended(NamedTuple):
     """What `attend` computes. out [B, L, N, E] bf16, or rows [B * L, N * E] in fp8; shares [B, R, L] float32 and lse
     [B, N, L] float32 where they are asked for."""
 
-    out: Tensor | QuantisedRows
+    out: Tensor | QuantizedRows
     shares: Tensor | None
     lse: Tensor | None
 
@@ -149,7 +149,7 @@ def transposed_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, 
         value, lowest, highest, total, rows, columns, ROWS=128, BLOCK=1024, num_warps=4
     )
     mean = total.sum(0) / rows
-    largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_PEAK)
+    largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_AMAX)
     scale = largest / LARGEST[FP8]
     padded = triton.cdiv(length, KEY_GROUP) * KEY_GROUP
     out = value.new_empty(batch, heads, width, padded, dtype=dtype)
@@ -230,7 +230,7 @@ def attend(
     of them, averaged over heads. In a tile that holds other keys too, keys of the frame whose weight is below what P
     can hold beside the others' (2^-15 in fp8) do not count.
     out_in_fp8: rows with one scale, that of the largest value, which no result exceeds; for fp8 only.
-    Queries and keys in fp8 come normalised, so they have no scale.
+    Queries and keys in fp8 come normalized, so they have no scale.
     Raises: ValueError for another dtype or width.
     """
     batch, length, heads, width = query.shape
@@ -264,5 +264,5 @@ def attend(
     grid = (triton.cdiv(length, ROWS * tiles["GROUPS"]), heads, batch)
     with torch.cuda.device(query.device):
         _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
-    rows = QuantisedRows.of_one_scale(out.view(-1, columns), row_scale) if out_in_fp8 else out
+    rows = QuantizedRows.of_one_scale(out.view(-1, columns), row_scale) if out_in_fp8 else out
     return Attended(rows, shares.mean(1) if num_regions else None, lse)

@@ -13,19 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantized import FP8, QuantisedRows
+from ..quantized import FP8, QuantizedRows
 
 STORE = {FP8: 1, torch.int8: 2}
 CHUNK = 1024
 
 
 @triton.jit
-def _scale_of(peak, out_scale, row, STORE: tl.constexpr):
+def _scale_of(amax, out_scale, row, STORE: tl.constexpr):
     """Write a row's scale; what its values are to be multiplied by."""
     largest = 448.0 if STORE == 1 else 127.0
-    peak = tl.maximum(peak, 1e-12)
-    tl.store(out_scale + row, peak / largest)
-    return largest / peak
+    amax = tl.maximum(amax, 1e-12)
+    tl.store(out_scale + row, amax / largest)
+    return largest / amax
 
 
 @triton.jit
@@ -71,14 +71,14 @@ def _layer_norm(
     inverse = tl.rsqrt(tl.maximum(tl.sum(squares) / D - mean * mean, 0.0) + eps)
     factor = 1.0
     if STORE != 0:
-        peak = tl.zeros((CHUNK,), tl.float32)
+        amax = tl.zeros((CHUNK,), tl.float32)
         for chunk in tl.static_range(CHUNKS):
             columns = chunk * CHUNK + tl.arange(0, CHUNK)
             mask = columns < D
             value = tl.load(x + row * D + columns, mask=mask, other=0.0).to(tl.float32)
             normed = (value - mean) * inverse * tl.load(scale + columns, mask=mask, other=0.0)
-            peak = tl.maximum(peak, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
-        factor = _scale_of(tl.max(peak), out_scale, row, STORE)
+            amax = tl.maximum(amax, tl.abs(normed + tl.load(shift + columns, mask=mask, other=0.0)))
+        factor = _scale_of(tl.max(amax), out_scale, row, STORE)
     for chunk in tl.static_range(CHUNKS):
         columns = chunk * CHUNK + tl.arange(0, CHUNK)
         mask = columns < D
@@ -108,7 +108,7 @@ def _widen(x, row_scale, out, D, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _quantise(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
+def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < D
@@ -198,11 +198,11 @@ def _output(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     return torch.empty_like(x, dtype=dtype), scale
 
 
-def _result(out: Tensor, scale: Tensor | None) -> Tensor | QuantisedRows:
-    return out if scale is None else QuantisedRows(out, scale)
+def _result(out: Tensor, scale: Tensor | None) -> Tensor | QuantizedRows:
+    return out if scale is None else QuantizedRows(out, scale)
 
 
-def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantisedRows:
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor | QuantizedRows:
     out, out_scale = _output(x, dtype)
     rows, width = x.shape
     _layer_norm[(rows,)](
@@ -214,7 +214,7 @@ def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch
 
 def add_layer_norm(
     x: Tensor, y: Tensor, gate: Tensor | float, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | QuantisedRows]:
+) -> tuple[Tensor, Tensor | QuantizedRows]:
     """x is written over and given back."""
     out, out_scale = _output(x, dtype)
     rows, width = x.shape
@@ -248,7 +248,7 @@ def rms_norm_heads(
     return out.unflatten(-1, (num_heads, -1))
 
 
-def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
+def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:
     """Outside float32 the hyperbolic tangent is the hardware's, exact to 11 bits."""
     out, scale = _output(x, dtype)
     rows, width = x.shape
@@ -256,11 +256,11 @@ def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantisedRows:
     return _result(out, scale)
 
 
-def quantise_rows(x: Tensor, dtype: torch.dtype) -> QuantisedRows:
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
     rows, width = x.shape
     out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(rows, 1, dtype=torch.float32)
-    _quantise[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
-    return QuantisedRows(out, scale)
+    _quantize[(rows,)](x, out, scale, width, STORE=STORE[dtype], **_blocks(width))
+    return QuantizedRows(out, scale)
 
 
 def widen_rows(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..quantized import FP8, LARGEST, SMALLEST_PEAK
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX
 from ..row_blocks import row_blocks
-from .fp4 import FP4Linear, quantise_fp4
+from .fp4 import FP4Linear, quantize_fp4
 from .gguf import LAYOUTS, GGUFLinear
 from .layer import Linear, RowScaledLinear
 
@@ -23,14 +23,14 @@ from .layer import Linear, RowScaledLinear
 class Format:
     """How the weight of a linear layer can be stored.
 
-    make: the empty layer from (K, N, bias). bits: that a weight takes. quantise: a weight [N, K] float to the layer's
+    make: the empty layer from (K, N, bias). bits: that a weight takes. quantize: a weight [N, K] float to the layer's
     tensors by name, or None where the format is only read.
     """
 
     name: str
     make: Callable[[int, int, bool], Linear]
     bits: float
-    quantise: Callable[[Tensor], dict[str, Tensor]] | None = None
+    quantize: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def empty(self, shape: tuple[int, ...], bias: bool = False) -> Linear:
         """A layer without memory for a weight of this shape."""
@@ -65,7 +65,7 @@ class SealedLinear(nn.Module):
         return self.layer(x)
 
 
-def quantise_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
+def quantize_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
     """weight [N, K] to 8 bits with one scale a row, a few rows at a time."""
     largest = LARGEST[storage]
     data = torch.empty(weight.shape, dtype=storage, device=weight.device)
@@ -73,25 +73,25 @@ def quantise_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
     num_rows, columns = weight.shape
     for start, stop in row_blocks(num_rows, columns, weight.device):
         rows = weight[start:stop].float()
-        scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_PEAK) / largest
+        scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_AMAX) / largest
         rows = rows / scale[start:stop]
         rows = rows.round() if storage == torch.int8 else rows
         data[start:stop] = rows.clamp(-largest, largest).to(storage)
     return {"weight": data, "weight_scale": scale}
 
 
-def _by_rows(name: str, storage: torch.dtype, can_quantise: bool = True) -> Format:
-    quantise = partial(quantise_by_rows, storage=storage) if can_quantise else None
-    return Format(name, partial(RowScaledLinear, storage=storage), 8.0, quantise)
+def _by_rows(name: str, storage: torch.dtype, can_quantize: bool = True) -> Format:
+    quantize = partial(quantize_by_rows, storage=storage) if can_quantize else None
+    return Format(name, partial(RowScaledLinear, storage=storage), 8.0, quantize)
 
 
 FORMATS = {
     item.name: item
     for item in (
         _by_rows("fp8", FP8),
-        _by_rows("fp8_e5m2", torch.float8_e5m2, can_quantise=False),
+        _by_rows("fp8_e5m2", torch.float8_e5m2, can_quantize=False),
         _by_rows("int8", torch.int8),
-        Format("fp4", FP4Linear, 4.5, quantise_fp4),
+        Format("fp4", FP4Linear, 4.5, quantize_fp4),
         *(
             Format(name, partial(GGUFLinear, layout=layout), 8 * layout.block_bytes / layout.block_size)
             for name, layout in LAYOUTS.items()
@@ -100,12 +100,12 @@ FORMATS = {
 }
 
 
-def quantiser(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
-    """What brings a weight [N, K] into one of `QUANTISERS`."""
-    quantise = FORMATS[name].quantise
-    if quantise is None:
+def quantizer(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What brings a weight [N, K] into one of `QUANTIZERS`."""
+    quantize = FORMATS[name].quantize
+    if quantize is None:
         raise KeyError(f"{name} is only read")
-    return quantise
+    return quantize
 
 
-QUANTISERS = tuple(name for name, item in FORMATS.items() if item.quantise)
+QUANTIZERS = tuple(name for name, item in FORMATS.items() if item.quantize)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantized import QuantisedRows
+from ..quantized import QuantizedRows
 from ..row_blocks import row_blocks
 from .layer import FEW_ROWS, Linear
 
@@ -45,7 +45,7 @@ def untile_scales(scales: Tensor) -> Tensor:
     return tiles.permute(0, 3, 2, 1, 4).reshape(scales.shape).view(torch.float8_e4m3fn)
 
 
-def quantise_fp4(weight: Tensor) -> dict[str, Tensor]:
+def quantize_fp4(weight: Tensor) -> dict[str, Tensor]:
     """weight [N, K] float to the tensors of an `FP4Linear`, a few rows at a time."""
     rows, columns = weight.shape
     packed_shape, _ = padded_sizes(rows, columns)
@@ -103,8 +103,8 @@ class FP4Linear(Linear):
             dense[start:stop] = (codes * step[..., None]).flatten(1)[:, : self.in_features]
         return dense
 
-    def product(self, x: Tensor | QuantisedRows) -> Tensor:
-        if isinstance(x, QuantisedRows) or x.numel() < FEW_ROWS * self.in_features:
+    def product(self, x: Tensor | QuantizedRows) -> Tensor:
+        if isinstance(x, QuantizedRows) or x.numel() < FEW_ROWS * self.in_features:
             return super().product(x)
         if not multiplies_fp4(self.weight.device):
             return super().product(x)
@@ -113,7 +113,7 @@ class FP4Linear(Linear):
 
     def multiply_fp4(self, x: Tensor) -> Tensor:
         """x [L, K] -> [L, N], both factors in 4 bits."""
-        rows = quantise_fp4(x)
+        rows = quantize_fp4(x)
         out = torch._scaled_mm(
             rows["weight"].view(torch.float4_e2m1fn_x2), self.weight.view(torch.float4_e2m1fn_x2).t(),
             rows["weight_scale"].flatten(), self.weight_scale.flatten(), out_dtype=torch.bfloat16,
@@ -129,10 +129,10 @@ def multiplies_fp4(device: torch.device) -> bool:
         return False
     with torch.device(device), torch.inference_mode(False):
         layer, x = FP4Linear(256, 128, bias=False), torch.randn(128, 256)
-        for name, tensor in quantise_fp4(torch.randn(128, 256)).items():
+        for name, tensor in quantize_fp4(torch.randn(128, 256)).items():
             getattr(layer, name).data = tensor
         widened = FP4Linear(256, 128, bias=False)
-        for name, tensor in quantise_fp4(x).items():
+        for name, tensor in quantize_fp4(x).items():
             getattr(widened, name).data = tensor
         exact = widened.dense_weight(torch.float32) @ layer.dense_weight(torch.float32).t()
         try:

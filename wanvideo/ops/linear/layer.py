@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from ..norm import quantise_rows
-from ..quantized import FP8, QuantisedRows
+from ..norm import quantize_rows
+from ..quantized import FP8, QuantizedRows
 from ..row_blocks import row_blocks
 from .low_rank import LoraBranch
 
@@ -22,7 +22,7 @@ FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts
 class Linear(nn.Linear):
     """The dense storage format, and the base of the others: float32, bf16 or fp16, as the checkpoint or caller has it.
 
-    Every format accepts both plain tensors and `QuantisedRows`. lora: LoRAs that are not merged into the weight, added
+    Every format accepts both plain tensors and `QuantizedRows`. lora: LoRAs that are not merged into the weight, added
     to what any format computes; so formats override `product` and leave `forward` alone.
     """
 
@@ -35,21 +35,21 @@ class Linear(nn.Linear):
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """In what a layer with a bias takes its rows fastest; an 8-bit dtype stands for `QuantisedRows`."""
+        """In what a layer with a bias takes its rows fastest; an 8-bit dtype stands for `QuantizedRows`."""
         return self.bias.dtype
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight [N, K] as plain numbers."""
         return self.weight.to(dtype)
 
-    def forward(self, x: Tensor | QuantisedRows) -> Tensor:
+    def forward(self, x: Tensor | QuantizedRows) -> Tensor:
         """x [..., K] -> [..., N]."""
         out = self.product(x)
         return out if self.lora is None else self.lora(x, out)
 
-    def product(self, x: Tensor | QuantisedRows) -> Tensor:
+    def product(self, x: Tensor | QuantizedRows) -> Tensor:
         """x W^T + b of the stored weight alone, in new memory."""
-        if isinstance(x, QuantisedRows):
+        if isinstance(x, QuantizedRows):
             x = x.dense(self.bias.dtype)
         return F.linear(x, self.dense_weight(x.dtype), self.bias)
 
@@ -88,17 +88,17 @@ class RowScaledLinear(Linear):
             dense[start:stop] = self.weight[start:stop].float() * self.weight_scale[start:stop]
         return dense
 
-    def product(self, x: Tensor | QuantisedRows) -> Tensor:
+    def product(self, x: Tensor | QuantizedRows) -> Tensor:
         if not self.multiplies_stored:
             return super().product(x)
-        if isinstance(x, QuantisedRows):
+        if isinstance(x, QuantizedRows):
             return self._multiply(x, self.bias.dtype)
         if x.numel() < FEW_ROWS * self.in_features:
             return super().product(x)
-        out = self._multiply(quantise_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
+        out = self._multiply(quantize_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _multiply(self, x: QuantisedRows, dtype: torch.dtype) -> Tensor:
+    def _multiply(self, x: QuantizedRows, dtype: torch.dtype) -> Tensor:
         if self.weight.dtype == torch.int8:
             parts = zip(x.data.split(INT8_ROWS), x.scale.split(INT8_ROWS), strict=True)
             return torch.cat([self._multiply_int8(data, scale, dtype) for data, scale in parts])

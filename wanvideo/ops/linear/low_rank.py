@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..quantized import QuantisedRows
+from ..quantized import QuantizedRows
 
-QUANTISED_ROWS = 8192  # rows that are widened at a time
+QUANTIZED_ROWS = 8192  # rows that are widened at a time
 
 Strengths = tuple[float, ...]  # a strength for each step; the last one stands for all later steps
 
@@ -101,13 +101,13 @@ class LoraBranch(nn.Module):
             self.register_buffer(f"first_{number}", pair.first)
             self.register_buffer(f"second_{number}", pair.second)
 
-    def forward(self, x: Tensor | QuantisedRows, out: Tensor) -> Tensor:
+    def forward(self, x: Tensor | QuantizedRows, out: Tensor) -> Tensor:
         """x [..., K] and the layer's own result [..., N], which is written over -> [..., N]."""
         result, strengths = out.flatten(0, -2), None
         if self.table is not None and self.schedule is not None:
             strengths = self.table.index_select(0, self.schedule.on(self.table.device))[0].to(out.dtype)
-        if isinstance(x, QuantisedRows):
-            parts = (x.data.split(QUANTISED_ROWS), x.scale.split(QUANTISED_ROWS), result.split(QUANTISED_ROWS))
+        if isinstance(x, QuantizedRows):
+            parts = (x.data.split(QUANTIZED_ROWS), x.scale.split(QUANTIZED_ROWS), result.split(QUANTIZED_ROWS))
             for data, scale, part in zip(*parts, strict=True):
                 self._add(data, scale, part, strengths)
         else:
@@ -117,7 +117,7 @@ class LoraBranch(nn.Module):
     def _add(self, rows: Tensor, scale: Tensor | None, result: Tensor, strengths: Tensor | None) -> None:
         """Add to result [L, N] what rows [L, K] give; with a scale [L, 1] the rows are 8-bit numbers."""
         if scale is not None and (self.num_fulls or self.num_kroneckers):
-            rows, scale = QuantisedRows(rows, scale).dense(result.dtype), None
+            rows, scale = QuantizedRows(rows, scale).dense(result.dtype), None
         if scale is not None:  # bf16 holds 8-bit numbers exactly, and their sums where fp16 would overflow
             rows = rows.to(torch.float32 if result.dtype == torch.float32 else torch.bfloat16)
         if self.rank:

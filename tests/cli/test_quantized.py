@@ -1,4 +1,4 @@
-"""Quantised models through the command line: the published quanto set, and files that `convert` writes."""
+"""Quantized models through the command line: the published quanto set, and files that `convert` writes."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from support import jobs, media_files
-from support import quantised_files as files
+from support import quantized_files as files
 
 from wanvideo.cli import convert, generate
 from wanvideo.cli.main import run
@@ -50,29 +50,29 @@ def test_a_quanto_file_of_base_and_adapter_with_its_text_encoder(tmp_path, caplo
         stored, layers = files.quanto({key: value.float() for key, value in state.items()}, E4M3)
         files.write(place / f"{name}.safetensors", stored)
         (place / f"{listed or name}.json").write_text(json.dumps(layers))
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     flags = ["--quant", "fp8", "--quant_dir", str(place / "infinitetalk_single_fp8.safetensors")]
-    quantised = generated(tmp_path, "quanto", *flags)
+    quantized = generated(tmp_path, "quanto", *flags)
     loaded = jobs.loads(caplog)
     assert any("t5_fp8.safetensors" in line and " x fp8" in line for line in loaded)
     assert any("infinitetalk_single_fp8.safetensors" in line and " x fp8" in line for line in loaded)
     dense = generated(tmp_path, "dense", "--infinitetalk_dir", str(adapter()))
-    assert 0 < far(quantised, dense) < 8
+    assert 0 < far(quantized, dense) < 8
 
 
-def test_a_converted_base_makes_what_quantising_while_loading_makes(tmp_path, caplog, capsys):
+def test_a_converted_base_makes_what_quantizing_while_loading_makes(tmp_path, caplog, capsys):
     base = next((jobs.comfy() / "diffusion_models").glob("wan2.1*"))
     target = tmp_path / "base_int8.safetensors"
     assert run(convert.main, ["--in", str(base), "--out", str(target), "--to", "int8"]) == 0
     assert "matrices in int8" in capsys.readouterr().out
     flags = ["--quant", "int8", "--infinitetalk_dir", str(adapter())]
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     converted = generated(tmp_path, "converted", *flags, "--quant_dir", str(target))
     assert any("base_int8.safetensors" in line for line in jobs.loads(caplog))
     assert np.array_equal(converted, generated(tmp_path, "loading", *flags, "--dit_path", str(base)))
 
 
 def test_four_bits_are_not_for_the_text_encoder(tmp_path, caplog):
-    jobs.listen(caplog)
+    jobs.capture_log(caplog)
     generated(tmp_path, "fp4", "--quant", "fp4", "--infinitetalk_dir", str(adapter()))
-    assert "The text encoder is quantised to fp8, not fp4." in caplog.text
+    assert "The text encoder is quantized to fp8, not fp4." in caplog.text

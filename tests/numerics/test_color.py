@@ -1,4 +1,4 @@
-"""Colour matching against stored vectors and, on further pictures, against color-matcher and scikit-image."""
+"""Color matching against stored vectors and, on further pictures, against color-matcher and scikit-image."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from skimage import color as skimage_color
 
 from wanvideo.errors import InputError
-from wanvideo.request import COLOUR_METHODS
-from wanvideo.sampling.color import PIXELS_AT_ONCE, match_colour
+from wanvideo.request import COLOR_METHODS
+from wanvideo.sampling.color import PIXELS_AT_ONCE, match_color
 
 DATA = Path(__file__).parent / "data" / "colour.safetensors"
-TRANSFERS = [name for name in COLOUR_METHODS if name not in ("disabled", "lab")]
-TOLERANCE = {name: 1e-5 if name == "hm" else 1e-4 for name in COLOUR_METHODS}
+TRANSFERS = [name for name in COLOR_METHODS if name not in ("disabled", "lab")]
+TOLERANCE = {name: 1e-5 if name == "hm" else 1e-4 for name in COLOR_METHODS}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def lab_oracle(source, target):
 
 @pytest.mark.parametrize("method", TRANSFERS)
 def test_transfers_agree_with_the_vectors(vectors, method):
-    result = match_colour(vectors["source"][None] * 2 - 1, vectors["target"] * 2 - 1, method)[0] * 0.5 + 0.5
+    result = match_color(vectors["source"][None] * 2 - 1, vectors["target"] * 2 - 1, method)[0] * 0.5 + 0.5
     assert (result - vectors[method]).abs().max() <= TOLERANCE[method]
 
 
 @pytest.mark.parametrize("strength", [0.8, 1.0])
 def test_lab_agrees_with_the_vectors(vectors, strength):
-    result = match_colour(vectors["video"] * 2 - 1, vectors["target"] * 2 - 1, "lab", strength)
+    result = match_color(vectors["video"] * 2 - 1, vectors["target"] * 2 - 1, "lab", strength)
     assert (result - vectors[f"lab_{strength}"].movedim(0, -1)).abs().max() <= TOLERANCE["lab"]
 
 
@@ -65,7 +65,7 @@ def test_lab_agrees_with_the_vectors(vectors, strength):
 def test_transfers_agree_with_color_matcher(method, size):
     frames = torch.stack([picture(seed, 40, 56, 0.35 + 0.1 * seed, 0.15) for seed in range(3)])
     target = picture(9, *size, 0.5, 0.2)
-    result = match_colour(frames, target, method)
+    result = match_color(frames, target, method)
     for frame, matched in zip(frames, result, strict=True):
         assert (matched - oracle(frame, target, method)).abs().max() <= 2 * TOLERANCE[method]
 
@@ -73,7 +73,7 @@ def test_transfers_agree_with_color_matcher(method, size):
 def test_lab_agrees_with_scikit_image():
     frames = torch.stack([picture(seed, 40, 56, 0.3 + 0.1 * seed, 0.2) for seed in range(4)])
     target = picture(11, 33, 71, 0.55, 0.15)
-    for frame, matched in zip(frames, match_colour(frames, target, "lab"), strict=True):
+    for frame, matched in zip(frames, match_color(frames, target, "lab"), strict=True):
         assert (matched - lab_oracle(frame, target)).abs().max() <= 2 * TOLERANCE["lab"]
 
 
@@ -83,37 +83,37 @@ def test_histograms_with_few_levels_and_other_sizes():
     few = torch.from_numpy(rng.integers(0, 4, (20, 30, 3)) / 3).float() * 2 - 1
     for size in ((7, 11), (50, 41)):
         target = torch.from_numpy(rng.integers(0, 9, (*size, 3)) / 8).float() * 2 - 1
-        result = match_colour(few[None], target, "hm")[0]
+        result = match_color(few[None], target, "hm")[0]
         assert (result - oracle(few, target, "hm")).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("method", COLOUR_METHODS)
+@pytest.mark.parametrize("method", COLOR_METHODS)
 def test_a_picture_matched_to_itself_stays(method):
     target = picture(2, 24, 40, 0.5, 0.2)
-    result = match_colour(target[None], target, method, 1.0)[0]
+    result = match_color(target[None], target, method, 1.0)[0]
     # reinhard's two matrices are rounded, and so not quite each other's inverse; it also lifts black to 1/255.
     assert (result - target).abs().max() <= (2e-2 if method == "reinhard" else 1e-4)
 
 
-@pytest.mark.parametrize("method", COLOUR_METHODS[1:])
+@pytest.mark.parametrize("method", COLOR_METHODS[1:])
 def test_strength_blends(method):
     frames, target = picture(1, 24, 40, 0.4, 0.2)[None], picture(2, 24, 40, 0.6, 0.1)
-    full, part = (match_colour(frames, target, method, strength) for strength in (1.0, 0.3))
+    full, part = (match_color(frames, target, method, strength) for strength in (1.0, 0.3))
     assert torch.allclose(part, 0.7 * frames + 0.3 * full, atol=1e-6)
-    assert match_colour(frames, target, method, 0.0) is frames
+    assert match_color(frames, target, method, 0.0) is frames
 
 
 def degenerate_frames():
     rng = np.random.default_rng(5)
-    grey = torch.from_numpy(rng.uniform(-1, 1, (16, 24, 1))).float().expand(-1, -1, 3)
+    gray = torch.from_numpy(rng.uniform(-1, 1, (16, 24, 1))).float().expand(-1, -1, 3)
     one_channel = torch.full((16, 24, 3), -1.0)
-    one_channel[..., 1] = grey[..., 0]
+    one_channel[..., 1] = gray[..., 0]
     noise = torch.from_numpy(rng.normal(0, 1e-7, (16, 24, 3))).float()
     return {
         "black": torch.full((16, 24, 3), -1.0),
         "white": torch.full((16, 24, 3), 1.0),
-        "flat colour": torch.tensor([0.3, -0.2, 0.7]).expand(16, 24, 3),
-        "grey": grey.contiguous(),
+        "flat color": torch.tensor([0.3, -0.2, 0.7]).expand(16, 24, 3),
+        "gray": gray.contiguous(),
         "one channel": one_channel,
         "nearly flat": 0.1 + noise,
         "one bright pixel": torch.full((16, 24, 3), -1.0).index_put((torch.tensor(0), torch.tensor(0)), torch.ones(3)),
@@ -121,18 +121,18 @@ def degenerate_frames():
     }
 
 
-@pytest.mark.parametrize("method", COLOUR_METHODS[1:])
+@pytest.mark.parametrize("method", COLOR_METHODS[1:])
 @pytest.mark.parametrize("name", degenerate_frames())
 def test_degenerate_frames_stay_finite(method, name):
     frame, target = degenerate_frames()[name], picture(2, 24, 40, 0.5, 0.2)
     for source, reference in ((frame, target), (target, frame), (frame, frame)):
-        assert match_colour(source[None], reference, method).isfinite().all()
+        assert match_color(source[None], reference, method).isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["mkl", "lab", "reinhard"])
 def test_a_flat_frame_takes_the_mean(method):
     frame, target = torch.full((1, 16, 24, 3), 0.25), picture(2, 24, 40, 0.5, 0.1)
-    result = match_colour(frame, target, method)
+    result = match_color(frame, target, method)
     assert (result - result[0, 0, 0]).abs().max() < 1e-4
     assert (result[0, 0, 0] - target.mean((0, 1))).abs().max() < (1e-5 if method == "mkl" else 0.1)
 
@@ -143,30 +143,30 @@ def test_long_windows_are_worked_through_in_pieces():
     frames = torch.stack([picture(seed, height, width, 0.4, 0.05 + 0.02 * seed) for seed in range(10)])
     assert PIXELS_AT_ONCE // (height * width) < len(frames)
     target = picture(20, 64, 64, 0.5, 0.2)
-    together = match_colour(frames, target, "mkl")
-    assert torch.allclose(together[9], match_colour(frames[9:], target, "mkl")[0], atol=1e-6)
+    together = match_color(frames, target, "mkl")
+    assert torch.allclose(together[9], match_color(frames[9:], target, "mkl")[0], atol=1e-6)
     assert together.shape == frames.shape and together.dtype == frames.dtype
 
 
 def test_dtype_is_kept_and_the_input_untouched():
     frames, target = picture(1, 16, 16, 0.4, 0.2)[None].bfloat16(), picture(2, 16, 16, 0.6, 0.1).bfloat16()
     before = frames.clone()
-    for method in COLOUR_METHODS:
-        assert match_colour(frames, target, method).dtype == torch.bfloat16
+    for method in COLOR_METHODS:
+        assert match_color(frames, target, method).dtype == torch.bfloat16
     assert torch.equal(frames, before)
 
 
 def test_disabled_and_no_frames_return_the_input():
     frames, target = picture(1, 16, 16, 0.4, 0.2)[None], picture(2, 16, 16, 0.6, 0.1)
-    assert match_colour(frames, target, "disabled") is frames
-    assert match_colour(frames[:0], target, "mkl").shape == (0, 16, 16, 3)
+    assert match_color(frames, target, "disabled") is frames
+    assert match_color(frames[:0], target, "mkl").shape == (0, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
     ("method", "strength", "shape", "says"),
     [
         ("mlk", 1.0, (1, 4, 4, 3), "Did you mean 'mkl'"),
-        ("mkl", 1.5, (1, 4, 4, 3), "colour_strength 1.5"),
+        ("mkl", 1.5, (1, 4, 4, 3), "color_strength 1.5"),
         ("mkl", float("nan"), (1, 4, 4, 3), "from 0 to 1"),
         ("mkl", 1.0, (1, 3, 4, 4), r"\[1, 3, 4, 4\]"),
         ("mkl", 1.0, (4, 4, 3), r"\[4, 4, 3\]"),
@@ -174,16 +174,16 @@ def test_disabled_and_no_frames_return_the_input():
 )
 def test_bad_inputs(method, strength, shape, says):
     with pytest.raises(InputError, match=says):
-        match_colour(torch.zeros(shape), torch.zeros(4, 4, 3), method, strength)
+        match_color(torch.zeros(shape), torch.zeros(4, 4, 3), method, strength)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", COLOUR_METHODS[1:])
+@pytest.mark.parametrize("method", COLOR_METHODS[1:])
 def test_the_gpu_agrees_with_the_cpu(method):
     frames = torch.stack([picture(seed, 96, 160, 0.4, 0.2) for seed in range(5)])
     target = picture(9, 96, 160, 0.55, 0.15)
-    expected = match_colour(frames, target, method)
-    result = match_colour(frames.cuda(), target, method)
+    expected = match_color(frames, target, method)
+    result = match_color(frames.cuda(), target, method)
     assert result.is_cuda
     assert (result.cpu() - expected).abs().max() <= TOLERANCE[method]

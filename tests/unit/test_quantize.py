@@ -1,11 +1,11 @@
-"""Quantised checkpoints as others write them, quantising while loading, and converting files."""
+"""Quantized checkpoints as others write them, quantizing while loading, and converting files."""
 
 import json
 
 import pytest
 import torch
 from support import host_memory, recipes
-from support import quantised_files as files
+from support import quantized_files as files
 
 from wanvideo.checkpoints import convert, load
 from wanvideo.checkpoints.reader import open_tensors
@@ -18,7 +18,7 @@ from wanvideo.ops.linear.layer import Linear, RowScaledLinear
 
 BASE, ADAPTER = recipes.transformer_state_dict(5), recipes.adapter_state_dict(5)
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-# How a file is quantised, what its layers become, and the largest relative error of a forward from that rounding alone
+# How a file is quantized, what its layers become, and the largest relative error of a forward from that rounding alone
 # (the residual stream and everything outside the blocks are exact, so it is below that of a layer).
 STORED = {
     "fp8 plain": (lambda s: (files.fp8_plain(s), None), E4M3, 0.03),
@@ -68,7 +68,7 @@ def test_every_convention_keeps_its_format(name, exact, tmp_path):
     for num_streamed in (2, 0):
         residency.place(num_streamed)
         assert torch.equal(model(**INPUTS), found)
-    residency.rest()
+    residency.offload()
     check_parameters(model, "cpu")
     assert torch.equal(model(**INPUTS), found)
 
@@ -105,25 +105,25 @@ def test_base_and_adapter_in_different_formats(base, adapter, exact, tmp_path):
 
 
 @pytest.mark.parametrize("to, bound", [("fp8", 0.03), ("int8", 0.01), ("fp4", 0.09)])
-def test_quantising_while_loading(to, bound, exact, caplog):
+def test_quantizing_while_loading(to, bound, exact, caplog):
     with caplog.at_level("INFO", "wanvideo"):
-        model = load.load_transformer(BASE, ADAPTER, dtype=torch.float32, quantise=to)
+        model = load.load_transformer(BASE, ADAPTER, dtype=torch.float32, quantize=to)
     assert f"fp32 + 28 x {to} on cpu" in caplog.text and len(caplog.records) == 1
     check_parameters(model, "cpu")
     assert 1e-3 < error(model(**INPUTS), exact) < bound
     dense = load.load_transformer(BASE, ADAPTER, dtype=torch.float32).state_dict()
-    quantised = {name.removesuffix(".weight_scale") for name in model.state_dict() if name.endswith(".weight_scale")}
-    assert all(name.startswith("blocks.") for name in quantised)
+    quantized = {name.removesuffix(".weight_scale") for name in model.state_dict() if name.endswith(".weight_scale")}
+    assert all(name.startswith("blocks.") for name in quantized)
     for name, value in model.state_dict().items():
-        if name.rpartition(".")[0] not in quantised or name.endswith("bias"):
+        if name.rpartition(".")[0] not in quantized or name.endswith("bias"):
             assert torch.equal(value, dense[name]), name
-    assert {"blocks.0.ffn.0", "blocks.1.audio_cross_attn.proj", "blocks.0.cross_attn.k_img"} <= quantised
+    assert {"blocks.0.ffn.0", "blocks.1.audio_cross_attn.proj", "blocks.0.cross_attn.k_img"} <= quantized
 
 
 def test_a_format_that_is_there_is_kept(tmp_path, caplog):
     path = write(tmp_path / "base.safetensors", "fp8 scale_weight", BASE)
     with caplog.at_level("INFO", "wanvideo"):
-        model = load.load_transformer(path, ADAPTER, quantise="int8")
+        model = load.load_transformer(path, ADAPTER, quantize="int8")
     assert "24 matrices are stored as fp8 and stay so, not int8" in caplog.text
     assert model.blocks[0].ffn[0].weight.dtype == E4M3
     assert model.blocks[0].audio_cross_attn.proj.weight.dtype == torch.int8
@@ -132,13 +132,13 @@ def test_a_format_that_is_there_is_kept(tmp_path, caplog):
 def test_an_unknown_format_is_refused_first():
     for loader in (load.load_transformer, load.load_text_encoder):
         with pytest.raises(InputError, match="'q4'. Use fp8, int8, fp4"):
-            loader("no_such_file", quantise="q4")
+            loader("no_such_file", quantize="q4")
 
 
 @pytest.mark.parametrize("name", [*STORED, "at load"])
 def test_text_encoder(name, tmp_path):
     state = recipes.t5_state_dict(5)
-    options = {"quantise": "fp8"} if name == "at load" else {}
+    options = {"quantize": "fp8"} if name == "at load" else {}
     path = (
         files.write(tmp_path / "t5.safetensors", state) if options else write(tmp_path / "t5.safetensors", name, state)
     )
@@ -280,7 +280,7 @@ def test_convert_writes_what_loading_would_make(to, state, kind, tmp_path, capsy
     assert layers["model.diffusion_model.blocks.0.audio_cross_attn.proj"]["format"] == convert.MARKERS[to]
     files_of = {"transformer": lambda path: (path,), "adapter": lambda path: (BASE, path)}[kind]
     one = load.load_transformer(*files_of(target)).state_dict()
-    two = load.load_transformer(*files_of(source), quantise=to).state_dict()
+    two = load.load_transformer(*files_of(source), quantize=to).state_dict()
     for name, value in one.items():
         if kind == "transformer" or "audio_cross" in name:
             assert torch.equal(value.view(torch.uint8), two[name].view(torch.uint8)), name
@@ -288,7 +288,7 @@ def test_convert_writes_what_loading_would_make(to, state, kind, tmp_path, capsy
 
 def test_convert_to_bf16(tmp_path):
     source, target = write(tmp_path / "x.safetensors", "nvfp4", BASE), tmp_path / "y.safetensors"
-    assert convert.convert(source, target, "bf16").quantised == 0
+    assert convert.convert(source, target, "bf16").quantized == 0
     plain = load.load_transformer(target)
     packed = load.load_transformer(source)
     for one, two in zip(plain.modules(), packed.modules(), strict=True):
@@ -339,13 +339,13 @@ from wanvideo.checkpoints.load import load_transformer
 
 path, warm, to, out = sys.argv[1:]
 torch.set_num_threads(1)
-load_transformer(warm, quantise=to)
+load_transformer(warm, quantize=to)
 tensors = []
 with Peak() as peak:
     if out:
         convert(path, out, to)
     else:
-        model = load_transformer(path, quantise=to)
+        model = load_transformer(path, quantize=to)
         tensors = [*model.parameters(), *model.buffers()]
 print(sum(t.numel() * t.element_size() for t in tensors), peak.grown)
 """

@@ -1,4 +1,4 @@
-"""Checkpoints as others quantise them, made from dense state dicts: one function a format."""
+"""Checkpoints as others quantize them, made from dense state dicts: one function a format."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from wanvideo.ops.linear.fp4 import quantise_fp4
+from wanvideo.ops.linear.fp4 import quantize_fp4
 
 GGUF_TYPES = {
     name: gguf.GGMLQuantizationType[name]
@@ -17,7 +17,7 @@ SUPER_BLOCK = 256
 
 
 def is_matrix(key, value):
-    """What quantisers take: the matrices of blocks whose sides suit every format."""
+    """What quantizers take: the matrices of blocks whose sides suit every format."""
     return ".weight" in key and "block" in key and value.ndim == 2 and not any(side % 16 for side in value.shape)
 
 
@@ -89,7 +89,7 @@ def nvfp4(state):
     matrices, result = _split(state)
     for key, value in matrices.items():
         layer = key.removesuffix(".weight")
-        parts = quantise_fp4(value)
+        parts = quantize_fp4(value)
         result |= {f"{layer}.{name}": tensor for name, tensor in parts.items()}
         result[f"{layer}.weight_scale_2"] = parts["weight_scale_2"][0]
         result[f"{layer}.comfy_quant"] = marker({"format": "nvfp4"})
@@ -120,7 +120,7 @@ def write_gguf(path, state, kind, rename=lambda key: key):
 
 
 def gguf_data(data, type_):
-    """The package quantises to most types; of the K types it only reads, blocks are drawn with scales that fit."""
+    """The package quantizes to most types; of the K types it only reads, blocks are drawn with scales that fit."""
     try:
         return gguf.quants.quantize(data, type_)
     except NotImplementedError:
