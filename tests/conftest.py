@@ -22,6 +22,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels' own tests then run on the CPU
 
 
+@pytest.fixture(scope="module")
+def models():
+    """A tiny transformer with its adapter and a tiny VAE, for the tests of one file."""
+    from support.tiny import tiny_transformer, tiny_vae
+
+    return tiny_transformer(), tiny_vae()
+
+
 class _Root:
     """The repository is a package of ComfyUI's and not one of the tests': pytest must not import its `__init__.py`."""
 

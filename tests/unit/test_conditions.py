@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from support.sampling import FEATURE, SETTINGS, LiveAudio, conditioning, silence, track
-from support.tiny import tiny_transformer, tiny_vae
 
 from wanvideo import VideoGeometry, WindowPlan, run_windows
 from wanvideo.audio.source import TensorAudio
@@ -20,11 +19,6 @@ from wanvideo.sampling.setup import SamplingSetup
 GEOMETRY = VideoGeometry(48, 32, 9)
 PICTURES = conditioning(pictures=2).references
 LAST_FRAMES = torch.linspace(-1, 1, 3 * 5 * 32 * 48).view(3, 5, 32, 48)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
 
 
 class CountedVAE:
