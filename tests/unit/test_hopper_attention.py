@@ -68,8 +68,8 @@ def test_wrong_source_is_answered_with_the_compilers_words():
 
 
 def drawn(name, *shapes):
-    """Queries, keys and values for a backend."""
-    query, key, value = (draw(*shape) for shape in shapes)
+    """Queries, keys and values for a backend, which differ where their shapes do not."""
+    query, key, value = (draw(*shape, seed=seed) for seed, shape in enumerate(shapes))
     return typed(name, query, key), value.bfloat16()
 
 
