@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 THREADS = "OMP_NUM_THREADS"
-# Each takes up to 1.5 GB, and the server's tests, which stay together, are as long as a third of all.
-MOST_PROCESSES = 4
+MOST_PROCESSES = 4  # each takes up to 1.5 GB
 # A thread more than there are free cores makes tiny models ten times slower, so one is enough unless you say otherwise;
 # set before torch is imported, and for the processes that tests start.
 for _name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -19,6 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(int(os.environ[THREADS]))
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels' own tests then run on the CPU
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A tiny transformer with its adapter and a tiny VAE, for the tests of one file."""
+    from support.tiny import tiny_transformer, tiny_vae
+
+    return tiny_transformer(), tiny_vae()
 
 
 class _Root:

@@ -80,10 +80,21 @@ def test_error_texts_of_the_troubleshooting_table_are_those_of_the_program(name)
     assert not wrong
 
 
-@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(name):
-    wanted = re.findall(r"\]\((?!https?://|#)([^)#]+)", text_of(name))
-    assert not [link for link in wanted if not (ROOT / link).exists()]
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    wanted = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert not [link for link in wanted if not (path.parent / link).exists()]
+
+
+PLACES = re.compile(
+    r"`((?:wanvideo|tests|benchmarks|docs|engine|sampling|ops|memory|video|audio|checkpoints)/[\w/.]+)`"
+)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/kernels.md"])
+def test_files_that_are_named_exist(name):
+    named = PLACES.findall(text_of(name))
+    assert not [path for path in named if not ((ROOT / path).exists() or (ROOT / "wanvideo" / path).exists())]
 
 
 def test_the_changelog_has_this_version():

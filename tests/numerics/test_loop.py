@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support import recipes
-from support.tiny import tiny_transformer, tiny_vae
+from support.checks import psnr
+from support.tiny import tiny_transformer
 
 from wanvideo import Conditioning, LoopSettings, run_windows
 from wanvideo.errors import InputError
@@ -25,19 +26,10 @@ SAMPLER_LOOPS = (
 FEATURE = recipes.TINY_AUDIO["layers"], recipes.TINY_AUDIO["channels"]
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
-
-
 def read(name):
     with safe_open(DATA / f"{name}.safetensors", "pt") as file:
         case = json.loads(file.metadata()["case"])
     return case, load_file(DATA / f"{name}.safetensors")
-
-
-def psnr(ours, expected):
-    return float(10 * torch.log10(4 / (ours - expected).square().mean().clamp_min(1e-12)))
 
 
 def compare(windows, vectors, num_frames, checked=None):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import recipes
+from support.checks import psnr
 from support.tiny import tiny_vae
 
 from wanvideo.errors import CheckpointError, InputError
@@ -75,10 +76,6 @@ def test_bf16_stays_close(vae):
     half = tiny_vae(dtype=torch.bfloat16)
     for ours, exact in ((half.encode(VIDEO), vae.encode(VIDEO)), (half.decode(LATENTS), vae.decode(LATENTS))):
         assert torch.nn.functional.cosine_similarity(ours.float().flatten(), exact.flatten(), 0) >= 0.999
-
-
-def psnr(a, b):
-    return 10 * torch.log10(4 / (a - b).square().mean())
 
 
 def test_tiles_are_blended_without_seams(vae):

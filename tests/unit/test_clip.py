@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from support.sampling import conditioning
-from support.tiny import tiny_transformer, tiny_vae
 
 from wanvideo.audio.mix import mix
 from wanvideo.errors import InputError, TalkError
@@ -27,11 +26,6 @@ SETTINGS = LoopSettings(
     mode="multitalk", window_frames=13, motion_frames=5, steps=2, scheduler="euler", guidance_scale=1.0,
     audio_guidance_scale=1.0,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
 
 
 def test_a_clip_equals_the_first_window_of_the_loop(models):

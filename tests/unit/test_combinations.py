@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import quantized_files as files
 from support import recipes
+from support.checks import relative_error
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
@@ -87,10 +88,6 @@ def unquantized(kind, speakers):
     return velocities(with_lora(tiny_transformer(), kind), speakers)
 
 
-def error(one, two):
-    return float((one - two).norm() / two.norm())
-
-
 def typical_error(one, two):
     """Of the median token. With two speakers a token that attends to both alike may get the other one's label."""
     tokens = ((one - two).unfold(3, 2, 2).unfold(4, 2, 2), two.unfold(3, 2, 2).unfold(4, 2, 2))
@@ -118,9 +115,9 @@ def run(name):
             ran.append((kind, speakers, "resident"))
             without = found if kind == "none" else without
             assert (kind == "none") == torch.equal(found[0], without[0])
-            assert error(found, velocities(plain, speakers)) <= OWN_NUMBERS, (kind, speakers)
+            assert relative_error(found, velocities(plain, speakers)) <= OWN_NUMBERS, (kind, speakers)
             if name in BOUNDS:
-                rounding = error if speakers == 1 else typical_error
+                rounding = relative_error if speakers == 1 else typical_error
                 assert rounding(found, unquantized(kind, speakers)) <= BOUNDS[name], (kind, speakers)
             residency.place(len(model.blocks))
             assert torch.equal(velocities(model, speakers), found), (kind, speakers)

@@ -1,15 +1,12 @@
 """Modes are classes behind one seam; what of the sound a window reads; a run of unknown length."""
 
-import ast
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from support.sampling import FEATURE, SETTINGS, LiveAudio, conditioning, silence, track
-from support.tiny import tiny_transformer, tiny_vae
 
-from wanvideo import VideoGeometry, WindowPlan, request, run_windows
+from wanvideo import VideoGeometry, WindowPlan, run_windows
 from wanvideo.audio.source import TensorAudio
 from wanvideo.errors import InputError
 from wanvideo.request import MODES
@@ -19,15 +16,9 @@ from wanvideo.sampling.contexts import read_audio_window
 from wanvideo.sampling.loop import finished
 from wanvideo.sampling.setup import SamplingSetup
 
-LIBRARY = Path(request.__file__).parent
 GEOMETRY = VideoGeometry(48, 32, 9)
 PICTURES = conditioning(pictures=2).references
 LAST_FRAMES = torch.linspace(-1, 1, 3 * 5 * 32 * 48).view(3, 5, 32, 48)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
 
 
 class CountedVAE:
@@ -46,18 +37,6 @@ class CountedVAE:
 
 def test_every_mode_has_its_class():
     assert tuple(CONDITIONS) == MODES
-
-
-def test_nobody_else_asks_for_a_mode():
-    found = [
-        f"{path.relative_to(LIBRARY)}:{node.lineno}"
-        for path in LIBRARY.rglob("*.py")
-        if path != LIBRARY / "sampling" / "conditions.py"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Compare)
-        and any(isinstance(part, ast.Constant) and part.value in MODES for part in (node.left, *node.comparators))
-    ]
-    assert found == []
 
 
 def test_infinitetalk_shows_the_picture_and_keeps_clean_motion_latents(models):
@@ -100,38 +79,6 @@ def test_motion_latents_are_held_clean_or_at_the_level_of_the_step():
 def test_a_plain_clip_knows_what_it_is_given():
     channels = torch.ones(20, 3, 4, 6)
     assert Plain(channels).known(0, None) == (channels, None) and Plain(None).color_reference(0) is None
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """A mode for tests: a window knows its first frames, mirrored, and has neither motion latents nor a color."""
-
-    references: torch.Tensor
-    codec: VideoCodec
-    geometry: VideoGeometry
-    overlap: int
-
-    def reference_index(self, window_index):
-        return 0
-
-    def known(self, window_index, last_frames):
-        frames = self.references[0][:, None] if last_frames is None else last_frames.flip(-1)
-        latents = self.codec.encode_start(frames, self.geometry.num_frames)
-        return torch.cat((torch.ones_like(latents[:4]), latents)), None
-
-    def color_reference(self, window_index):
-        return None
-
-
-def test_a_new_mode_is_a_class_and_its_name(models, monkeypatch):
-    monkeypatch.setitem(CONDITIONS, "mirror", Mirror)
-    monkeypatch.setattr(request, "MODES", (*MODES, "mirror"))
-    settings = replace(SETTINGS, color_match="mkl")
-    mirrored, usual = (
-        list(run_windows(*models, conditioning(), replace(settings, mode=mode), 7)) for mode in ("mirror", "multitalk")
-    )
-    assert len(mirrored) == len(usual) == 3
-    assert not any(torch.equal(a.pixels, b.pixels) for a, b in zip(mirrored, usual, strict=True))
 
 
 # Setup

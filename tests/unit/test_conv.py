@@ -2,27 +2,27 @@
 
 import pytest
 import torch
+from support.checks import draw
 
 from wanvideo.ops import conv
 
 pytest.importorskip("triton", reason="Triton is not installed; the eager references are used everywhere")
 pytest.importorskip("triton.tools.tensor_descriptor", reason="this Triton has no tensor descriptors; cuDNN is used")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE, TOLERANCE = (torch.float16, 2e-3) if torch.cuda.is_available() else (torch.float32, 1e-5)
 WIDE = (10, 18)  # neither side a multiple of a tile's
 
 
-def draw(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, DTYPE)
+def numbers(*shape):
+    return draw(*shape).to(DTYPE)
 
 
 def clip(channels, frames, height, width):
-    return draw(1, channels, frames, height, width).contiguous(memory_format=torch.channels_last_3d)
+    return numbers(1, channels, frames, height, width).contiguous(memory_format=torch.channels_last_3d)
 
 
 def filters(out, into, *size):
-    return draw(out, into, *size) / (into * size[-1] ** 2) ** 0.5
+    return numbers(out, into, *size) / (into * size[-1] ** 2) ** 0.5
 
 
 def compare(monkeypatch, function, *arguments):
@@ -36,34 +36,34 @@ def compare(monkeypatch, function, *arguments):
 
 @pytest.mark.parametrize(("into", "out"), [(3, 96), (16, 24), (32, 3), (64, 32), (16, 192), (48, 16)])
 def test_conv3d(monkeypatch, into, out):
-    compare(monkeypatch, conv.conv3d, clip(into, 4, *WIDE), filters(out, into, 3, 3, 3), draw(out))
+    compare(monkeypatch, conv.conv3d, clip(into, 4, *WIDE), filters(out, into, 3, 3, 3), numbers(out))
 
 
 @pytest.mark.parametrize("out", [24, 96, 192])
 def test_a_residual_is_added(monkeypatch, out):
-    compare(monkeypatch, conv.conv3d, clip(16, 4, *WIDE), filters(out, 16, 3, 3, 3), draw(out), clip(out, 2, *WIDE))
+    compare(monkeypatch, conv.conv3d, clip(16, 4, *WIDE), filters(out, 16, 3, 3, 3), numbers(out), clip(out, 2, *WIDE))
 
 
 def test_a_single_tap(monkeypatch):
-    compare(monkeypatch, conv.conv3d, clip(16, 2, *WIDE), filters(32, 16, 1, 1, 1), draw(32))
+    compare(monkeypatch, conv.conv3d, clip(16, 2, *WIDE), filters(32, 16, 1, 1, 1), numbers(32))
 
 
 def test_frames_are_halved(monkeypatch):
     x = clip(32, 7, 9, 17)
-    compare(monkeypatch, conv.conv3d_halving_frames, x, filters(32, 32, 3, 1, 1), draw(32))
+    compare(monkeypatch, conv.conv3d_halving_frames, x, filters(32, 32, 3, 1, 1), numbers(32))
 
 
 def test_frames_are_doubled(monkeypatch):
     x = clip(16, 5, 9, 17)
-    compare(monkeypatch, conv.conv3d_doubling_frames, x, filters(32, 16, 3, 1, 1), draw(32))
+    compare(monkeypatch, conv.conv3d_doubling_frames, x, filters(32, 16, 3, 1, 1), numbers(32))
 
 
 def test_rows_and_columns_are_halved(monkeypatch):
-    compare(monkeypatch, conv.conv2d_halving, clip(32, 2, *WIDE), filters(32, 32, 3, 3), draw(32))
+    compare(monkeypatch, conv.conv2d_halving, clip(32, 2, *WIDE), filters(32, 32, 3, 3), numbers(32))
 
 
 def test_rows_and_columns_are_doubled(monkeypatch):
-    compare(monkeypatch, conv.conv2d_doubling, clip(32, 2, *WIDE), filters(16, 32, 3, 3), draw(16))
+    compare(monkeypatch, conv.conv2d_doubling, clip(32, 2, *WIDE), filters(16, 32, 3, 3), numbers(16))
 
 
 def test_filters_are_read_where_they_lie():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from support import recipes
+from support.checks import relative_error
 from support.quantized_files import GGUF_TYPES
 from support.tiny import tiny_transformer
 
@@ -44,10 +45,6 @@ def parts_of(name, weight):
     return {"weight": torch.from_numpy(gguf.quants.quantize(weight.numpy(), GGUF_TYPES[name]))}
 
 
-def error(one, two):
-    return float((one.float() - two.float()).norm() / two.float().norm())
-
-
 def layer_of(name, weight, bias=None):
     layer = FORMATS[name].layer(tuple(weight.shape), parts_of(name, weight))
     if bias is not None:
@@ -63,7 +60,7 @@ def test_error_of_a_layer_is_the_rounding_of_its_format(name, dtype):
     layer = layer_of(name, weight, bias)
     out, exact = layer(x), torch.nn.functional.linear(x.float(), weight)
     assert out.dtype == dtype and out.shape == (9, ROWS)
-    found = error(out.float() - bias.float(), exact)
+    found = relative_error(out.float() - bias.float(), exact)
     assert BOUNDS[name] / 4 < found < BOUNDS[name] + (0.005 if dtype == torch.bfloat16 else 0)
     widened = torch.nn.functional.linear(x, layer.dense_weight(dtype), bias)
     assert torch.equal(out, widened)
@@ -159,7 +156,7 @@ def test_fp4_pads(sizes):
     weight = recipes.tensor("w", sizes, 4)
     layer = layer_of("fp4", weight)
     assert layer.weight.shape[0] % 16 == layer.weight.shape[1] % 8 == 0
-    assert error(layer.dense_weight(torch.float32), weight) < BOUNDS["fp4"]
+    assert relative_error(layer.dense_weight(torch.float32), weight) < BOUNDS["fp4"]
 
 
 @pytest.mark.parametrize("name, storage", [("int8", torch.int8), ("fp8", torch.float8_e4m3fn)])
@@ -175,7 +172,9 @@ def test_products_in_8_bits(name, storage, rows):
         if "per-tensor scaling" not in str(problem):
             raise
         pytest.skip(f"torch {torch.__version__} multiplies fp8 with one scale a row on GPUs only")
-    assert error(out, expected) < (1e-6 if storage == torch.int8 else 0.004)  # fp8 products are given back in bf16
+    assert relative_error(out, expected) < (
+        1e-6 if storage == torch.int8 else 0.004
+    )  # fp8 products are given back in bf16
 
 
 @GPU
@@ -187,7 +186,7 @@ def test_products_in_8_bits_on_the_gpu(name):
     x = recipes.tensor("x", (4096, 768), 1).cuda().bfloat16()
     rows = quantize_rows(x, layer.input_dtype)
     exact = torch.nn.functional.linear(rows.dense(torch.float32), layer.dense_weight(torch.float32), layer.bias.float())
-    assert error(layer(x), exact) < 0.006 and torch.equal(layer(x), layer(rows))
+    assert relative_error(layer(x), exact) < 0.006 and torch.equal(layer(x), layer(rows))
 
 
 @GPU
@@ -218,7 +217,7 @@ def test_all_paths_give_the_same(name, inputs):
     resident = packed_model(name)
     expected = resident(**inputs)
     dense = tiny_transformer(num_layers=3)(**inputs)
-    assert error(expected, dense) < BOUNDS[name]
+    assert relative_error(expected, dense) < BOUNDS[name]
     model = packed_model(name)
     residency = Residency(model, "cpu")
     for num_streamed in (3, 1, 0, 2):

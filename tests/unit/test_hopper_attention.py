@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from support.checks import DEVICE, draw
 
 from wanvideo.ops.attention import backends, dispatch, lse
 from wanvideo.ops.attention.regions import FrameRegions
@@ -14,7 +15,6 @@ from wanvideo.ops.quantized import FP8
 pytest.importorskip("triton", reason="Triton is not installed; other backends are used everywhere")
 from wanvideo.ops.kernels import hopper_attention, hopper_tiles  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
 on_hopper = pytest.mark.skipif(REFUSAL is not None, reason=f"this attention cannot be used here: {REFUSAL}")
 TOLERANCES = {"hopper": 0.004, "fp8": 0.05}
@@ -23,10 +23,6 @@ TOLERANCES = {"hopper": 0.004, "fp8": 0.05}
 # addends lose a whole one. On average less than one is missing (by emulation 7e-6 of the sum, at most 9e-5).
 DROPPED_PLACE = 2.0**-13
 SUM_ERRORS = {"hopper": (1e-5, 1e-6), "fp8": (2 * 33 * DROPPED_PLACE, DROPPED_PLACE)}  # largest, mean
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + 10_000 * seed)).to(DEVICE)
 
 
 @pytest.mark.parametrize("length", [70, 96])

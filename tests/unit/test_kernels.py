@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.checks import DEVICE, draw
 
 from wanvideo.ops import kernels, norm, pixel_norm
 from wanvideo.ops.attention import dispatch as plain
@@ -17,13 +18,8 @@ from wanvideo.ops.quantized import FP8
 pytest.importorskip("triton", reason="Triton is not installed; the eager references are used everywhere")
 from wanvideo.ops.kernels import attention, rows  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.int8] + ([torch.float8_e4m3fn] if torch.cuda.is_available() else [])
 ROWS, WIDTH, HEADS = 7, 1280, 10
-
-
-def draw(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
 def agree(ours, eager, dtype):

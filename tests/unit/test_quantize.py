@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import host_memory, recipes
 from support import quantized_files as files
+from support.checks import relative_error
 
 from wanvideo.checkpoints import convert, load
 from wanvideo.checkpoints.reader import open_tensors
@@ -43,10 +44,6 @@ def exact():
     return load.load_transformer(BASE, ADAPTER, dtype=torch.float32)(**INPUTS)
 
 
-def error(one, two):
-    return float((one - two).norm() / two.norm())
-
-
 def write(path, name, state, prefix=""):
     stored, extra = STORED[name][0](state)
     stored = {prefix + key: value for key, value in stored.items()}
@@ -63,7 +60,7 @@ def test_every_convention_keeps_its_format(name, exact, tmp_path):
     assert kinds - {Linear} == {FP4Linear if storage == torch.uint8 else RowScaledLinear}
     assert model.blocks[1].ffn[2].weight.dtype == storage and type(model.head.head) is Linear
     found = model(**INPUTS)
-    assert bound / 10 < error(found, exact) < bound
+    assert bound / 10 < relative_error(found, exact) < bound
     residency = Residency(model, "cpu")
     for num_streamed in (2, 0):
         residency.place(num_streamed)
@@ -83,7 +80,7 @@ def test_the_numbers_are_those_of_the_convention(name, tmp_path):
         expected = stored[f"{key}.weight._data"].float() * stored[f"{key}.weight._scale"].float()
     elif name == "nvfp4":
         expected = layer.dense_weight(torch.float32)
-        assert error(expected, BASE[f"{key}.weight"]) < 0.11
+        assert relative_error(expected, BASE[f"{key}.weight"]) < 0.11
     else:
         scales = [stored[f"{key}.{end}"] for end in ("scale_weight", "weight_scale") if f"{key}.{end}" in stored]
         expected = stored[f"{key}.weight"].float() * (scales[0] if scales else 1.0)
@@ -100,7 +97,7 @@ def test_base_and_adapter_in_different_formats(base, adapter, exact, tmp_path):
     model = load.load_transformer(*paths, dtype=torch.float32)
     check_parameters(model, "cpu")
     bounds = [STORED[name][2] for name in (base, adapter) if name]
-    found = error(model(**INPUTS), exact)
+    found = relative_error(model(**INPUTS), exact)
     assert found < max(bounds, default=1e-6) and (found > 1e-3) == (base is not None or adapter is not None)
 
 
@@ -110,7 +107,7 @@ def test_quantizing_while_loading(to, bound, exact, caplog):
         model = load.load_transformer(BASE, ADAPTER, dtype=torch.float32, quantize=to)
     assert f"fp32 + 28 x {to} on cpu" in caplog.text and len(caplog.records) == 1
     check_parameters(model, "cpu")
-    assert 1e-3 < error(model(**INPUTS), exact) < bound
+    assert 1e-3 < relative_error(model(**INPUTS), exact) < bound
     dense = load.load_transformer(BASE, ADAPTER, dtype=torch.float32).state_dict()
     quantized = {name.removesuffix(".weight_scale") for name in model.state_dict() if name.endswith(".weight_scale")}
     assert all(name.startswith("blocks.") for name in quantized)
@@ -147,7 +144,7 @@ def test_text_encoder(name, tmp_path):
     assert sum(isinstance(layer, Linear) for layer in model.modules()) == 14
     ids, mask = recipes.t5_inputs(3)
     expected = torch.cat(load.load_text_encoder(state, dtype=torch.float32).encode(ids, mask))
-    assert error(torch.cat(model.encode(ids, mask)), expected) < (0.12 if name == "nvfp4" else 0.07)
+    assert relative_error(torch.cat(model.encode(ids, mask)), expected) < (0.12 if name == "nvfp4" else 0.07)
 
 
 def test_quanto_maps(tmp_path):
@@ -305,7 +302,7 @@ def test_convert_gguf_and_text_encoder(tmp_path, caplog):
     model = load.load_text_encoder(tmp_path / "t5.safetensors", dtype=torch.float32)
     ids, mask = recipes.t5_inputs(3)
     expected = torch.cat(load.load_text_encoder(tmp_path / "t5.gguf", dtype=torch.float32).encode(ids, mask))
-    assert error(torch.cat(model.encode(ids, mask)), expected) < 0.02
+    assert relative_error(torch.cat(model.encode(ids, mask)), expected) < 0.02
 
 
 def test_convert_refuses_first(tmp_path, capsys):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from support import recipes
-from support.tiny import tiny_transformer, tiny_vae
 
 from wanvideo import Conditioning, LoopSettings, run_windows
 from wanvideo.errors import InputError, TalkError
@@ -26,11 +25,6 @@ SETTINGS = LoopSettings(
     window_frames=9, motion_frames=5, steps=8, shift=3.0, guidance_scale=1.0, audio_guidance_scale=1.0
 )  # fmt: skip
 KINDS = ("teacache", "magcache", "easycache")
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
 
 
 def conditioning(frames=9):

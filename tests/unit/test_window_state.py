@@ -28,11 +28,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny_transformer(), tiny_vae()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_goes_on_to_the_bit(models, name):
     settings, given = CASES[name]

@@ -18,6 +18,7 @@ from ..request import (
     COLOR_METHODS,
     COMPILE_MODES,
     DTYPES,
+    MODES,
     QUANTIZERS,
     Apg,
     EngineOptions,
@@ -29,7 +30,7 @@ from ..request import (
 )
 
 logger = logging.getLogger("wanvideo")
-TASKS = ("infinitetalk-14B", "multitalk-14B")
+TASKS = tuple(f"{mode}-14B" for mode in MODES)
 DEFAULT_STEPS = 40
 ALWAYS_COMPUTED = 5  # first steps that the reference's TeaCache never leaves out
 NUM_BLOCKS, BLOCK_PARAMETERS, OTHER_PARAMETERS = 40, 464_200_000, 330_000_000  # of the 14B model with its adapter
@@ -203,7 +204,7 @@ def _streamed(flags: argparse.Namespace) -> int:
 
 
 def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSettings:
-    mode = "multitalk" if flags.task.startswith("multitalk") else "infinitetalk"
+    mode = flags.task.removesuffix("-14B")
     motion = DEFAULT_MOTION[mode] if flags.motion_frame is None else flags.motion_frame
     if motion % 4 != 1:
         motion = snap_frames(motion)
