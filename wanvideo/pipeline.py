@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .engine.conditioning import encode_request, workload_of_request
+from .engine.encoders import missing
 from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
@@ -71,7 +72,7 @@ class TalkingVideoPipeline:
         size = inputs.geometry.width, inputs.geometry.height
         with VideoWriter(path, *size, request.fps, audio=inputs.soundtrack, overwrite=overwrite) as writer:
             for _ in self._run(request, inputs, on_step, [writer]):
-                """The writer has it."""
+                pass  # the writer has it
         return writer.path
 
     def plan(self, request: TalkRequest, device: Device | None = None) -> RunPlan:
@@ -85,23 +86,18 @@ class TalkingVideoPipeline:
     def check(self, request: TalkRequest) -> Inputs:
         """Open and check everything that a request names; no model is loaded."""
         inputs = open_inputs(request)
-        if inputs.tracks is not None:
-            self._needs("wav2vec", "speech", "chinese-wav2vec2-base")
-            if not self.files.has_audio:
-                raise CheckpointError(
-                    f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
-                    "Name one: infinitetalk.safetensors."
-                )
-        self._needs("text_encoder", "the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
-        self._needs("vae", "the video", "Wan2.1_VAE.pth")
+        self.encoders.check(has_audio=inputs.tracks is not None)
+        if inputs.tracks is not None and not self.files.has_audio:
+            raise CheckpointError(
+                f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
+                "Name one: infinitetalk.safetensors."
+            )
+        if self.files.vae is None:
+            raise missing("the video", "Wan2.1_VAE.pth")
         self.engine.check(workload_of_request(request, inputs))
         if self.files.clip_vision is None:
             logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         return inputs
-
-    def _needs(self, name: str, what: str, example: str) -> None:
-        if getattr(self.files, name) is None:
-            raise CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
 
     def _run(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]

@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 from support import recipes
 
-from wanvideo.request import Apg
+from wanvideo.request import Apg, LoopSettings
 from wanvideo.sampling.guidance import Guidance, Pass
+from wanvideo.sampling.setup import SamplingSetup
 
 DATA = Path(__file__).parent / "data"
 SPEC = json.loads((DATA / "guidance.json").read_text())
@@ -68,8 +69,11 @@ def test_apg_vectors(scales):
 def test_only_the_passes_that_matter_run(text, audio, has_audio, passes, apg):
     guidance = Guidance(text, audio, apg, has_audio=has_audio)
     assert [which.value for which in guidance.passes] == passes
-    assert guidance.needs_negative == any(name in passes for name in ("drop_text", "uncond"))
-    assert guidance.needs_null_audio == any(name in passes for name in ("drop_audio", "uncond"))
+    settings = LoopSettings(guidance_scale=text, audio_guidance_scale=audio, apg=apg)
+    setup = SamplingSetup.of(settings, has_audio)
+    assert setup.passes == guidance.passes
+    assert setup.needs_negative == any(name in passes for name in ("drop_text", "uncond"))
+    assert setup.needs_null_audio == any(name in passes for name in ("drop_audio", "uncond"))
     assert guidance.combine(outputs_of(0, passes=guidance.passes)).isfinite().all()
 
 

@@ -298,7 +298,7 @@ def test_a_header_is_read_once(tmp_path, opened):
     found = {kind: load.open_checkpoint(path, kind) for kind, path in paths.items()}
     assert all(checkpoint.paths == (paths[kind],) for kind, checkpoint in found.items())
     base, adapter, vae, text_encoder, clip_vision, speech = found.values()
-    files = ResolvedFiles(base, adapter, vae, text_encoder, clip_vision, speech, None, has_audio=True)
+    files = ResolvedFiles(base, adapter, vae, text_encoder, clip_vision, speech)
     model_sizes(files, torch.bfloat16)
     assert load.open_checkpoint(base, Kind.TRANSFORMER) is base
     load.load_transformer(base, adapter)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..audio.source import padded
-from ..errors import CheckpointError, InputError
+from ..errors import InputError
 from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.planner import Work
 from ..protocols import AudioSource
@@ -135,16 +135,12 @@ def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
 
 def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> Conditioning:
     """Everything that a request names, encoded; each encoder is loaded, used and left one after another."""
-    if encoders.text is None or encoders.tokenizer is None:
-        raise CheckpointError("There is no text encoder for the prompt. Name it, or a folder that has it.")
     needs_negative = inputs.setup.needs_negative
     prompts = [*request.prompts, *([request.negative_prompt] if needs_negative else [])]
-    embeds = encode_text(encoders.text, encoders.tokenizer, prompts, encoders.text_on_cpu)
+    embeds = encode_text(*encoders.for_prompts(), prompts, encoders.text_on_cpu)
     audio = image_embeds = None
     if inputs.tracks is not None:
-        if encoders.audio is None:
-            raise CheckpointError("There is no audio encoder for the speech. Name chinese-wav2vec2-base.")
-        audio = encode_audio(encoders.audio, inputs.tracks, request.fps)
+        audio = encode_audio(encoders.for_speech(), inputs.tracks, request.fps)
     negative = embeds.pop() if needs_negative else None
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:

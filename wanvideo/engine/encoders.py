@@ -6,7 +6,7 @@ Legend: R reference pictures, F video frames, n tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..audio.speech import encode_tracks
+from ..errors import CheckpointError
 from ..memory.budget import GIB, free_device_bytes
 from ..memory.hooked import streaming
 from ..memory.residency import module_bytes
@@ -37,6 +38,29 @@ class Encoders:
     audio: ModelHandle | None
     text_on_cpu: bool = False
 
+    def check(self, has_audio: bool) -> None:
+        """Raises: CheckpointError when what a request needs is not there."""
+        self.for_prompts()
+        if has_audio:
+            self.for_speech()
+
+    def for_prompts(self) -> tuple[ModelHandle, Path]:
+        """The text encoder and its tokenizer. Raises: CheckpointError when there is none."""
+        if self.text is None or self.tokenizer is None:
+            raise missing("the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
+        return self.text, self.tokenizer
+
+    def for_speech(self) -> ModelHandle:
+        """The audio encoder. Raises: CheckpointError when there is none."""
+        if self.audio is None:
+            raise missing("speech", "chinese-wav2vec2-base")
+        return self.audio
+
+
+def missing(what: str, example: str) -> CheckpointError:
+    """That no model was named for something."""
+    return CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
+
 
 @torch.no_grad()
 def encode_text(
@@ -44,18 +68,18 @@ def encode_text(
 ) -> list[Tensor]:
     """Embeddings [n, dim] of each prompt, on the CPU. Blocks of an encoder that does not fit the device stream."""
     device = torch.device("cpu") if on_cpu else encoder.host.device
-    with ExitStack() as stack:
+    on_gpu = device.type == "cuda"
 
-        def place() -> None:
-            model = encoder.residency.model
-            if device.type != "cuda" or module_bytes(model) + GIB <= free_device_bytes(device) + encoder.device_bytes:
-                encoder.residency.place()
-            else:
-                stack.enter_context(streaming(model, model.encoder.block, device))
+    def place() -> None:
+        needed = module_bytes(encoder.residency.model) + GIB
+        if not on_gpu or needed <= free_device_bytes(device) + encoder.device_bytes:
+            encoder.residency.place()
 
-        fits = device.type == "cuda" and _file_bytes(encoder) + GIB <= encoder.host.obtainable_bytes()
-        model = stack.enter_context(encoder.in_use((lambda: None) if on_cpu else place, is_resident=fits))
-        return [embeds.cpu() for embeds in encode_prompts(model, load_tokenizer(tokenizer), prompts)]
+    fits = on_gpu and _file_bytes(encoder) + GIB <= encoder.host.obtainable_bytes()
+    with encoder.in_use((lambda: None) if on_cpu else place, is_resident=fits) as model:
+        streams = on_gpu and encoder.device_bytes == 0
+        with streaming(model, model.encoder.block, device) if streams else nullcontext():
+            return [embeds.cpu() for embeds in encode_prompts(model, load_tokenizer(tokenizer), prompts)]
 
 
 def _file_bytes(encoder: ModelHandle) -> int:

@@ -75,7 +75,6 @@ class Engine:
             transformer=self._transformer.checkpoint, adapter=self._adapter,
             vae=None if self._vae is None else self._vae.checkpoint,
             text_encoder=None if self._text_encoder is None else self._text_encoder.checkpoint,
-            clip_vision=None, wav2vec=None, tokenizer=None, has_audio=False,
             loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
         )  # fmt: skip
         return model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
@@ -120,16 +119,12 @@ class Engine:
         transformer.set_attention(self.options.attention)
         transformer.compile_blocks(self.options.compile, self.options.compile_backend)
         if self._vae is not None:
-            self._vae.load(is_resident=self._vae.is_transient)
+            self._vae.load()
         return planned
 
     def stream_more(self) -> bool:
         """Let a quarter of the blocks more stream; False where that gives nothing back."""
         return self.host.device.type == "cuda" and self.residency.stream_more()
-
-    def offload(self) -> None:
-        """Give the transformer's device memory back."""
-        self._transformer.offload()
 
     def _plan(self, workload: Workload, device: Device) -> RunPlan:
         return plan_run(
@@ -161,7 +156,6 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
             return None
         return ModelHandle(checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True)
 
-    load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantize=options.quantize)
     encoders = Encoders(
         text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantize=text_format),
         tokenizer=files.tokenizer,
@@ -169,9 +163,11 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
         audio=handle(files.wav2vec, load_audio_encoder, dtype=torch.float32),
         text_on_cpu=options.text_encoder_device == "cpu",
     )
+    load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantize=options.quantize)
+    transformer = ModelHandle(files.transformer, host, load, Residency)
+    vae = None if files.vae is None else ModelHandle(files.vae, host, partial(load_vae, files.vae, dtype=dtype))
     engine = Engine(
-        host, ModelHandle(files.transformer, host, load, Residency), handle(files.vae, load_vae, dtype=dtype), options,
-        loras=[LoraUse(lora.path, lora.strength) for lora in files.loras], adapter=files.adapter,
-        text_encoder=encoders.text,
+        host, transformer, vae, options, loras=[LoraUse(lora.path, lora.strength) for lora in files.loras],
+        adapter=files.adapter, text_encoder=encoders.text,
     )  # fmt: skip
     return engine, encoders

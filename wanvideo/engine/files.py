@@ -25,17 +25,21 @@ ADAPTER_FOLDERS = ("", "single", "multi")  # where the published InfiniteTalk fo
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Each model, recognized by its files' content; has_audio: an adapter is named or merged into the base."""
+    """Each model, recognized by its files' content; None for what is not there."""
 
     transformer: Checkpoint
-    adapter: Checkpoint | None
-    vae: Checkpoint | None
-    text_encoder: Checkpoint | None
-    clip_vision: Checkpoint | None
-    wav2vec: Checkpoint | None
-    tokenizer: Path | None
-    has_audio: bool
+    adapter: Checkpoint | None = None
+    vae: Checkpoint | None = None
+    text_encoder: Checkpoint | None = None
+    clip_vision: Checkpoint | None = None
+    wav2vec: Checkpoint | None = None
+    tokenizer: Path | None = None
     loras: tuple[LoraFile, ...] = ()
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is an audio adapter, by itself or merged into the base."""
+        return self.adapter is not None or self.transformer.identity.has_audio
 
 
 def resolve(files: ModelFiles) -> ResolvedFiles:
@@ -64,10 +68,7 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
         tokenizer = found["text_encoder"].paths[0]
     for lora in files.loras:
         open_lora(lora.path)
-    has_audio = adapter is not None or transformer.identity.has_audio
-    return ResolvedFiles(
-        transformer, adapter, **found, tokenizer=tokenizer, has_audio=has_audio, loras=files.loras
-    )  # fmt: skip
+    return ResolvedFiles(transformer, adapter, **found, tokenizer=tokenizer, loras=files.loras)
 
 
 def _named(path: str | None, kind: Kind) -> Checkpoint | None:

@@ -54,6 +54,7 @@ def open_inputs(request: TalkRequest) -> Inputs:
     Raises: InputError for whatever cannot be used, before anything heavy happens.
     """
     settings = request.settings
+    setup = SamplingSetup.of(settings, any(speaker.audio is not None for speaker in request.speakers))
     source_size = picture_size(request.reference)
     size = parse_size(request.size) if isinstance(request.size, str) else request.size
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
@@ -65,7 +66,6 @@ def open_inputs(request: TalkRequest) -> Inputs:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     references = References(request.reference, width, height, plan, request.fps)
-    setup = SamplingSetup.of(settings, has_audio=tracks is not None)
     return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
 
 

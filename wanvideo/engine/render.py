@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -110,11 +110,10 @@ def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_
         )  # fmt: skip
 
 
-def _modes(engine: Engine) -> ExitStack:
-    stack = ExitStack()
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(matmul_modes(engine.options.tf32, engine.options.fp16_accumulation))
-    return stack
+@contextmanager
+def _modes(engine: Engine) -> Iterator[None]:
+    with torch.no_grad(), matmul_modes(engine.options.tf32, engine.options.fp16_accumulation):
+        yield
 
 
 def _abandon(sinks: Sequence[FrameSink]) -> None:

@@ -59,16 +59,6 @@ class Guidance:
             self._terms.append(_Term(*pair, audio_guidance_scale, apg))
         self.passes: tuple[Pass, ...] = (Pass.COND, *(term.without for term in self._terms))
 
-    @property
-    def needs_negative(self) -> bool:
-        """Whether some pass reads the negative prompt."""
-        return any(which.uses_negative for which in self.passes)
-
-    @property
-    def needs_null_audio(self) -> bool:
-        """Whether some pass reads null audio."""
-        return any(which.uses_null_audio for which in self.passes)
-
     def combine(self, outputs: dict[Pass, Tensor]) -> Tensor:
         """The guided velocity from the outputs of all `passes` of one step; call it once a step, in order."""
         cond = outputs[Pass.COND]
