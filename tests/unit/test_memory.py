@@ -8,7 +8,7 @@ from support.tiny import tiny_transformer
 from wanvideo.errors import InputError
 from wanvideo.memory.budget import free_host_bytes, window_need
 from wanvideo.memory.planner import plan_blocks
-from wanvideo.memory.residency import Residency
+from wanvideo.memory.residency import Residency, module_bytes
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GIB = 2**30
@@ -53,3 +53,11 @@ def test_a_wish_is_kept_and_the_impossible_refused():
 
 def test_host_memory_is_known_here():
     assert 2**28 < free_host_bytes() < 2**62
+
+
+def test_weights_loaded_straight_to_the_device_count_from_the_start():
+    """Else a plan that is made right after the load takes their memory for someone else's."""
+    model = tiny_transformer().to("meta")
+    residency = Residency(model, "meta")
+    assert residency.num_streamed == 0
+    assert module_bytes(model) <= residency.device_bytes <= 1.01 * module_bytes(model)

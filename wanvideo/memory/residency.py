@@ -50,6 +50,8 @@ class Residency:
     def __init__(self, model: nn.Module, device: torch.device | str, prefetch: int = 1) -> None:
         self.model, self.device, self.prefetch = model, torch.device(device), prefetch
         self.streamer: BlockStreamer | None = None
+        if self.device.type != "cpu" and next(model.parameters()).device.type == self.device.type:
+            self.place(0)  # loaded straight to the device: what it takes there counts from now on
 
     @property
     def num_streamed(self) -> int | None:
