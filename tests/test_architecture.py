@@ -21,7 +21,7 @@ LAYERS = [
     {"parallel"},
     {"models", "memory"},
     {"ops"},
-    {"geometry", "request", "errors", "protocols"},
+    {"geometry", "request", "untrusted", "errors", "protocols"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
 # (who, whom): neighbors in one layer.
@@ -30,6 +30,8 @@ EXCEPTIONS = {
     ("cli", "pipeline"),
     ("synthetic", "text"),
     ("request", "errors"),
+    ("request", "untrusted"),
+    ("untrusted", "errors"),
     ("request", "geometry"),
     ("geometry", "errors"),
 }
