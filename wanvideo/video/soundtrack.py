@@ -88,6 +88,13 @@ def add_soundtrack(
     if len(soundtrack.sources) == 1 and _is_copyable(source) and _lasts(source, duration_s - Fraction(SHORTFALL_S)):
         container, stream = _open(source)
         return _copy(container, stream, output.add_stream_from_template(stream), duration_s)
+    return encode_soundtrack(output, soundtrack, duration_s)
+
+
+def encode_soundtrack(
+    output: av.container.OutputContainer, soundtrack: Soundtrack, duration_s: Fraction
+) -> Iterator[av.Packet]:
+    """As `add_soundtrack`, as AAC in any case, which a file can hold whose end is not written yet."""
     rate, channels = _format(soundtrack)
     stream = output.add_stream("aac", rate=rate, layout=LAYOUTS[channels])
     stream.codec_context.bit_rate = max(AAC_BIT_RATE, BIT_RATE_PER_CHANNEL * channels)
