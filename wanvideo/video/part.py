@@ -169,9 +169,9 @@ class VideoPart:
             frame.pts, frame.time_base = number, 1 / self.rate
             packets += encoder.encode(frame)
         packets += encoder.encode(None)
-        delays = [(packet.pts + DELAY - number) * self._ticks for number, packet in enumerate(packets, start)]
+        delays = [_time(packet) * self.rate + DELAY - number for number, packet in enumerate(packets, start)]
         return [
-            Sample(_with_lengths(bytes(packet)), self._ticks, delay, packet.is_keyframe)
+            Sample(_with_lengths(bytes(packet)), self._ticks, round(delay) * self._ticks, packet.is_keyframe)
             for packet, delay in zip(packets, delays, strict=True)
         ]
 
@@ -185,19 +185,19 @@ class VideoPart:
         if audio and num_frames:
             packets = encode_soundtrack(self._template, audio, num_frames / self.rate)
         self._template.start_encoding()
-        self._ticks = round(1 / (self.rate * stream.time_base))
-        self._sound = iter(packets)
-        self._sound_rate = 1 / self._template.streams.audio[0].time_base if audio and num_frames else Fraction(1)
+        ticks = [1 / (part.time_base or Fraction(1)) for part in self._template.streams]
+        self._ticks, self._sound_ticks = round(ticks[0] / self.rate), ticks[-1]  # of a frame, and of a second
+        self._sound = packets
         return buffer.getvalue()
 
     def _sound_until(self, stop: int) -> Iterator[tuple[int, Sample]]:
         """(start in ticks, piece) of the sound that begins before frame `stop` and was not asked for yet."""
         end_s, delay_s = stop / self.rate, DELAY / self.rate
         for packet in self._sound:
-            if packet.pts * packet.time_base >= end_s:
+            if _time(packet) >= end_s:
                 self._sound = itertools.chain((packet,), self._sound)
                 return
-            start = round((packet.pts * packet.time_base + delay_s) * self._sound_rate)
+            start = round((_time(packet) + delay_s) * self._sound_ticks)
             if start >= 0:  # the encoder's lead-in may begin before the file does
                 yield start, Sample(bytes(packet), packet.duration or AAC_SAMPLES)
 
@@ -212,6 +212,11 @@ class VideoPart:
         # With its macroblock tree x264 reads memory it never wrote on processors with AVX-512: no two files were alike.
         encoder.options = {"crf": str(self.crf), "preset": PRESET, "mbtree": "0", "chroma_sample_location": "center"}
         return encoder
+
+
+def _time(packet: av.Packet) -> Fraction:
+    """Seconds at which it is shown."""
+    return (packet.pts or 0) * (packet.time_base or Fraction(1))
 
 
 def _with_lengths(packet: bytes) -> bytes:

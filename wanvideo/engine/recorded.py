@@ -1,0 +1,76 @@
+"""A video rendered into a run folder, from where it is.
+
+Legend: F video frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+from ..errors import OutputError
+from ..geometry import WindowPlan
+from ..protocols import FrameSink
+from ..runs.identity import digest_of
+from ..runs.store import Run
+from ..sampling.conditioning import Conditioning
+from ..sampling.sampler import OnStep
+from ..sampling.setup import SamplingSetup
+from ..sampling.state import WindowState
+from .engine import Engine
+from .render import FinishedWindow, render
+
+CONTEXT = 2  # entries of speech that a frame attends to on either side
+
+
+def record(
+    engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, run: Run,
+    sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None,
+) -> Iterator[FinishedWindow]:  # fmt: skip
+    """As `render`, into `run`: only the windows that it lacks are sampled, go to the sinks and are yielded.
+
+    At the end the run is closed; when it ends early it is abandoned, and another `record` goes on.
+    """
+    state = run.state
+    begin = None if state is None else WindowState.from_bytes(state)
+    overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    with closing(render(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
+        for window in windows:
+            speech = speech_digest(conditioning, overlapping, run.manifest.progress.speech, [window.index])
+            run.commit(window.state.to_bytes(), speech)
+            yield window
+
+
+def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], before: str, indices: Sequence[int]) -> str:
+    """Hash of the speech that the windows `indices` attend to, after those whose hash is `before`.
+
+    It is equal for two runs exactly where the speech cannot make their frames differ: features of the encoder depend on
+    what comes later (it attends to up to ten minutes at once), so equal samples alone would not say that.
+    Args: overlapping: frames of a window, and those that windows share.
+    """
+    source = conditioning.audio_source
+    plan = WindowPlan(None, *overlapping)
+    for index in indices:
+        features = beyond = None
+        if source is not None and source.num_frames is not None:
+            first, last = max(0, plan[index].start - CONTEXT), plan[index].stop + CONTEXT
+            end = min(last, source.num_frames)
+            features = source.features(min(first, end - 1), end)
+            beyond = source.silence if last > end else None
+        before = hashlib.blake2b((before + digest_of(features, beyond)).encode(), digest_size=12).hexdigest()
+    return before
+
+
+def check_speech(conditioning: Conditioning, setup: SamplingSetup, run: Run, is_same: bool) -> None:
+    """Make sure that the windows of a run were made from this speech. Args: is_same: its files are known to be.
+
+    Raises: OutputError when some frame would differ.
+    """
+    progress = run.manifest.progress
+    overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    if not is_same and speech_digest(conditioning, overlapping, "", range(progress.num_windows)) != progress.speech:
+        raise OutputError(
+            f"The {progress.num_windows} windows in {run.folder} were made from speech that differs from the first "
+            "part of this one: the encoder and the loudness take in what comes later. Begin the video anew."
+        )
