@@ -67,6 +67,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
     add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
     add("--overwrite", **switch, help="replace the result if it exists")
+    add("--resume", default="auto", metavar="auto|never|RUN", help="go on with an unfinished run of the same request")
     add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
 
     add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or the transformer's file")
@@ -129,6 +130,7 @@ class Job:
     files: ModelFiles
     options: EngineOptions
     overwrite: bool
+    resume: str
 
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
@@ -153,7 +155,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         quantize=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
         compile=flags.compile,
     )  # fmt: skip
-    return Job(request, _files(flags), options, flags.overwrite)
+    return Job(request, _files(flags), options, flags.overwrite, flags.resume)
 
 
 def _parse(argv: list[str], program: str) -> argparse.Namespace:
@@ -291,12 +293,18 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 
 def main(argv: list[str]) -> int:
+    return make(read_job(argv))
+
+
+def make(job: Job) -> int:
+    """Make the video of a job and print its path."""
     from ..pipeline import TalkingVideoPipeline
     from .progress import Progress
 
-    job = read_job(argv)
     pipeline = TalkingVideoPipeline(job.files, job.options)
     with Progress() as progress:
-        path = pipeline.generate(job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step)
+        path = pipeline.generate(
+            job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step, resume=job.resume
+        )
     print(path)
     return 0

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
 from ..runs.identity import digest_of
@@ -62,15 +61,13 @@ def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], befo
     return before
 
 
-def check_speech(conditioning: Conditioning, setup: SamplingSetup, run: Run, is_same: bool) -> None:
-    """Make sure that the windows of a run were made from this speech. Args: is_same: its files are known to be.
-
-    Raises: OutputError when some frame would differ.
-    """
-    progress = run.manifest.progress
+def why_unlike(conditioning: Conditioning, setup: SamplingSetup, run: Run) -> str | None:
+    """What keeps a run from going on with this speech: that it differs in the windows that are there; None: nothing."""
+    done = run.manifest.progress.num_windows
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
-    if not is_same and speech_digest(conditioning, overlapping, "", range(progress.num_windows)) != progress.speech:
-        raise OutputError(
-            f"The {progress.num_windows} windows in {run.folder} were made from speech that differs from the first "
-            "part of this one: the encoder and the loudness take in what comes later. Begin the video anew."
-        )
+    if not run.is_extended or speech_digest(conditioning, overlapping, "", range(done)) == run.manifest.progress.speech:
+        return None
+    return (
+        f"The {done} windows in {run.folder} do not fit the beginning of this sound, whose features or length differ: "
+        "the encoder and the loudness take in what comes later. The video has to be made anew (resume: never)."
+    )

@@ -53,27 +53,32 @@ def orphans(root: Path) -> list[Path]:
     return sorted(root.glob(".*.partial-??????.mp4"))
 
 
-def open_run(wanted: Manifest, folder: Path, resume: str, soundtrack: Soundtrack | None) -> Run:
+def open_run(
+    wanted: Manifest, folder: Path, resume: str, soundtrack: Soundtrack | None, replaced: Path | None = None
+) -> Run:
     """The run of a request: one that was begun, if it is of the same request, else a new one.
 
     Args:
         folder: of a new run; one with a number is made if it is taken. Runs to go on with lie beside it.
         resume: auto, never, or the folder of the run to go on with.
+        replaced: a file that the result will be put in place of; the finished run that made it is replaced too.
     Raises: OutputError when the run that is named, or the one that is there under this name, cannot be gone on with.
     """
     if resume not in (AUTO, NEVER):
         return _go_on(_named(Path(resume).expanduser(), wanted), wanted, soundtrack)
     if resume == AUTO:
         beside = list(find_runs(folder.parent))
-        same = [run for run in beside if not differs(run.manifest, wanted) and not run.is_live]
-        related = [run for run in beside if shares_beginning(run.manifest, wanted) and not run.is_live]
+        usable = [run for run in beside if (run.folder == folder or run.manifest.video is None) and not run.is_live]
+        same = [run for run in usable if not differs(run.manifest, wanted)]
+        related = [run for run in usable if shares_beginning(run.manifest, wanted)]
         if same or related:
-            candidates = same or related
-            return _go_on(max(candidates, key=lambda run: (run.folder == folder, _done(run))), wanted, soundtrack)
+            best = max(same or related, key=lambda run: (run.folder == folder, run.manifest.progress.num_windows))
+            return _go_on(best, wanted, soundtrack)
         for run in beside:
             if run.folder == folder:
                 _say_why_not(run, wanted)
-    return Run(folder if _is_left_over(folder) else free_name(folder), wanted, soundtrack)
+    is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
+    return Run(folder if is_free else free_name(folder), wanted, soundtrack)
 
 
 def differs(before: Manifest, now: Manifest) -> list[str]:
@@ -89,10 +94,6 @@ def shares_beginning(before: Manifest, now: Manifest) -> bool:
     done = before.progress.num_windows
     is_begun = before.video is None and not before.is_complete and 0 < done < now.plan.num_windows
     return is_begun and dict(before.identity) == dict(now.identity)
-
-
-def _done(run: Found) -> tuple[bool, int]:
-    return run.manifest.video is not None, run.manifest.progress.num_windows
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -125,6 +126,15 @@ def _is_left_over(folder: Path) -> bool:
     if not folder.is_dir() or is_locked(folder):
         return False
     return all(file.name.startswith((GROWING, f".{NAME}", lock.NAME)) for file in folder.iterdir())
+
+
+def _made(folder: Path, video: Path) -> bool:
+    """Whether the run in a folder is finished and `video` is another name of its file."""
+    try:
+        found = Manifest.read(folder)
+        return found.video is not None and (folder / found.video).samefile(video) and not is_locked(folder)
+    except (OutputError, OSError):
+        return False
 
 
 def _say_why_not(run: Found, wanted: Manifest) -> None:

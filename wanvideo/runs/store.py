@@ -57,6 +57,7 @@ class Run:
         self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False
     ) -> None:
         self.folder, self.manifest, self.soundtrack = Path(folder), manifest, soundtrack
+        self.is_extended = False  # of other sound than its windows; nothing is written until that is found to be alike
         with _answered(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.folder.parent)
@@ -65,7 +66,11 @@ class Run:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
                 self.manifest = replace(manifest, progress=found.progress, video=found.video)
+                self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
+            if not goes_on:
+                with _answered(self.folder):
+                    self._replace(self.manifest)
             self._forget_rest()
         except BaseException:
             self._lock.release()
@@ -155,13 +160,10 @@ class Run:
 
     def _open_part(self) -> VideoPart:
         plan, progress = self.manifest.plan, self.manifest.progress
-        part = VideoPart(
+        return VideoPart(
             self.growing, plan.width, plan.height, plan.fps, audio=self.soundtrack, num_frames=plan.num_frames,
             position=progress.position if progress.num_windows else None,
         )  # fmt: skip
-        with _answered(self.folder):
-            self._replace(self.manifest)
-        return part
 
     def _replace(self, manifest: Manifest) -> None:
         manifest.write(self.folder)
@@ -169,12 +171,9 @@ class Run:
 
     def _forget_rest(self) -> None:
         """Files of a process that ended between two steps."""
-        keep = {NAME, lock.NAME, VIDEO if self.video else GROWING, self.manifest.progress.state}
+        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state}
         for file in self.folder.iterdir():
-            is_ours = file.name in (GROWING, VIDEO) or file.name.startswith(
-                ("state_", f".{NAME}", ".state_", ".video.")
-            )
-            if is_ours and file.name not in keep:
+            if file.name.startswith(OURS) and file.name not in keep:
                 file.unlink(missing_ok=True)
 
 
