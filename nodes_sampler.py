@@ -17,6 +17,7 @@ from .nodes_common import (
     flag,
     logger,
     number,
+    output_folder,
     refuse,
     socket,
     temporary_file,
@@ -28,11 +29,14 @@ from .nodes_model_loading import VideoModel
 from .nodes_options import SCHEDULER, Experimental, Schedule, check_scheduler, make_schedule
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, make_conditioning
 from .wanvideo.engine.host import ModelHandle
-from .wanvideo.engine.render import render, render_clip
+from .wanvideo.engine.manifests import manifest_of_conditioning
+from .wanvideo.engine.recorded import begin_run, record
+from .wanvideo.engine.render import render_clip
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, WindowPlan
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.picture import to_images
@@ -67,7 +71,6 @@ class TalkingVideo:
     """A finished video: its frames in a file, and in memory while they are few."""
 
     recording: Recording
-    soundtrack: Soundtrack | None
 
 
 class WanVideoSamplerExtraArgs(Node):
@@ -282,15 +285,22 @@ class Job:
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
         )  # fmt: skip
-        recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)
-        for window in render(engine, conditioning, setup, self.seed, [recording], progress):
+        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video)
+        folder = free_name((images.folder or output_folder()) / "talking_video")
+        run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
+        recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
+        latents = None
+        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
             latents = window.latents
-        video = TalkingVideo(recording, speech and speech.soundtrack)
-        path = recording.path
+        path = run.folder / VIDEO
         if images.folder:
-            path = recording.publish(free_name(images.folder / "talking_video.mp4"), video.soundtrack)
-            logger.info("The video is in %s", path)
+            path = run.save_as(free_name(images.folder / "talking_video.mp4"))
+        recording.path = run.video
+        logger.info("The video is in %s", path)
+        if latents is None:  # an earlier run had all windows and only did not finish the file
+            latents = encode_video(images.vae.load(), recording.read(max(0, num_frames - settings.window_frames)), None)
+        video = TalkingVideo(recording)
         return {"samples": latents[None].cpu(), "talking_video": video, "output_path": str(path)}
 
 
@@ -359,8 +369,11 @@ class WanVideoTalkingVideo(Node):
 
     def process(self, samples, audio=None):
         video = _talking_video(samples)
-        soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),)) if audio else video.soundtrack
-        return (video_from_file(video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)),)
+        path = video.recording.path
+        if audio:
+            soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
+            path = video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)
+        return (video_from_file(path),)
 
 
 def _talking_video(samples: Any) -> TalkingVideo:

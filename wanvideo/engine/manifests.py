@@ -16,11 +16,14 @@ from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..lora.use import LoraUse
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest
-from ..runs.identity import flat, identify
+from ..runs.identity import digest_of, flat, identify
 from ..runs.manifest import Manifest, Plan
+from ..sampling.conditioning import Conditioning
+from ..sampling.setup import SamplingSetup
 from .engine import Engine
 from .files import ResolvedFiles
 from .inputs import Inputs
+from .recorded import speech_digest
 
 PLACING = {"blocks_to_stream", "prefetch", "device"}  # options that change no number
 UNNAMED = {"output", "reference", "speakers", "max_frames"}  # what a request names stands for what is in it
@@ -55,8 +58,7 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     """Of a request through files and options, whichever face it came from."""
     request = job.request
     asked = {name: value for name, value in request.to_json().items() if name not in UNNAMED}
-    options = {name: value for name, value in dataclasses.asdict(job.options).items() if name not in PLACING}
-    identity = flat(asked) | flat(options) | {"reference": identify([Path(request.reference)])}
+    identity = flat(asked) | _that_count(job.options) | {"reference": identify([Path(request.reference)])}
     for number, speaker in enumerate(request.speakers, 1):
         mask = speaker.mask and identify([Path(speaker.mask)])
         identity[f"speaker {number}"] = (
@@ -73,6 +75,28 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     sound |= {"max_frames": str(request.max_frames), "frames": str(inputs.num_frames)}
     plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan)
     return Manifest(identity, sound, plan, job.to_json(), None if output is None else str(output.absolute()))
+
+
+def manifest_of_conditioning(
+    conditioning: Conditioning, setup: SamplingSetup, seed: int, engine: Engine, reference: Path | None
+) -> Manifest:
+    """Of what was encoded, where nobody knows any more from which files. reference: a source video, if that is one."""
+    height, width = conditioning.references[0].shape[-2:]
+    settings, references = setup.settings, conditioning.references
+    windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
+    known = identify([reference]) if reference else digest_of(*references)
+    embeds = conditioning.image_embeds
+    identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
+        "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "reference": known,
+        "prompts": digest_of(*conditioning.text_embeds), "negative prompt": digest_of(conditioning.negative_text_embeds),
+        "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
+        "masks": digest_of(conditioning.speaker_masks),
+    }  # fmt: skip
+    identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)
+    overlapping = settings.window_frames, settings.motion_frames
+    speech = speech_digest(conditioning, overlapping, "", range(len(windows)))
+    sound = {"speech": speech, "frames": str(windows.total_frames)}
+    return Manifest(identity, sound, plan_of(width, height, conditioning.fps, windows))
 
 
 def plan_of(width: int, height: int, fps: float, windows: WindowPlan) -> Plan:
@@ -95,6 +119,10 @@ def identity_of_loras(loras: Iterable[LoraUse]) -> dict[str, str]:
         blocks = "all" if lora.blocks is None else sorted(lora.blocks)
         found[f"LoRA {number}"] = f"{file}, strength {lora.strength}, blocks {blocks}, {lora.skip_layers} {lora.merge}"
     return found
+
+
+def _that_count(options: EngineOptions) -> dict[str, str]:
+    return flat({name: value for name, value in dataclasses.asdict(options).items() if name not in PLACING})
 
 
 def _lora(data: Mapping[str, Any]) -> LoraFile:

@@ -6,20 +6,26 @@ Legend: F video frames.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
+from ..runs.find import AUTO, NEVER, open_run
 from ..runs.identity import digest_of
+from ..runs.manifest import Manifest
 from ..runs.store import Run
 from ..sampling.conditioning import Conditioning
 from ..sampling.sampler import OnStep
 from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
+from ..video.soundtrack import Soundtrack
 from .engine import Engine
 from .render import FinishedWindow, render
 
+logger = logging.getLogger("wanvideo")
 CONTEXT = 2  # entries of speech that a frame attends to on either side
 
 
@@ -71,3 +77,17 @@ def why_unlike(conditioning: Conditioning, setup: SamplingSetup, run: Run) -> st
         f"The {done} windows in {run.folder} do not fit the beginning of this sound, whose features or length differ: "
         "the encoder and the loudness take in what comes later. The video has to be made anew (resume: never)."
     )
+
+
+def begin_run(
+    manifest: Manifest, folder: Path, conditioning: Conditioning, setup: SamplingSetup, soundtrack: Soundtrack | None
+) -> Run:
+    """The run that an encoded request goes on with, or a new one in `folder` (see runs.find.open_run)."""
+    run = open_run(manifest, folder, AUTO, soundtrack)
+    unlike = why_unlike(conditioning, setup, run)
+    if unlike:
+        run.abandon()
+        logger.warning("%s", unlike)
+        run = open_run(manifest, folder, NEVER, soundtrack)
+    logger.info("What is finished can be played, and gone on with, from %s", run.folder)
+    return run
