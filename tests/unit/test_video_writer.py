@@ -290,6 +290,14 @@ def test_folders_are_made_and_bad_places_refused(tmp_path):
     assert free_name(tmp_path / "none.mp4") == tmp_path / "none.mp4"
 
 
+def test_a_link_to_nothing_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "clip.mp4").symlink_to(tmp_path / "gone.mp4")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="clip.mp4 is a link to .*gone.mp4, where nothing is"):
+            check_output(tmp_path / "clip.mp4", overwrite)
+    assert free_name(tmp_path / "clip.mp4") == tmp_path / "clip_2.mp4"
+
+
 def test_a_read_only_folder_is_refused(tmp_path):
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o555)
