@@ -47,9 +47,7 @@ def test_an_offset_of_keys_costs_attention_nothing(monkeypatch, offset):
     out, made_lse = functions.fp8(query, key, value, needs_lse=True)
     rounded_as_they_are = relative_error(fp8_attention(to_fp8(query), to_fp8(key), value)[0], exact)
     assert relative_error(out, exact) <= min(bound, 1.02 * plain) < rounded_as_they_are
-    # A log-sum-exp misses what rounding the query makes of the common offset, and that of its largest weights.
-    assert (made_lse - lse.eager_attention(to_fp8(query).float(), key, value)[1]).abs().max() <= 0.06
-    assert (made_lse - exact_lse).abs().mean() <= 3 * E4M3_ERROR * offset[1] * math.sqrt(offset[0] / WIDTH)
+    assert (made_lse - exact_lse).abs().max() <= backends.BACKENDS["fp8"].error
 
 
 def rows_of(tokens, *offset, seed=0):
@@ -154,7 +152,8 @@ def test_an_offset_of_keys_costs_no_backend_of_this_gpu_anything(name, offset):
         errors.append(relative_error(backend.attend(*given), exact))
         if backend.has_lse:
             made = backend.attend_with_lse(*given)[1]
-            assert (made - exact_lse).abs().mean() <= 0.06 + 3 * E4M3_ERROR * offset[1] * math.sqrt(offset[0] / WIDTH)
+            of_offset = 2**-8 * offset[1] * math.sqrt(offset[0] / WIDTH)  # what bf16 misses of its scores
+            assert (made - exact_lse).abs().mean() <= backend.error + of_offset
     assert errors[1] <= min(backend.error, 1.1 * errors[0] + 0.002), errors
 
 

@@ -85,11 +85,11 @@ def hopper(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -
 
 def fp8(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
     """Keys that are not in fp8 yet lose their mean first; of those that are see `ops.norm.key_shift`."""
-    query, shift = _to_fp8(query), None
+    rounded, shift = _to_fp8(query), None
     if key.dtype != FP8:
         shift = key.mean((0, 1), dtype=torch.float32)
         key = _to_fp8(key - shift)
-    out, lse = hopper(query, key, value.bfloat16(), needs_lse)
+    out, lse = hopper(rounded, key, value.bfloat16(), needs_lse)
     if lse is not None and shift is not None:
         lse = of_shifted_keys(lse, query, shift)
     return out.to(value.dtype), lse

@@ -55,9 +55,9 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def of_shifted_keys(lse: Tensor, query: Tensor, shift: Tensor) -> Tensor:
-    """The log-sum-exp of keys, from that of the same keys less a shift [N, E], which is exact but for it.
+    """The log-sum-exp of keys, from that of the same keys less a shift [N, E].
 
-    Args: lse [B, N, L] float32; query [B, L, N, E] as the scores have seen it, rounded.
+    Args: lse [B, N, L] float32; query [B, L, N, E], where it was rounded for the attention, as it was before.
     """
     scores = torch.einsum("blne,ne->bnl", query.float(), shift.float())
     return lse + scores * query.shape[-1] ** -0.5
