@@ -57,7 +57,8 @@ class Backend:
     limits(device) -> why not, or None. error: the largest relative error of out, and absolute one of the log-sum-exp,
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
-    `dispatch.self_attention` in one pass, perhaps without the regions' shares.
+    `dispatch.self_attention` in one pass, perhaps without the regions' shares. common_shift: where several ranks make
+    the keys of one softmax, what gives all of them the `ops.norm.key_shift` [N, E] of one; None: they are one rank's.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Backend:
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
     rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
+    common_shift: Callable[[Tensor], Tensor] | None = None
 
     @property
     def has_lse(self) -> bool:
