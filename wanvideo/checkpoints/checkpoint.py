@@ -9,10 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import CheckpointError
+from ..untrusted import answered
 from .detect import Identity, canonical, check_fit, identify
 from .dialects import Kind, dequantized
 from .quantize import BLOCKS, check_quanto_map, packed, with_markers
 from .reader import TensorSource, open_tensors
+from .tables import check_shapes
 
 Tensors = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
 
@@ -46,12 +49,16 @@ class Checkpoint:
     def canonical(self) -> TensorSource:
         """Its tensors by the model's own names, each weight with its scales as one.
 
-        Raises: CheckpointError or UnsupportedError for a storage format that is damaged or cannot be read.
+        Raises: CheckpointError or UnsupportedError for a storage format that is damaged or cannot be read, and for
+            tensors that decide the model's sizes and do not fit each other.
         """
-        if len(self.paths) == 1:
-            check_quanto_map(self.paths[0], self.source)
-        renamed = canonical(self.source, self.identity)
-        return (packed if self.kind in BLOCKS else dequantized)(renamed)
+        with answered(self.name, CheckpointError):
+            if len(self.paths) == 1:
+                check_quanto_map(self.paths[0], self.source)
+            renamed = canonical(self.source, self.identity)
+            tensors = (packed if self.kind in BLOCKS else dequantized)(renamed)
+        check_shapes(self.name, self.kind, tensors.shapes)
+        return tensors
 
 
 def recognize(weights: Tensors) -> Checkpoint:
@@ -60,13 +67,16 @@ def recognize(weights: Tensors) -> Checkpoint:
     Args: weights: as for `open_tensors`.
     Raises: CheckpointError: nothing is there, it is damaged or incomplete, or it is no file of weights.
     """
-    source = with_markers(open_tensors(weights))
+    source = open_tensors(weights)
+    with answered(source.name, CheckpointError):
+        source = with_markers(source)
+        identity = identify(source)
     paths: tuple[Path, ...] = ()
     if not isinstance(weights, Mapping):
         listed = [weights] if isinstance(weights, str | Path) else weights
         paths = tuple(Path(path).expanduser() for path in listed)
     is_borrowed = isinstance(weights, Mapping) and not isinstance(weights, TensorSource)
-    return Checkpoint(paths, source, identify(source), is_borrowed)
+    return Checkpoint(paths, source, identity, is_borrowed)
 
 
 def with_adapter(base: Checkpoint, adapter: Checkpoint | None) -> TensorSource:

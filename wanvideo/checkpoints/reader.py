@@ -360,8 +360,8 @@ def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
             continue
         if not isinstance(key, str):
             raise CheckpointError(f"{name} has the {type(key).__name__} {key!r:.100} as a name. Names are text.")
-        if value.is_meta or value.layout is not torch.strided:
-            raise CheckpointError(f"{name} has {key} without plain numbers (meta or sparse). Give dense tensors.")
+        if value.layout is not torch.strided:
+            raise CheckpointError(f"{name} has {key} as a {value.layout} tensor. Give dense tensors.")
         tensors[key] = StoredTensor.in_memory(value)
     if not tensors:
         kinds = few(sorted({type(value).__name__ for value in state.values()})) or "nothing"

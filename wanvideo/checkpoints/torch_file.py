@@ -36,15 +36,8 @@ DTYPES = {
 }  # fmt: skip
 REBUILD = "torch._utils._rebuild_tensor"
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
-PLAIN = (
-    "collections.OrderedDict",
-    "torch.Size",
-    "torch.device",
-    REBUILD,
-    f"{REBUILD}_v2",
-    f"{REBUILD}_v3",
-    *PARAMETERS,
-)
+TENSORS = (REBUILD, f"{REBUILD}_v2", f"{REBUILD}_v3")
+PLAIN = ("collections.OrderedDict", "torch.Size", "torch.device", *TENSORS, *PARAMETERS)
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # what training scripts put a state dict into
 MAX_WRAPPED = 8
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
