@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,8 @@ def parse_json(data: str | bytes, what: str, error: type[TalkError] = InputError
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise error(f"{what} has the key {twice!r} twice. Remove one of them.")
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise error(f"{what} has the key {twice[:120]!r} twice. Remove one of them.")
         return found
 
     try:
