@@ -35,7 +35,7 @@ def brief(value: object) -> str:
 
 
 def meant(value: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """ " Did you mean ...?" where a known name is near, else nothing."""
+    """A sentence that asks for the known name that is near, or nothing."""
     close = difflib.get_close_matches(str(value)[:MOST_BRIEF], list(known), 1, cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -55,7 +55,7 @@ def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
     return parsed
 
 
-def read_job(data: dict[str, Any] | str | Path) -> Job:
+def parse_job(data: dict[str, Any] | str | Path) -> Job:
     """The job, or that of the JSON file of this path.
 
     Raises: InputError naming the key, what is allowed and what to do; UnsupportedError for what is not there yet.

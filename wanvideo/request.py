@@ -16,7 +16,7 @@ from typing import Any
 from . import checks
 from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
-from .job import build, read_job, read_object
+from .job import build, parse_job, read_object
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -240,7 +240,7 @@ class EngineOptions:
     Args:
         device: torch device; None: the GPU if there is one.
         dtype: bf16, fp16 or fp32, in which everything is computed that is not quantized.
-        text_encoder_device: where the prompt is encoded; None: as device.
+        text_encoder_device: cpu to encode the prompt there; None: as device.
         quantize: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
             as plain numbers, fp8 for the latter in place of fp4; None: as stored.
         attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
@@ -267,14 +267,15 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         checks.choice("dtype", self.dtype, DTYPES)
-        for name in ("device", "text_encoder_device"):
-            if (value := getattr(self, name)) is not None:
-                checks.text(name, value, 20)
-                if not DEVICE.fullmatch(value):
-                    raise InputError(
-                        f"{name} {checks.brief(value)} cannot be used: models need the memory of a real device. "
-                        "Use cuda, cuda:0 or cpu."
-                    )
+        if self.device is not None:
+            checks.text("device", self.device, 20)
+            if not DEVICE.fullmatch(self.device):
+                raise InputError(
+                    f"device {checks.brief(self.device)} cannot be used: models need the memory of a real device. "
+                    "Use cuda, cuda:0 or cpu."
+                )
+        if self.text_encoder_device is not None:
+            checks.choice("text_encoder_device", self.text_encoder_device, ("cpu",))
         if self.quantize is not None:
             checks.choice("quantize", self.quantize, QUANTIZERS)
         if self.compile is not None:
@@ -370,6 +371,11 @@ class TalkRequest:
                     "Give [row_min, col_min, row_max, col_max] in pixels of the reference, origin top left."
                 )
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether anybody speaks."""
+        return any(speaker.audio is not None for speaker in self.speakers)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data from which `from_json` rebuilds an equal request."""
         return dataclasses.asdict(self)
@@ -386,7 +392,7 @@ class TalkRequest:
         Args: data: the job, or the path of its JSON file. settings: further fields of TalkRequest.
         Raises: InputError for unknown or missing keys, and for boxes that do not match the sounds.
         """
-        job = read_job(data)
+        job = parse_job(data)
         speakers = tuple(Speaker(audio, box) for audio, box in zip(job.audios, job.boxes, strict=True))
         return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, **settings)
 

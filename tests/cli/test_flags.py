@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from wanvideo.cli.generate import read_job, yes_or_no
+from wanvideo.cli.generate import read_job
 from wanvideo.cli.main import main, run
+from wanvideo.cli.parser import yes_or_no
 from wanvideo.errors import InputError, TalkError, UnsupportedError
 from wanvideo.request import Apg, Speaker
 
@@ -182,9 +183,9 @@ def test_speech_synthesis_and_torchrun_are_not_there_yet(read, monkeypatch):
         (["--sample_steps", "0"], ["steps 0"]),
         (["--sample_steps", "-4"], ["steps -4"]),
         (["--color_correction_strength", "1.5"], ["1.5", "0 to 1"]),
-        (["--sample_text_guide_scale", "nan"], ["guidance_scale"]),
-        (["--max_frame_num", "-1", "--mode", "streaming"], ["max_frames"]),
-        (["--teacache_thresh", "0", "--use_teacache"], ["threshold"]),
+        (["--sample_text_guide_scale", "nan"], ["--sample_text_guide_scale nan", "0 to 100"]),
+        (["--max_frame_num", "-1", "--mode", "streaming"], ["--max_frame_num -1"]),
+        (["--teacache_thresh", "0", "--use_teacache"], ["--teacache_thresh 0"]),
     ],
     ids=lambda value: "=".join(value[:2]).lstrip("-") if value[0].startswith("--") else None,
 )

@@ -5,6 +5,7 @@ Legend: S speakers, H W pixel rows and columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from ..sampling.setup import SamplingSetup
 from ..video.reader import References, picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
+
+logger = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def open_inputs(request: TalkRequest) -> Inputs:
     Raises: InputError for whatever cannot be used, before anything heavy happens.
     """
     settings = request.settings
-    setup = SamplingSetup.of(settings, any(speaker.audio is not None for speaker in request.speakers))
+    setup = SamplingSetup.of(settings, request.has_speech)
     source_size = picture_size(request.reference)
     size = parse_size(request.size) if isinstance(request.size, str) else request.size
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
@@ -64,6 +67,7 @@ def open_inputs(request: TalkRequest) -> Inputs:
     length = settings.window_frames if tracks is None else frames_of(len(tracks[0]) / SAMPLE_RATE, request.fps)
     if request.max_frames:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
+    _say_what_is_cut(request, tracks, length)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     references = References(request.reference, width, height, plan, request.fps)
     return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
@@ -75,6 +79,19 @@ def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     if all(sound is None for sound in sounds):
         return None
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
+
+
+def _say_what_is_cut(request: TalkRequest, tracks: list[SpeechTrack] | None, length: int) -> None:
+    """A video that is silent or ends before its speech does is said to be so."""
+    length_s = length / request.fps
+    if tracks is None:
+        logger.info("Nobody speaks: the video is %.2f s of silence, %d frames.", length_s, length)
+    elif (speech_s := len(tracks[0]) / SAMPLE_RATE) > length_s + 1 / request.fps:
+        logger.warning(
+            "The speech lasts %.2f s, but the video ends after %d frames, %.2f s. For all of it raise max_frames: "
+            "--mode streaming, --max_frame_num %d.",
+            speech_s, length, length_s, frames_of(speech_s, request.fps),
+        )  # fmt: skip
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:
