@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InputError
 
 MOST_BRIEF = 80  # characters of a wrong value
-MAX_PATH = 4096
+MAX_PATH, MAX_NAME = 4096, 255  # characters of a path, bytes of a name in it
 
 
 def brief(value: object) -> str:
@@ -82,6 +82,8 @@ def path(name: str, value: Any) -> str:
     text(name, given, MAX_PATH)
     if not given.strip():
         raise InputError(f"{name} is an empty path. Name a file, or leave it out.")
+    if any(len(part.encode()) > MAX_NAME for part in given.replace("\\", "/").split("/")):
+        raise InputError(f"{name} {brief(given)} has a name of more than {MAX_NAME} bytes. Make it shorter.")
     return given
 
 

@@ -22,6 +22,7 @@ FPS = 25.0  # what the audio adapter was trained at
 DEFAULT_WINDOW = 81
 DEFAULT_OVERLAP = 9
 MAX_SIDE = 8192  # 1024 rotary positions of 8 pixels
+MAX_PIXELS = 4096 * 4096
 MOST_FRAMES = 10**9  # what is larger is a slip of the hand and no number of frames or pixels
 
 
@@ -40,7 +41,7 @@ class VideoGeometry:
     """Size of one window of video.
 
     Args:
-        width, height: pixels, multiples of 16, at most 8192.
+        width, height: pixels, multiples of 16, at most 8192 and 16.8 million in all.
         num_frames: pixel frames, 4n + 1.
     Raises:
         InputError: for any other value.
@@ -66,6 +67,11 @@ class VideoGeometry:
                     f"{name} {value} is not usable: it must be a multiple of {SIZE_MULTIPLE} "
                     f"from {SIZE_MULTIPLE} to {MAX_SIDE}. Use {below} or {above}."
                 )
+        if self.width * self.height > MAX_PIXELS:
+            raise InputError(
+                f"size {self.width}x{self.height} has {self.width * self.height / 1e6:.0f} million pixels, at most "
+                f"{MAX_PIXELS / 1e6:.0f} are taken. Use a smaller one."
+            )
         if self.num_frames < 1 or self.num_frames % 4 != 1:
             below = snap_frames(self.num_frames)
             raise InputError(

@@ -13,11 +13,12 @@ from typing import cast
 
 from torch import Tensor
 
-from ..audio.load import SAMPLE_RATE, load_audio
+from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
+from ..untrusted import answered
 from ..video.reader import References, picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
@@ -58,7 +59,8 @@ def open_inputs(request: TalkRequest) -> Inputs:
     """
     settings = request.settings
     setup = SamplingSetup.of(settings, request.has_speech)
-    source_size = picture_size(request.reference)
+    with answered(request.reference):
+        source_size = picture_size(request.reference)
     size = parse_size(request.size) if isinstance(request.size, str) else request.size
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
     geometry = VideoGeometry(width, height, settings.window_frames)
@@ -69,16 +71,22 @@ def open_inputs(request: TalkRequest) -> Inputs:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
     _say_what_is_cut(request, tracks, length)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
-    references = References(request.reference, width, height, plan, request.fps)
+    with answered(request.reference):
+        references = References(request.reference, width, height, plan, request.fps)
     return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
 
 
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
-    sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
+    sounds = [None if speaker.audio is None else _open_sound(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
+
+
+def _open_sound(path: str) -> Sound:
+    with answered(path):
+        return load_audio(path)
 
 
 def _say_what_is_cut(request: TalkRequest, tracks: list[SpeechTrack] | None, length: int) -> None:
