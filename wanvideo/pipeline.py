@@ -11,7 +11,7 @@ from .engine.encoders import missing
 from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
-from .engine.inputs import Inputs, open_inputs
+from .engine.inputs import Inputs, check_adapter, open_inputs
 from .engine.render import FinishedWindow, render
 from .errors import CheckpointError
 from .memory.planner import Device, RunPlan
@@ -95,6 +95,8 @@ class TalkingVideoPipeline:
                 f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
                 "Name one: infinitetalk.safetensors."
             )
+        if self.files.adapter is not None:
+            check_adapter(self.files.adapter.paths[0], len(request.speakers))
         if self.files.vae is None:
             raise missing("the video", "Wan2.1_VAE.pth")
         self.engine.check(workload_of_request(request, inputs))

@@ -66,7 +66,7 @@ def parse_json(data: str | bytes, what: str, error: type[TalkError] = InputError
         return json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
     except RecursionError:
         raise error(
-            f"{what} is nested too deep to be read. It is damaged, or not meant for this. Name another one."
+            f"{what} is nested too deep to be read: it is damaged or not meant for this. Name another."
         ) from None
     except UnicodeDecodeError as cause:
         raise error(f"{what} is not UTF-8 text (byte {cause.start}). Save it as UTF-8.") from None
