@@ -31,11 +31,12 @@ class Tally:
     slowest_s: float = 0.0
     most_bytes: int = 0
     violations: list = field(default_factory=list)
+    most_s: float = MOST_SECONDS
 
     def add(self, name, index, result, why, seconds, grown):
         self.cases += 1
         self.slowest_s, self.most_bytes = max(self.slowest_s, seconds), max(self.most_bytes, grown)
-        if result != "violation" and seconds > MOST_SECONDS:
+        if result != "violation" and seconds > self.most_s:
             result, why = "violation", f"took {seconds:.1f} s"
         if result != "violation" and grown > MOST_BYTES:
             result, why = "violation", f"took {grown / 1e6:.0f} MB"
@@ -84,12 +85,12 @@ class Child:
         return code
 
 
-def run_family(family, seed, cases=10**9, seconds=float("inf"), start=0):
+def run_family(family, seed, cases=10**9, seconds=float("inf"), start=0, most_s=MOST_SECONDS):
     """Run cases of a family from index `start` on, until there were so many or so much time has passed.
 
     Returns: Tally.
     """
-    tally, deadline, stop = Tally(family, seed), time.monotonic() + seconds, start + cases
+    tally, deadline, stop = Tally(family, seed, most_s=most_s), time.monotonic() + seconds, start + cases
     with tempfile.TemporaryDirectory(prefix="wanvideo-fuzz-", ignore_cleanup_errors=True) as folder:
         while start < stop and time.monotonic() < deadline:
             start = _run_child(tally, start, stop, deadline, folder)
@@ -104,7 +105,7 @@ def _run_child(tally, start, stop, deadline, folder):
         while time.monotonic() < deadline:
             report = child.report()
             if report is None:
-                ended_by = _broken_limit(child, current, time.monotonic() - began)
+                ended_by = _broken_limit(child, current, time.monotonic() - began, tally.most_s)
                 if ended_by:
                     break
             elif report[0] == "start":
@@ -127,14 +128,14 @@ def _run_child(tally, start, stop, deadline, folder):
     return stop
 
 
-def _broken_limit(child, current, seconds):
+def _broken_limit(child, current, seconds, most_s):
     """What the case that runs has broken, or None."""
     if current is None:
         return f"nothing came for {seconds:.0f} s" if seconds > START_SECONDS else None
     grown = memory(child.process.pid) - current[2]
     if grown > MOST_BYTES:
         return f"took {grown / 1e6:.0f} MB"
-    return f"took more than {MOST_SECONDS:.0f} s" if seconds > MOST_SECONDS else None
+    return f"took more than {most_s:.0f} s" if seconds > most_s else None
 
 
 def table(tallies):
