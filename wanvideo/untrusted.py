@@ -65,11 +65,13 @@ def parse_json(data: str | bytes, what: str, error: type[TalkError] = InputError
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         return json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
     except RecursionError:
-        raise error(f"{what} is nested too deep to be read. It is damaged, or not meant for this.") from None
+        raise error(
+            f"{what} is nested too deep to be read: it is damaged or not meant for this. Name another."
+        ) from None
     except UnicodeDecodeError as cause:
         raise error(f"{what} is not UTF-8 text (byte {cause.start}). Save it as UTF-8.") from None
     except json.JSONDecodeError as cause:
-        hint = " In a path write / or \\\\." if "escape" in cause.msg else ""
+        hint = " In a path write / or \\\\." if "escape" in cause.msg else " Mend it there."
         raise error(f"{what}, line {cause.lineno}, column {cause.colno}: {cause.msg}.{hint}") from None
 
 

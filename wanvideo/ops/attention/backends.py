@@ -17,7 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...errors import InputError, UnsupportedError
+from ... import checks
+from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
@@ -157,6 +158,13 @@ def refusal(
     return None
 
 
+def known(name: str) -> str:
+    """The mode that a name of ATTENTION_MODES or STAND_INS stands for. Raises: InputError for any other name."""
+    wanted = STAND_INS.get(name, name)
+    checks.choice("attention_mode", wanted, ATTENTION_MODES)
+    return wanted
+
+
 @cache
 def choose(
     name: str, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int, needs_lse: bool = False
@@ -166,9 +174,7 @@ def choose(
     needs_lse: only one that gives the log-sum-exp, which ring attention merges parts by.
     Raises: InputError for an unknown name; UnsupportedError where no backend is right on this device.
     """
-    wanted = STAND_INS.get(name, name)
-    if wanted not in ATTENTION_MODES:
-        raise InputError(f"attention_mode {name!r} is not known. Use one of {', '.join(ATTENTION_MODES)}.")
+    wanted = known(name)
     if wanted != "auto":
         reason = refusal(wanted, device, dtype, head_width, needs_lse)
         if reason is None:
