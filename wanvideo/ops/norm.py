@@ -75,17 +75,21 @@ def rms_norm_heads(
     num_heads: int,
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    num_groups: int | None = None,
 ) -> Tensor:
     """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], rotated by a rotary table if one is given.
 
     dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
+    num_groups: of heads, which then come one after another: [G, L, N/G, D/N].
     """
     if kernels.usable(x):
-        return kernels.row_kernels().rms_norm_heads(x.contiguous(), weight, eps, num_heads, table, dtype)
+        return kernels.row_kernels().rms_norm_heads(x.contiguous(), weight, eps, num_heads, table, dtype, num_groups)
     normed = x.float()
     normed = normed * torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps) * weight.float()
     heads = normed.unflatten(-1, (num_heads, -1))
     heads = heads if table is None else rotate(heads, table)
+    if num_groups is not None:
+        heads = heads.unflatten(1, (num_groups, -1)).transpose(0, 1)
     if dtype is None:
         return heads.to(x.dtype)
     largest = LARGEST[dtype]

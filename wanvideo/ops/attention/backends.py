@@ -21,6 +21,7 @@ from ...errors import InputError, UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
+from .regions import RegionShares
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
@@ -58,6 +59,9 @@ class Backend:
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
     `dispatch.self_attention` in one pass, perhaps without the regions' shares.
+    num_groups, take: where attention is that of several GPUs, its operands are made in so many groups of heads, one
+    after another [G, L, N/G, E], and each is given to `take` as soon as it is there: values, queries, keys, in this
+    order. What `take` returns, which may be still to come, `function` and `rows` get.
     """
 
     name: str
@@ -67,7 +71,9 @@ class Backend:
     exact: bool = True
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
-    rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
+    rows: Callable[..., tuple[Tensor | QuantizedRows, RegionShares | None]] | None = None
+    num_groups: int = 1
+    take: Callable[[Tensor], Tensor] | None = None
 
     @property
     def has_lse(self) -> bool:

@@ -118,7 +118,7 @@ def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rms_norm_heads(
-    x, weight, table, out, N, eps,
+    x, weight, table, out, N, GROUP, L, eps,
     ROTATE: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = 2 * PAIRS
@@ -140,7 +140,8 @@ def _rms_norm_heads(
         if ROTATE:
             even, odd = tl.split(tl.reshape(value, (HEADS, PAIRS, 2)))
             value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
-        tl.store(out + (row * N + head) * D + column, value.to(out.dtype.element_ty), mask=head < N)
+        place = (head // GROUP * L + row) * GROUP + head % GROUP  # groups of heads come one after another
+        tl.store(out + place * D + column, value.to(out.dtype.element_ty), mask=head < N)
 
 
 @triton.jit
@@ -235,17 +236,18 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor | float) -> Tensor:
 
 
 def rms_norm_heads(
-    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None
-) -> Tensor:
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None,
+    num_groups: int | None = None,
+) -> Tensor:  # fmt: skip
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=dtype or x.dtype)
-    head_width = width // num_heads
+    head_width, group = width // num_heads, num_heads // (num_groups or 1)
+    out = x.new_empty(num_heads // group, rows, group, head_width, dtype=dtype or x.dtype)
     heads = max(1, CHUNK // head_width)
     _rms_norm_heads[(rows,)](
-        x, weight, x if table is None else table, out, num_heads, eps, ROTATE=table is not None,
+        x, weight, x if table is None else table, out, num_heads, group, rows, eps, ROTATE=table is not None,
         PAIRS=head_width // 2, HEADS=heads, CHUNKS=triton.cdiv(num_heads, heads), num_warps=4,
     )  # fmt: skip
-    return out.unflatten(-1, (num_heads, -1))
+    return out[0] if num_groups is None else out
 
 
 def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:
