@@ -96,6 +96,8 @@ class ShardedBlocks:
 
     def _shard(self, index: int, block: nn.Module, owner: Callable[[int], int] | None) -> None:
         """Keep this rank's part of a block, which the owner has as a whole."""
+        if any(tensor.is_meta for tensor in block_tensors(block)):
+            block.to_empty(device="cpu")  # what is not written takes no memory, and a tensor cannot leave meta
         layout = PackedLayout(block_tensors(block))
         size = -(-layout.num_bytes // (self.group.size * GRAIN)) * GRAIN
         source = self.group.index if owner is None else owner(index)
