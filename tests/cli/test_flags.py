@@ -148,10 +148,6 @@ def test_the_whole_transformer_may_be_one_file(read):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--ulysses_size", "2"], "Several GPUs"),
-        (["--ring_size", "2"], "Several GPUs"),
-        (["--dit_fsdp"], "--dit_fsdp"),
-        (["--t5_fsdp"], "--t5_fsdp"),
         (["--audio_mode", "tts"], "tts"),
         (["--scene_seg"], "--scene_seg"),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError, UnsupportedError
 from ..geometry import FPS, parse_size, snap_frames
+from ..parallel.layout import WantedRanks
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
     COLOR_METHODS,
@@ -114,10 +115,11 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_3, hopper, fp8, sageattn ...")
     add("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="compile the transformer's blocks")
     add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
-    add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")
-    add("--ring_size", type=int, default=1, help="ring-attention degree")
-    add("--dit_fsdp", **switch, help="shard the transformer over GPUs")
-    add("--t5_fsdp", **switch, help="shard the text encoder over GPUs")
+    add("--parallel", choices=("auto",), help="split the video over the GPUs of torchrun as suits them best")
+    add("--ulysses_size", type=int, default=1, help="GPUs that split heads; started by torchrun")
+    add("--ring_size", type=int, default=1, help="GPUs that split keys; started by torchrun")
+    add("--dit_fsdp", **switch, help="keep a part of the transformer's blocks on each GPU")
+    add("--t5_fsdp", **switch, help="for compatibility: one GPU encodes the prompt, then frees its encoder")
     return parser
 
 
@@ -129,6 +131,7 @@ class Job:
     files: ModelFiles
     options: EngineOptions
     overwrite: bool
+    ranks: WantedRanks
 
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
@@ -153,7 +156,8 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         quantize=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
         compile=flags.compile,
     )  # fmt: skip
-    return Job(request, _files(flags), options, flags.overwrite)
+    ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
+    return Job(request, _files(flags), options, flags.overwrite, ranks)
 
 
 def _parse(argv: list[str], program: str) -> argparse.Namespace:
@@ -270,13 +274,11 @@ def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | No
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
     if flags.task not in TASKS:
         raise InputError(f"task {flags.task!r} is not offered. Use one of {', '.join(TASKS)}.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or flags.ulysses_size > 1 or flags.ring_size > 1:
-        raise UnsupportedError(
-            "Several GPUs for one video are not there yet. Run on one: no torchrun, --ulysses_size 1."
-        )
-    if flags.dit_fsdp or flags.t5_fsdp:
-        raise UnsupportedError(
-            "--dit_fsdp and --t5_fsdp shard over several GPUs, which is not there yet. Leave them out."
+    degrees = flags.ulysses_size * flags.ring_size
+    if degrees > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise InputError(
+            f"ulysses_size {flags.ulysses_size} x ring_size {flags.ring_size} need {degrees} processes, this is one. "
+            f"Start it as torchrun --nproc_per_node={degrees} generate_infinitetalk.py ..."
         )
     if flags.audio_mode == "tts":
         raise UnsupportedError("--audio_mode tts is not there yet. Make the speech first and name its file in the job.")
@@ -291,10 +293,15 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 
 def main(argv: list[str]) -> int:
+    from ..parallel.launch import Place
     from ..pipeline import TalkingVideoPipeline
     from .progress import Progress
 
-    job = read_job(argv)
+    job, place = read_job(argv), Place.of_environment()
+    if place.world > 1:
+        from .ranks import generate_together
+
+        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite)
     pipeline = TalkingVideoPipeline(job.files, job.options)
     with Progress() as progress:
         path = pipeline.generate(job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step)

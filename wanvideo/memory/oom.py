@@ -54,7 +54,7 @@ class OomRetry:
     def _fall_back(self, reason: str) -> None:
         while self._fallbacks:
             fallback = self._fallbacks.pop(0)
-            if fallback.apply():
+            if self._ranks.agree(fallback.apply()):
                 logger.warning("Window %d ran out of device memory; again, with %s.", self._number, fallback.name)
                 self._applied.append(fallback.name)
                 return

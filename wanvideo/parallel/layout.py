@@ -45,6 +45,16 @@ class Plan:
     reason: str
 
 
+@dataclass(frozen=True)
+class WantedRanks:
+    """How a user wants ranks to share a video. is_auto: as suits them best. shard: the transformer's blocks."""
+
+    ulysses: int = 1
+    ring: int = 1
+    is_auto: bool = False
+    shard: bool = False
+
+
 def ulysses_degrees(num_heads: int) -> tuple[int, ...]:
     """The degrees of Ulysses that a model of so many heads allows."""
     return tuple(degree for degree in range(1, min(num_heads, MAX_ULYSSES) + 1) if num_heads % degree == 0)
@@ -93,3 +103,14 @@ def plan_layout(world: int, num_heads: int, num_passes: int, num_jobs: int = 1) 
     if ring > 1:
         reasons.append(f"ring takes the {ring} that heads cannot be split by")
     return Plan(Layout(cfg, ulysses, ring), "; ".join(reasons))
+
+
+def choose_layout(wanted: WantedRanks, world: int, num_heads: int, num_passes: int) -> Plan:
+    """The layout that is asked for, or the best one; ranks that are left run other passes."""
+    if wanted.is_auto:
+        return plan_layout(world, num_heads, num_passes)
+    sequence = wanted.ulysses * wanted.ring
+    cfg = world // sequence if sequence and world % sequence == 0 and world // sequence <= num_passes else 1
+    layout = Layout(max(cfg, 1), wanted.ulysses, wanted.ring)
+    check_layout(layout, world, num_heads, num_passes)
+    return Plan(layout, "it was asked for")

@@ -90,6 +90,12 @@ class ShardedBlocks:
                 for index, block in enumerate(blocks):
                     self._shard(index, block, None)
 
+    def to_host(self) -> None:
+        """Keep the parts in host memory from now on."""
+        with torch.inference_mode(False):
+            self._parts = [part.cpu().pin_memory() if self._on_gpu else part.cpu() for part in self._parts]
+        self.in_host = True
+
     def close(self) -> None:
         """Give the device memory of whole blocks back; the next forward takes it again."""
         self._slots = []
