@@ -277,7 +277,7 @@ def fill(
             placed[id(empty)] = nn.Parameter(tensor, False) if isinstance(empty, nn.Parameter) else tensor
         _assign(model, name, placed[id(empty)])
     for name, buffer in model.named_buffers():
-        if name not in wanted:
+        if name not in wanted and where(name) != "meta":
             _assign(model, name, _unsaved(name, buffer).to(device))
     model.eval().requires_grad_(False)
     if only_blocks is None:

@@ -74,11 +74,12 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
         team = Team(Mesh(layout, device))
         if team.index == 0:
             logger.info("%d ranks: %s.", team.size, layout.describe())
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = own_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), attempt)
+        generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = own_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), generation)
         watchdog = Watchdog(store, team.index, team.size, team.mesh.counter)
         watchdog.start()
         yield team
+        team.barrier()  # who leaves early takes the store with it
     finally:
         if watchdog is not None:
             watchdog.close()

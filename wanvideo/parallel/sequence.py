@@ -111,7 +111,7 @@ class _Ulysses:
         """
         bound = bound_work = None
         if not self._sent and self._in_fp8:  # values come first: rows in fp8 share their bound
-            bound = operand.abs().amax().float()
+            bound = torch.linalg.vector_norm(operand, float("inf")).float()
             bound_work = self.group.start_reduce_(bound, "max")
         own, counts = operand.shape[1], self.counts
         received, work = self.group.exchange(operand.flatten(0, 1), [own] * self.group.size, counts)
@@ -120,7 +120,7 @@ class _Ulysses:
 
     def function(self, query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
         """The own heads of all tokens -> all heads [1, l, N, E] of the own tokens, and their log-sum-exp [1, N, l]."""
-        self._arrive()
+        self._wait()
         out, lse = self.backend.function(query, key, value, needs_lse)
         heads = query.shape[2]
         rows = self._send_back(out[0].flatten(1)).unflatten(-1, (self.group.size * heads, -1))
@@ -132,7 +132,7 @@ class _Ulysses:
         self, query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, dtype: torch.dtype
     ) -> tuple[Tensor | QuantizedRows, RegionShares | None]:
         """`ops.attention.dispatch.self_attention` of the own heads of all tokens -> of all heads of the own tokens."""
-        bound = self._arrive()
+        bound = self._wait()
         if self.backend.rows is hopper_rows:
             made, shares = hopper_rows(query, key, value, regions, dtype, bound)
         else:
@@ -147,7 +147,7 @@ class _Ulysses:
             rows = self._send_back(made)
         return rows, None if shares is None else self._own_shares(shares)
 
-    def _arrive(self) -> Tensor | None:
+    def _wait(self) -> Tensor | None:
         """Have what is computed from here on wait for what was handed over. Returns: the bound of the values."""
         sent, self._sent = self._sent, []
         bound = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
 import os
 import socket
@@ -16,10 +17,11 @@ from .groups import Counter
 
 logger = logging.getLogger("wanvideo")
 BEAT_S = 1.0  # how often a rank says that it is alive
-GONE_S = 12.0  # without a sign a rank is gone
+GONE_S = 20.0  # without a sign a rank is gone
 HANG_S = 900.0  # without an exchange while others wait in a later one, a rank hangs
 GRACE_S = 5.0  # for what runs here to end by itself
 EXIT_CODE = 70
+LEFT = "left"
 
 
 class Watchdog:
@@ -41,6 +43,8 @@ class Watchdog:
         """This rank leaves in good order."""
         self._ended.set()
         self._thread.join(2 * BEAT_S)
+        with contextlib.suppress(RuntimeError):  # the first rank may be gone by now, and with it the store
+            self._store.set(f"beat/{self._rank}", LEFT)
 
     def _watch(self) -> None:
         seen: dict[int, tuple[bytes, float]] = {}
@@ -65,7 +69,8 @@ class Watchdog:
                 seen.setdefault(rank, (b"", now + 10 * GONE_S))  # it has yet to start
                 continue
             value = self._store.get(key)
-            if value == b"left":
+            if value == LEFT.encode():
+                moved.pop(rank, None)
                 continue
             if rank not in seen or seen[rank][0] != value:
                 seen[rank] = value, now
@@ -101,7 +106,7 @@ class Watchdog:
             os._exit(EXIT_CODE)
 
 
-def own_store(host: str, port: int, attempt: str) -> dist.Store:
-    """A connection of one's own to the store of the job; attempt: of the launcher, whose keys are apart."""
+def own_store(host: str, port: int, generation: str) -> dist.Store:
+    """A connection of one's own to the store of the job; generation: of the launcher, whose keys are apart."""
     store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
-    return dist.PrefixStore(f"wanvideo/{attempt}", store)
+    return dist.PrefixStore(f"wanvideo/{generation}", store)
