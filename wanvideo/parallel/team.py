@@ -47,6 +47,7 @@ class Team:
         self.mesh, self.index, self.size = mesh, mesh.rank, mesh.world
         self._control = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         self._has_ended = False
+        self._met_at = 0  # exchanges when all were last known to be at one place
 
     def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
         """The passes of a step, dealt out to the groups of the mesh."""
@@ -103,7 +104,8 @@ class Team:
     def _compare(self, state: State, message: str) -> None:
         """Tell the others how this rank is and hear it of them; all decide alike what follows."""
         text = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES)
-        own = torch.tensor([state, self.mesh.counter.count, *text], dtype=torch.int64)
+        since = self.mesh.counter.count - self._met_at
+        own = torch.tensor([state, since, *text], dtype=torch.int64)
         everybody = [torch.empty_like(own) for _ in range(self.size)]
         try:
             dist.all_gather(everybody, own, group=self._control)
@@ -116,6 +118,7 @@ class Team:
         states = [State(int(entry[0])) for entry in everybody]
         worst = max(states)
         if worst is State.RUNS:
+            self._met_at = self.mesh.counter.count
             return
         who = states.index(worst)
         said = bytes(everybody[who][2:].tolist()).decode(errors="replace").strip()
