@@ -161,7 +161,12 @@ class AllTokens:
 
 
 class RowSplit(Protocol):
-    """Which rows of a picture a VAE computes, when others compute the rows above and below."""
+    """Which rows of a picture a VAE computes, when others compute the rows above and below.
+
+    size: how many share a picture.
+    """
+
+    size: int
 
     def splits(self, num_rows: int) -> bool:
         """Whether a picture of so many rows of latents is worked on by several; if not, everybody does all of it."""

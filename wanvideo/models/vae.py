@@ -332,11 +332,11 @@ class WanVAE(nn.Module):
             )
         shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
         if tiling is None and (rows := self._split(shape[2])) is not None:
-            clips = (rows.take(clip, 8) for clip in _groups(pixels, self._chunk))
+            clips = (rows.take(clip, 8) for clip in _groups(pixels, self._chunk(rows)))
             own = torch.cat(list(self.encode_stream(clips, rows)), 1)
             return rows.join(own, 1)
         if tiling is None:
-            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk)))
+            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk())))
         return over_tiles(pixels.to(self.device), shape, tiling.cells(8), self.encode)
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -370,13 +370,15 @@ class WanVAE(nn.Module):
         rows: the latents' rows are those of this split.
         """
         stream, (mean, std) = self._stream(rows), self._statistics()
-        for piece in latents.split(self._chunk, 1):
+        for piece in latents.split(self._chunk(rows), 1):
             hidden = self.conv2(self._inside(piece.float() * std + mean), stream)
             yield self.decoder(hidden, stream)[0]
 
-    @property
-    def _chunk(self) -> int:
-        return self.chunk or (CPU_CHUNK if self.device.type == "cpu" else CHUNK)
+    def _chunk(self, rows: RowSplit | None = None) -> int:
+        """Who has fewer rows takes more frames at once: as much memory, and fewer exchanges."""
+        if self.chunk is not None or self.device.type == "cpu":
+            return self.chunk or CPU_CHUNK
+        return CHUNK if rows is None else CHUNK * rows.size
 
     def _split(self, num_rows: int) -> RowSplit | None:
         """Who work together on a picture of so many rows of latents, or None."""

@@ -16,7 +16,7 @@ class HaloRows:
     """The `RowSplit` of a rank: neighboring rows of latents, and the pixels that belong to them."""
 
     def __init__(self, group: Group) -> None:
-        self._group, self._rows = group, tuple[int, ...]()
+        self._group, self._rows, self.size = group, tuple[int, ...](), group.size
 
     def splits(self, num_rows: int) -> bool:
         return num_rows >= self._group.size > 1
