@@ -101,7 +101,7 @@ def kernels(report: Report) -> None:
             lambda: norm.rms_norm_keys(x, weight, 1e-6, heads, table, fp8),
             3 * mb,
         ),
-        "of that the keys' mean": (lambda: norm.key_shift(x, weight, 1e-6, heads, table), mb / 16),
+        "of that the keys' mean": (lambda: norm.key_shift(x, weight, 1e-6, heads, table, fp8), mb / 16),
         "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),
         "quantize rows": (lambda: norm.quantize_rows(x, fp8), 3 * mb),
     }

@@ -13,7 +13,8 @@ from .engine.files import resolve
 from .engine.host import ProcessHost
 from .engine.inputs import Inputs, check_adapter, open_inputs
 from .engine.render import FinishedWindow, render
-from .errors import CheckpointError
+from .engine.shared import share_conditioning
+from .errors import CheckpointError, UnsupportedError
 from .memory.planner import Device, RunPlan
 from .ops.attention.backends import known
 from .protocols import FrameSink
@@ -70,6 +71,8 @@ class TalkingVideoPipeline:
         Returns: the path that was written.
         Raises: as `run`; OutputError when it cannot be written there. What was finished stays playable.
         """
+        if self.engine.ranks.index > 0:
+            raise UnsupportedError("Only the first rank writes a video. Call `assist` on the others.")
         path = check_output(output or request.output or free_name("talking_video.mp4"), overwrite)
         inputs = self.check(request)
         size = inputs.geometry.width, inputs.geometry.height
@@ -77,6 +80,11 @@ class TalkingVideoPipeline:
             for _ in self._run(request, inputs, on_step, [writer]):
                 pass  # the writer has it
         return writer.path
+
+    def assist(self, request: TalkRequest) -> None:
+        """Compute this rank's share of a video that the first rank generates. Raises: as `run`."""
+        for _ in self.run(request):
+            pass
 
     def plan(self, request: TalkRequest, device: Device | None = None) -> RunPlan:
         """What a request needs and how long it takes, before anything is loaded.
@@ -109,5 +117,7 @@ class TalkingVideoPipeline:
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]
     ) -> Iterator[FinishedWindow]:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded
-        conditioning = encode_request(request, inputs, self.encoders)
+        conditioning = share_conditioning(
+            self.engine.team, lambda: encode_request(request, inputs, self.encoders)
+        )  # fmt: skip
         yield from render(self.engine, conditioning, inputs.setup, request.seed, sinks, on_step)

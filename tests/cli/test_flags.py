@@ -9,6 +9,7 @@ from wanvideo.cli.main import main, run
 from wanvideo.cli.parser import yes_or_no
 from wanvideo.errors import InputError, TalkError, UnsupportedError
 from wanvideo.lora.few_steps import few_steps_of
+from wanvideo.parallel.layout import WantedRanks
 from wanvideo.request import Apg, Speaker
 
 JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "speech.wav"}}
@@ -150,10 +151,6 @@ def test_the_whole_transformer_may_be_one_file(read):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--ulysses_size", "2"], "Several GPUs"),
-        (["--ring_size", "2"], "Several GPUs"),
-        (["--dit_fsdp"], "--dit_fsdp"),
-        (["--t5_fsdp"], "--t5_fsdp"),
         (["--audio_mode", "tts"], "tts"),
         (["--scene_seg"], "--scene_seg"),
     ],
@@ -165,12 +162,18 @@ def test_what_is_not_there_yet_says_so(read, flags, word):
     assert word in str(caught.value)
 
 
-def test_speech_synthesis_and_torchrun_are_not_there_yet(read, monkeypatch):
+def test_speech_synthesis_is_not_there_yet(read):
     with pytest.raises(UnsupportedError, match="tts_audio.*not there yet"):
         read(job={**JOB, "cond_audio": {}, "tts_audio": {"text": "(s1) Hello.", "human1_voice": "am_adam.pt"}})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UnsupportedError, match="no torchrun"):
-        read()
+
+
+def test_ranks_of_one_video(read, monkeypatch):
+    for flags in (["--ulysses_size", "2"], ["--ring_size", "2"], ["--ulysses_size", "2", "--dit_fsdp"]):
+        with pytest.raises(InputError, match="torchrun --nproc_per_node=2"):
+            read(*flags)
+    assert read("--dit_fsdp", "--t5_fsdp", "--parallel", "auto").ranks == WantedRanks(is_auto=True, shard=True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert read("--ulysses_size", "2", "--ring_size", "2").ranks == WantedRanks(2, 2)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def rows_of(tokens, *offset, seed=0):
     return with_offset(rows.unflatten(-1, (HEADS, WIDTH)), *offset).flatten(1) if offset else rows
 
 
-def keys_of(rows, rope, dtype=FP8, **options):
+def keys_of(rows, rope, dtype=FP8):
     weight = torch.full((HEADS * WIDTH,), 1.5, device=rows.device)
-    return norm.rms_norm_keys(rows, weight, 1e-6, HEADS, rope, dtype, **options)
+    return norm.rms_norm_keys(rows, weight, 1e-6, HEADS, rope, dtype)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -125,11 +125,11 @@ def test_ranks_that_share_a_softmax_share_its_shift():
 
     def from_first_rank(shift):
         shifts.append(shift)
-        return shifts[0]
+        return lambda: shifts[0]
 
     with torch.no_grad():
         attn.norm_k.weight.fill_(1.0)
-        attn.backend = replace(backends.BACKENDS["sdpa"], query_dtype=FP8, common_shift=from_first_rank)
+        attn.backend = replace(backends.BACKENDS["sdpa"], query_dtype=FP8, share_shift=from_first_rank)
         parts = [attn.project(hidden[part], rope[part])[1] for part in (slice(0, 40), slice(40, 96))]
         exact = norm.rms_norm_heads(attn.k(hidden), attn.norm_k.weight, 1e-6, attn.num_heads, rope)
     assert len(shifts) == 2 and not torch.equal(*shifts)

@@ -90,8 +90,9 @@ def build_parser(program: str) -> Parser:
     add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_3, hopper, fp8, sageattn ...")
     add("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="compile the transformer's blocks")
     add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
-    add("--ulysses_size", type=whole, default=1, help="sequence-parallel degree")
-    add("--ring_size", type=whole, default=1, help="ring-attention degree")
-    add("--dit_fsdp", **switch, help="shard the transformer over GPUs")
-    add("--t5_fsdp", **switch, help="shard the text encoder over GPUs")
+    add("--parallel", choices=("auto",), help="split the video over the GPUs of torchrun as suits them best")
+    add("--ulysses_size", type=whole, default=1, help="GPUs that split heads; started by torchrun")
+    add("--ring_size", type=whole, default=1, help="GPUs that split keys; started by torchrun")
+    add("--dit_fsdp", **switch, help="keep a part of the transformer's blocks on each GPU")
+    add("--t5_fsdp", **switch, help="for compatibility: one GPU encodes the prompt, then frees its encoder")
     return parser

@@ -16,6 +16,7 @@ from ..errors import InputError, UnsupportedError
 from ..geometry import parse_size, snap_frames
 from ..lora.few_steps import few_steps_of
 from ..ops.attention.backends import known
+from ..parallel.layout import WantedRanks
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset
 from ..request import Apg, EngineOptions, LoopSettings, LoraFile, ModelFiles, StepCache, TalkRequest
 from ..sampling.setup import SamplingSetup
@@ -43,6 +44,7 @@ class Job:
     files: ModelFiles
     options: EngineOptions
     overwrite: bool
+    ranks: WantedRanks
 
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
@@ -52,7 +54,8 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
     with named(FLAGS):
         request, options, files = _request(flags), _options(flags), _files(flags)
         SamplingSetup.of(request.settings, request.has_speech)
-    return Job(request, files, options, flags.overwrite)
+    ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
+    return Job(request, files, options, flags.overwrite, ranks)
 
 
 def _request(flags: argparse.Namespace) -> TalkRequest:
@@ -219,13 +222,11 @@ def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
         raise InputError(f"--task {checks.brief(flags.task)} is not offered.{near} Use one of {', '.join(TASKS)}.")
     for name in ("ulysses_size", "ring_size"):
         checks.number(f"--{name}", getattr(flags, name), 1, 1024, whole=True)
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1") or flags.ulysses_size > 1 or flags.ring_size > 1:
-        raise UnsupportedError(
-            "Several GPUs for one video are not there yet. Run on one: no torchrun, --ulysses_size 1."
-        )
-    if flags.dit_fsdp or flags.t5_fsdp:
-        raise UnsupportedError(
-            "--dit_fsdp and --t5_fsdp shard over several GPUs, which is not there yet. Leave them out."
+    degrees = flags.ulysses_size * flags.ring_size
+    if degrees > 1 and os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        raise InputError(
+            f"--ulysses_size {flags.ulysses_size} x --ring_size {flags.ring_size} need {degrees} processes, this is "
+            f"one. Start it as torchrun --nproc_per_node={degrees} generate_infinitetalk.py ..."
         )
     if flags.audio_mode == "tts":
         raise UnsupportedError(
@@ -242,10 +243,15 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 
 def main(argv: list[str]) -> int:
+    from ..parallel.launch import Place
     from ..pipeline import TalkingVideoPipeline
     from .progress import Progress
 
-    job = read_job(argv)
+    job, place = read_job(argv), Place.of_environment()
+    if place.world > 1:
+        from .ranks import generate_together
+
+        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite)
     pipeline = TalkingVideoPipeline(job.files, job.options)
     with Progress() as progress:
         path = pipeline.generate(job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step)

@@ -7,7 +7,6 @@ Legend: L tokens, D width, N heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -81,19 +80,25 @@ def rms_norm_heads(
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
     shift: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> Tensor:
     """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], rotated by a rotary table if one is given.
 
     dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
-    shift: [N, D/N] float32 that all rows lose before they are rounded, see `rms_norm_keys`.
+    shift: [N, D/N] float32 that all rows lose before they are rounded, see `key_shift`.
+    num_groups: of heads, which then come one after another: [G, L, N/G, D/N].
     """
     if kernels.usable(x):
-        return kernels.row_kernels().rms_norm_heads(x.contiguous(), weight, eps, num_heads, table, dtype, shift)
+        return kernels.row_kernels().rms_norm_heads(
+            x.contiguous(), weight, eps, num_heads, table, dtype, shift, num_groups
+        )
     normed = x.float()
     normed = normed * torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps) * weight.float()
     heads = normed.unflatten(-1, (num_heads, -1))
     heads = heads if table is None else rotate(heads, table)
     heads = heads if shift is None else heads - shift
+    if num_groups is not None:
+        heads = heads.unflatten(1, (num_groups, -1)).transpose(0, 1)
     if dtype in LARGEST:
         heads = heads.clamp(-LARGEST[dtype], LARGEST[dtype])
     return heads.to(dtype or x.dtype)
@@ -106,27 +111,25 @@ def rms_norm_keys(
     num_heads: int,
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
-    common_shift: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`rms_norm_heads` of keys x [M, D]; in 8 bits without what all of them have in common.
+    """`rms_norm_heads` of keys x [M, D] that no other rank's join; in 8 bits without their `key_shift`."""
+    return rms_norm_heads(x, weight, eps, num_heads, table, dtype, key_shift(x, weight, eps, num_heads, table, dtype))
+
+
+def key_shift(
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None
+) -> Tensor | None:
+    """What keys x [M, D] lose before they are rounded to 8 bits; None where `dtype` is none of 8 bits.
 
     Softmax over keys that all lose one vector is that over the keys themselves, whatever the vector is: a query's
     scores all change by the same number (which their log-sum-exp lacks, see `attention.lse.of_shifted_keys`). 8 bits
-    round relative to what is left, and keys of trained models have large common offsets in some channels. They lose
-    `key_shift`, of which keys that meet in a softmax need the same: see `Backend.common_shift`.
+    round relative to what is left, and keys of trained models have large common offsets in some channels.
+    It is the mean of rotated keys: an offset in pairs that rotate fast is none that keys have in common.
+    Returns: [N, D/N] float32, the mean of what `rms_norm_heads` makes of the `sampled_tokens`. Keys that meet in one
+    softmax need the same one, see `Backend.share_shift`.
     """
-    shift = None
-    if dtype in LARGEST:
-        shift = key_shift(x, weight, eps, num_heads, table)
-        shift = shift if common_shift is None else common_shift(shift)
-    return rms_norm_heads(x, weight, eps, num_heads, table, dtype, shift)
-
-
-def key_shift(x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None = None) -> Tensor:
-    """The mean [N, D/N] float32 of the keys that `rms_norm_heads` makes of the `sampled_tokens` of x [M, D].
-
-    It is that of rotated keys: an offset in pairs that rotate fast is none that keys have in common.
-    """
+    if dtype not in LARGEST:
+        return None
     if kernels.usable(x):
         tokens = _tokens_on(x.shape[0], x.device)
         return kernels.row_kernels().key_mean(x.contiguous(), weight, eps, num_heads, table, tokens)

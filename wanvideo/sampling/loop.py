@@ -15,7 +15,7 @@ from ..geometry import VideoGeometry, WindowPlan, latent_frames
 from ..memory.oom import Fallback, OomRetry
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
-from ..protocols import NoiseFn
+from ..protocols import NoiseFn, OneRank, Ranks
 from ..request import LoopSettings
 from .codec import VideoCodec
 from .color import match_color
@@ -64,6 +64,7 @@ def run_windows(
     on_step: OnStep | None = None,
     free_memory: Callable[[], bool] | None = None,
     state: WindowState | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Window]:
     """Sample a video window by window; what a window allocates dies with it.
 
@@ -74,12 +75,15 @@ def run_windows(
         free_memory: called when the device has run out of memory: moves weights off it and says whether it could. The
             window goes on from its last finished part, then once more with a tiled VAE.
         state: the `Window.state` that an earlier run of the same video came to; this one goes on from there.
+        ranks: who make the video together, each by a call of its own; None: this process alone.
     Source: the loops of MultiTalk and InfiniteTalk. Unlike them, the tail is padded with silence, never reversed
     speech, and the caller trims the last window's frames beyond the end.
     """
     if not isinstance(settings, SamplingSetup):
         settings = SamplingSetup.of(settings, conditioning.has_audio)
-    yield from _Run(transformer, vae, conditioning, settings, draw, on_step, free_memory, state).windows()
+    yield from _Run(
+        transformer, vae, conditioning, settings, draw, on_step, free_memory, state, ranks or OneRank()
+    ).windows()
 
 
 def finished(window: Window, plan: WindowPlan) -> Tensor:
@@ -97,9 +101,10 @@ class _Run:
     def __init__(
         self, transformer: WanTransformer, vae: WanVAE, conditioning: Conditioning, setup: SamplingSetup,
         draw: NoiseFn | int, on_step: OnStep | None, free_memory: Callable[[], bool] | None, state: WindowState | None,
+        ranks: Ranks,
     ) -> None:  # fmt: skip
         self.conditioning, self.settings, self.state = conditioning, setup.settings, state
-        self.draw, self.on_step = draw, on_step
+        self.draw, self.on_step, self.ranks = draw, on_step, ranks
         self.audio = conditioning.audio_source
         height, width = conditioning.references[0].shape[-2:]
         self.geometry = VideoGeometry(width, height, self.settings.window_frames)
@@ -110,7 +115,7 @@ class _Run:
         self.fallbacks.append(Fallback("a tiled VAE", self.codec.tile))
         make_condition = CONDITIONS[self.settings.mode]
         self.condition = make_condition(conditioning.references, self.codec, self.geometry, self.plan.overlap)
-        self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry)
+        self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry, ranks)
 
     @property
     def plan(self) -> WindowPlan:
@@ -127,7 +132,7 @@ class _Run:
             yield self.window(index, audio)  # not by name: it must not outlive its use while the next one is made
 
     def window(self, index: int, audio: Tensor | None) -> Window:
-        plan, retry = self.plan, OomRetry(index, self.fallbacks)
+        plan, retry = self.plan, OomRetry(index, self.fallbacks, self.ranks)
         noise = seeded_noise(self.draw, index) if isinstance(self.draw, int) else self.draw
         last_frames = self.state.frames if self.state else None
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..geometry import VideoGeometry
 from ..memory.oom import OomRetry
 from ..models.transformer import WanTransformer
-from ..protocols import MotionLatents, NoiseFn, WindowCondition
+from ..protocols import MotionLatents, NoiseFn, OneRank, Ranks, WindowCondition
 from .conditioning import Conditioning
 from .contexts import ContextMaker
 from .denoiser import Denoiser, check_blocks
@@ -60,8 +60,9 @@ class WindowSampler:
 
     def __init__(
         self, transformer: WanTransformer, conditioning: Conditioning, condition: WindowCondition, setup: SamplingSetup,
-        geometry: VideoGeometry,
+        geometry: VideoGeometry, ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
+        self._ranks = ranks or OneRank()
         check_blocks(setup.settings.skip_layers, len(transformer.blocks))
         self._transformer, self._condition, self._setup, self._geometry = transformer, condition, setup, geometry
         self._contexts = ContextMaker(transformer, conditioning, setup, geometry)
@@ -88,11 +89,13 @@ class WindowSampler:
         scheduler, device = self._setup.scheduler(), self._transformer.device
         latents = self._start(inputs.samples, scheduler.timesteps[0], replay)
         cache = open_cache(self._step_cache, scheduler.num_steps, self._geometry.width * self._geometry.height)
+        if cache is not None:
+            cache.ranks = self._ranks
         reference_index = self._condition.reference_index(inputs.index)
         denoiser = Denoiser(
             self._transformer, self._contexts.contexts(inputs.index, reference_index, inputs.audio),
             self._setup.guidance(), None if channels is None else channels.to(device), cache,
-            self._setup.settings.skip_layers, scheduler.num_steps,
+            self._setup.settings.skip_layers, scheduler.num_steps, self._ranks,
         )  # fmt: skip
 
         def report(step: int, denoised: Tensor) -> None:

@@ -22,6 +22,7 @@ from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
+from .regions import RegionShares
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
@@ -58,8 +59,11 @@ class Backend:
     limits(device) -> why not, or None. error: the largest relative error of out, and absolute one of the log-sum-exp,
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
-    `dispatch.self_attention` in one pass, perhaps without the regions' shares. common_shift: where several ranks make
-    the keys of one softmax, what gives all of them the `ops.norm.key_shift` [N, E] of one; None: they are one rank's.
+    `dispatch.self_attention` in one pass, perhaps without the regions' shares.
+    num_groups, take: where attention is that of several GPUs, its operands are made in so many groups of heads, one
+    after another [G, L, N/G, E], and each is given to `take` as soon as it is there: values, keys, queries, in this
+    order. What `take` returns, which may be still to come, `function` and `rows` get. share_shift: there all keys of a
+    softmax lose the same `ops.norm.key_shift`; it sends this rank's, and returns what waits for everybody's.
     """
 
     name: str
@@ -69,8 +73,10 @@ class Backend:
     exact: bool = True
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
-    rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
-    common_shift: Callable[[Tensor], Tensor] | None = None
+    rows: Callable[..., tuple[Tensor | QuantizedRows, RegionShares | None]] | None = None
+    num_groups: int = 1
+    take: Callable[[Tensor], Tensor] | None = None
+    share_shift: Callable[[Tensor], Callable[[], Tensor]] | None = None
 
     @property
     def has_lse(self) -> bool:

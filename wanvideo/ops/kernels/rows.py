@@ -119,7 +119,7 @@ def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rms_norm_heads(
-    x, weight, table, shift, out, N, eps,
+    x, weight, table, shift, out, N, GROUP, L, eps,
     ROTATE: tl.constexpr, SHIFTED: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = 2 * PAIRS
@@ -143,7 +143,8 @@ def _rms_norm_heads(
             value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
         if SHIFTED:
             value -= tl.load(shift + head * D + column, mask=head < N, other=0.0)
-        tl.store(out + (row * N + head) * D + column, value.to(out.dtype.element_ty), mask=head < N)
+        place = (head // GROUP * L + row) * GROUP + head % GROUP  # groups of heads come one after another
+        tl.store(out + place * D + column, value.to(out.dtype.element_ty), mask=head < N)
 
 
 @triton.jit
@@ -264,18 +265,19 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor | float) -> Tensor:
 
 def rms_norm_heads(
     x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None,
-    shift: Tensor | None = None,
+    shift: Tensor | None = None, num_groups: int | None = None,
 ) -> Tensor:  # fmt: skip
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=dtype or x.dtype)
-    head_width = width // num_heads
+    head_width, group = width // num_heads, num_heads // (num_groups or 1)
+    out = x.new_empty(num_heads // group, rows, group, head_width, dtype=dtype or x.dtype)
     heads = max(1, CHUNK // head_width)
     _rms_norm_heads[(rows,)](
-        x, weight, x if table is None else table, x if shift is None else shift, out, num_heads, eps,
+        x, weight, x if table is None else table, x if shift is None else shift, out, num_heads, group,
+        rows, eps,
         ROTATE=table is not None, SHIFTED=shift is not None,
         PAIRS=head_width // 2, HEADS=heads, CHUNKS=triton.cdiv(num_heads, heads), num_warps=4,
     )  # fmt: skip
-    return out.unflatten(-1, (num_heads, -1))
+    return out[0] if num_groups is None else out
 
 
 def key_mean(x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, tokens: Tensor) -> Tensor:

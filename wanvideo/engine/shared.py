@@ -1,0 +1,97 @@
+"""What one rank has encoded, on all ranks: small tensors at once, sound and pictures when they are asked for.
+
+Legend: R reference pictures, S speakers, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..parallel.team import PeerStopped, Team
+from ..protocols import AudioSource
+from ..sampling.conditioning import Conditioning
+
+
+class SharedAudio:
+    """The first rank's `AudioSource`; all ranks ask for the same frames in the same order."""
+
+    def __init__(self, team: Team, own: AudioSource | None) -> None:
+        self._team, self._own = team, own
+        traits = None if own is None else (own.num_speakers, own.silence, own.num_frames)
+        self.num_speakers, self.silence, self._num_frames = team.share(traits)
+
+    @property
+    def num_frames(self) -> int | None:
+        return self._num_frames
+
+    def features(self, start: int, stop: int) -> Tensor:
+        own = self._own
+        entries, self._num_frames = self._team.share(
+            None if own is None else (own.features(start, stop).clone(), own.num_frames)
+        )
+        return entries
+
+
+class SharedPictures(Sequence[Tensor]):
+    """The first rank's pictures [R, 3, H, W]; all ranks ask for the same ones in the same order."""
+
+    def __init__(self, team: Team, own: Sequence[Tensor] | Tensor | None) -> None:
+        self._team, self._own = team, own
+        self._count: int = team.share(None if own is None else len(own))
+        self._last: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """One picture; slices are not asked for."""
+        if self._last is None or self._last[0] != index:
+            own = self._own
+            self._last = index, self._team.share(None if own is None else own[index].clone())
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What goes to the other ranks at once: the conditioning without sound and pictures, or why there is none."""
+
+    conditioning: Conditioning | None
+    has_audio: bool = False
+    problem: str = ""
+
+
+def share_conditioning(team: Team | None, encode: Callable[[], Conditioning]) -> Conditioning:
+    """What `encode` makes on the first rank, on all of them.
+
+    Raises: what `encode` raises, on the first rank; UnsupportedError on the others.
+    """
+    if team is None:
+        return encode()
+    own, error = None, None
+    if team.index == 0:
+        try:
+            own = encode()
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the others must not wait
+            error = problem
+    encoded = None
+    if team.index == 0:
+        light = None if own is None else replace(own, references=(), audio=None)
+        audio = own is not None and own.audio_source is not None
+        encoded = _Encoded(light, audio, "" if error is None else f"{type(error).__name__}: {error}")
+    encoded = team.share(encoded)
+    if error is not None:
+        raise error
+    if encoded.conditioning is None:
+        raise PeerStopped(f"Rank 0 ended the job: {encoded.problem}")
+    references = SharedPictures(team, None if own is None else own.references)
+    audio_source = None
+    if encoded.has_audio:
+        audio_source = SharedAudio(team, None if own is None else own.audio_source)
+    return replace(encoded.conditioning, references=references, audio=audio_source)
