@@ -66,7 +66,7 @@ def static_faults():
 
 def ends_open(template):
     """Whether its last sentence is filled in, so that only the message can tell."""
-    return template.rstrip(".").endswith("{}")
+    return re.search(r"(^|[.!?:}]) ?\{\}$", template) is not None
 
 
 def to_mend():
@@ -81,8 +81,8 @@ def _unfinished():
 
 
 def is_unfinished(message):
-    """Whether a message was made from a template that is known to be unfinished."""
-    return _unfinished().fullmatch(message) is not None
+    """Whether a message has in it one of a template that is known to be unfinished."""
+    return _unfinished().search(message) is not None
 
 
 class Recorder:
