@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ SOURCES = [*sorted((ROOT / "wanvideo").rglob("*.py")), *sorted(ROOT.glob("nodes_
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TalkError)}
 ALIASES = {"error"}  # what readers of files call the kind of error they are given
 _PATHS = frozenset(SOURCES)
-TO_MEND = Path(__file__).with_name("messages_to_mend.txt")  # templates that do not say what to do yet; it only shrinks
+TO_MEND = Path(__file__).with_name("messages_to_mend.json")  # templates that do not say what to do yet; it only shrinks
 MOST_LINES, MOST_WORDS, MOST_CHARACTERS = 3, 400, 1200  # characters without values, and with them
 VERBS = frozenset(
     "add allow ask attach begin check choose close connect convert copy crop cut decode delete download draw encode "
@@ -71,7 +72,7 @@ def ends_open(template):
 
 def to_mend():
     """Templates that are known to be unfinished."""
-    return set(TO_MEND.read_text(encoding="utf-8").splitlines())
+    return set(json.loads(TO_MEND.read_text(encoding="utf-8")))
 
 
 @functools.cache
