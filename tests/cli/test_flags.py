@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from wanvideo.cli.flags import build_parser
 from wanvideo.cli.generate import read_job
 from wanvideo.cli.main import main, run
 from wanvideo.cli.parser import yes_or_no
@@ -37,6 +38,27 @@ def test_defaults_are_the_reference_script_s(read):
     assert (request.size, request.seed, request.max_frames, request.fps) == ("infinitetalk-480", 42, 81, 25.0)
     assert job.files.transformer == job.files.folder == "weights/Wan2.1-I2V-14B-480P"
     assert not job.overwrite and job.options.text_encoder_device is None
+
+
+REFERENCE = (
+    "task size frame_num max_frame_num ckpt_dir infinitetalk_dir quant_dir wav2vec_dir dit_path lora_dir lora_scale "
+    "offload_model ulysses_size ring_size t5_fsdp t5_cpu dit_fsdp save_file audio_save_dir base_seed input_json "
+    "motion_frame mode sample_steps sample_shift sample_text_guide_scale sample_audio_guide_scale "
+    "num_persistent_param_in_dit audio_mode use_teacache teacache_thresh use_apg apg_momentum apg_norm_threshold "
+    "color_correction_strength scene_seg quant"
+).split()
+
+
+def test_every_flag_of_the_reference_is_there_with_its_default():
+    flags = vars(build_parser("generate").parse_args([]))
+    assert set(REFERENCE) <= set(flags)
+    given = {name: flags[name] for name in REFERENCE if flags[name] not in (None, False, [])}
+    assert given == {
+        "task": "infinitetalk-14B", "size": "infinitetalk-480", "frame_num": 81, "lora_scale": [1.2], "ulysses_size": 1,
+        "ring_size": 1, "audio_save_dir": "save_audio", "base_seed": 42, "input_json": "examples.json", "mode": "clip",
+        "sample_text_guide_scale": 5.0, "sample_audio_guide_scale": 4.0, "audio_mode": "localfile",
+        "teacache_thresh": 0.2, "apg_momentum": -0.75, "apg_norm_threshold": 55.0, "color_correction_strength": 1.0,
+    }  # fmt: skip
 
 
 def test_every_flag_of_a_full_command_line_arrives(read):

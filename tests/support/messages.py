@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ SOURCES = [*sorted((ROOT / "wanvideo").rglob("*.py")), *sorted(ROOT.glob("nodes_
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TalkError)}
 ALIASES = {"error"}  # what readers of files call the kind of error they are given
 _PATHS = frozenset(SOURCES)
-TO_MEND = Path(__file__).with_name("messages_to_mend.txt")  # templates that do not say what to do yet; it only shrinks
+TO_MEND = Path(__file__).with_name("messages_to_mend.json")  # templates that do not say what to do yet; it only shrinks
 MOST_LINES, MOST_WORDS, MOST_CHARACTERS = 3, 400, 1200  # characters without values, and with them
 VERBS = frozenset(
     "add allow ask attach begin check choose close connect convert copy crop cut decode delete download draw encode "
@@ -66,12 +67,12 @@ def static_faults():
 
 def ends_open(template):
     """Whether its last sentence is filled in, so that only the message can tell."""
-    return template.rstrip(".").endswith("{}")
+    return re.search(r"(^|[.!?:}]) ?\{\}$", template) is not None
 
 
 def to_mend():
     """Templates that are known to be unfinished."""
-    return set(TO_MEND.read_text(encoding="utf-8").splitlines())
+    return set(json.loads(TO_MEND.read_text(encoding="utf-8")))
 
 
 @functools.cache
@@ -81,8 +82,8 @@ def _unfinished():
 
 
 def is_unfinished(message):
-    """Whether a message was made from a template that is known to be unfinished."""
-    return _unfinished().fullmatch(message) is not None
+    """Whether a message has in it one of a template that is known to be unfinished."""
+    return _unfinished().search(message) is not None
 
 
 class Recorder:
