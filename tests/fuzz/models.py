@@ -53,7 +53,8 @@ WAYS: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
     "NaN": lambda tensor: torch.full_like(tensor, torch.nan),
 }
 VALUES = (
-    None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**40, 0.5, 1e400, "", "0", "F32", "BF16", "F4", [], [1], [[]], {}, {"a": 1}, "\ud800",
+    None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**40, 0.5, 1e400, "", "0", "F32", "BF16", "F4", [], [1], [[]], {},
+    {"a": 1}, "\ud800",
 )  # fmt: skip
 
 
@@ -221,25 +222,18 @@ def _tensor(draw: random.Random, folder: Path) -> Case:
     return f"{name}: {', '.join(told)}", lambda: MODELS[name][1](state)
 
 
-PARTS = ("lora_down.weight", "lora_up.weight", "lora_A.weight", "alpha", "diff", "diff_b", "diff_m", "hada_w1_a", "hada_w1_b",
-         "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_b", "w_norm", "bias")  # fmt: skip
-LAYERS = ("blocks.0.self_attn.q", "blocks.0.ffn.0", "blocks.1.norm3", "blocks.0", "patch_embedding", "double_blocks.0.img_attn",
-          "blocks.99.ffn.0", "text_embedding.0", "blocks_0_self_attn.q", "lora_unet_blocks_0_cross_attn_k", "")  # fmt: skip
+PARTS = (
+    "lora_down.weight", "lora_up.weight", "lora_A.weight", "alpha", "diff", "diff_b", "diff_m", "hada_w1_a",
+    "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_b", "w_norm",
+    "bias",
+)  # fmt: skip
+LAYERS = (
+    "blocks.0.self_attn.q", "blocks.0.ffn.0", "blocks.1.norm3", "blocks.0", "patch_embedding", "blocks.99.ffn.0",
+    "double_blocks.0.img_attn", "text_embedding.0", "blocks_0_self_attn.q", "lora_unet_blocks_0_cross_attn_k", "",
+)  # fmt: skip
 SHAPES = (
-    (),
-    (0,),
-    (1,),
-    (4,),
-    (256,),
-    (4, 256),
-    (256, 4),
-    (16, 16),
-    (256, 256),
-    (4, 0),
-    (4, 256, 1, 1),
-    (6, 256),
-    (1, 1, 1, 1, 1),
-)
+    (), (0,), (1,), (4,), (256,), (4, 256), (256, 4), (16, 16), (256, 256), (4, 0), (4, 256, 1, 1), (6, 256), (1,) * 5,
+)  # fmt: skip
 
 
 def _lora(draw: random.Random, folder: Path) -> Case:
