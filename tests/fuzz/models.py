@@ -268,28 +268,16 @@ LAYERS = (
     "blocks.1.norm3",
     "blocks.0",
     "patch_embedding",
-    "double_blocks.0.img_attn",
     "blocks.99.ffn.0",
+    "double_blocks.0.img_attn",
     "text_embedding.0",
     "blocks_0_self_attn.q",
     "lora_unet_blocks_0_cross_attn_k",
     "",
 )
 SHAPES = (
-    (),
-    (0,),
-    (1,),
-    (4,),
-    (256,),
-    (4, 256),
-    (256, 4),
-    (16, 16),
-    (256, 256),
-    (4, 0),
-    (4, 256, 1, 1),
-    (6, 256),
-    (1, 1, 1, 1, 1),
-)
+    (), (0,), (1,), (4,), (256,), (4, 256), (256, 4), (16, 16), (256, 256), (4, 0), (4, 256, 1, 1), (6, 256), (1,) * 5,
+)  # fmt: skip
 
 
 def _lora(draw: random.Random, folder: Path) -> Case:

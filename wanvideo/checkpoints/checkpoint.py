@@ -130,8 +130,9 @@ def with_adapter(base: Checkpoint, adapter: Checkpoint | None) -> TensorSource:
     """
     if adapter is None:
         return base.canonical
+    own, other = base.canonical, adapter.canonical
     check_fit(base.name, base.identity, adapter.name, adapter.identity)
-    return base.canonical.only(lambda key: not is_audio_key(key)) | adapter.canonical
+    return own.only(lambda key: not is_audio_key(key)) | other
 
 
 def is_audio_key(key: str) -> bool:

@@ -279,7 +279,8 @@ def _check_arithmetic(name: str, kind: Kind, sizes: Mapping[str, int]) -> None:
     if kind is Kind.TEXT_ENCODER and sizes["Q"] % sizes["N"]:
         fault = f"{sizes['Q']} features of attention are not a multiple of {sizes['N']} heads"
     if kind is Kind.CLIP_VISION and math.isqrt(sizes["T"] - 1) ** 2 != sizes["T"] - 1:
-        fault = f"{sizes['T']} positions are not those of a square picture and one token more"
+        key, shape = "vision_model.embeddings.position_embedding.weight", [sizes["T"], sizes["D"]]
+        fault = f"{key} is {shape}, which is not one row for a square picture's patches and one more"
     if kind is Kind.AUDIO_ENCODER and sizes["H"] % sizes["G"]:
         fault = f"a width of {sizes['H']} is not a multiple of groups of {sizes['G']}"
     if "P" in sizes and "A" in sizes and sizes["P"] % sizes["A"]:
