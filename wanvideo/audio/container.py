@@ -31,7 +31,7 @@ REFUSED = (  # what a file begins with, what it is, what to do
      "Give a file that it names."),
     (rb"(?!YUV4MPEG2)[\t\n\r\x20-\x7e]+\Z", "a text file", "Give a sound, a picture or a video."),
 )  # fmt: skip
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF8_SIGNATURE = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def open_container(path: str | Path, what: str) -> av.container.InputContainer:
 def refuse_by_head(file: Path, what: str) -> None:
     """Raises: InputError for what is named by its first bytes and never read: drawings, playlists, text."""
     with answered(str(file)), file.open("rb") as opened:
-        head = opened.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
+        head = opened.read(HEAD_BYTES).removeprefix(UTF8_SIGNATURE)
     for pattern, kind, advice in REFUSED:
         if re.match(pattern, head, re.DOTALL):
             raise InputError(f"{file} is {kind}, not {what}. {advice}")
