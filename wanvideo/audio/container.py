@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import InputError
 from ..untrusted import answered, regular_file
-from .wav_header import WavTail, wav_tail
+from .wav_header import WavTail, read_wav_header
 
 if TYPE_CHECKING:
     import av
@@ -47,7 +47,7 @@ def open_container(path: str | Path, what: str) -> av.container.InputContainer:
     file = regular_file(path, what).absolute()
     refuse_by_head(file, what)
     options = {"format_whitelist": ",".join(KINDS), "protocol_whitelist": "file", "enable_drefs": "0"}
-    if wav_tail(file) is WavTail.SAMPLES:
+    if read_wav_header(file).tail is WavTail.SAMPLES:
         options["ignore_length"] = "1"
     try:
         return av.open(

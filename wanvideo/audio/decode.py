@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..untrusted import answered
 from .container import MAX_DURATION_S, open_container, sound_stream
-from .wav_header import WavTail, wav_tail
+from .wav_header import WavTail, read_wav_header
 
 if TYPE_CHECKING:
     import av
@@ -114,7 +114,7 @@ class SoundFile:
             self._say(f"The sound of {self.path} has gaps; {track.silent / self.rate:.2f} s of silence fill them.")
         if stated_s - length_s > max(EARLY_S, EARLY * stated_s):
             self._say(f"{self.path} ends after {length_s:.2f} s; its header says {stated_s:.2f} s. It may be cut off.")
-        if wav_tail(self.path) is WavTail.RECORDING:
+        if read_wav_header(self.path).tail is WavTail.RECORDING:
             self._say(f"{self.path} holds a second recording behind its first, which is not used. Save it as one.")
 
     def _say(self, sentence: str) -> None:
@@ -240,6 +240,8 @@ def _as_float(samples: np.ndarray, channels: int, is_packed: bool) -> np.ndarray
 def _stated_s(stream: av.AudioStream, container: av.container.InputContainer, path: Path) -> float:
     """The length that a file's header states; 0 where it states none."""
     kind = container.format.name.split(",")[0]
+    if kind == "wav":
+        return read_wav_header(path).stated_s
     if kind in ESTIMATED or not stream.duration or not stream.time_base:
         return 0.0
     if kind == "mp3":

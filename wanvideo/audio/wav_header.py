@@ -1,9 +1,12 @@
-"""What stands behind the samples of a wav file, whose header may give them a wrong length."""
+"""What a wav file's header says of its samples, and what really stands behind them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+UNKNOWN_BYTES = 0x7FFF0000  # programs that write into a pipe state this length or more
 
 
 class WavTail(Enum):
@@ -14,30 +17,39 @@ class WavTail(Enum):
     RECORDING = "recording"
 
 
-def wav_tail(path: Path) -> WavTail:
-    """What follows the end that a wav file's header gives to its samples; a recorder that crashed leaves it too early.
+@dataclass(frozen=True)
+class WavHeader:
+    """Args: stated_s: length by the header; 0: none is stated. tail: what follows the end that it gives."""
 
-    NOTHING for every other kind of file, and where the header gives an end behind that of the file.
+    stated_s: float = 0.0
+    tail: WavTail = WavTail.NOTHING
+
+
+def read_wav_header(path: Path) -> WavHeader:
+    """The chunks of a wav file; a recorder that crashed leaves the length of its samples too small, or too large.
+
+    Returns: an empty header for every other kind of file.
     """
-    size, has_samples = path.stat().st_size, False
+    size, stated_s, bytes_per_s = path.stat().st_size, 0.0, 0
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return WavTail.NOTHING
-        file.seek(8)
-        if file.read(4) != b"WAVE":
-            return WavTail.NOTHING
+        if (start := file.read(12))[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return WavHeader()
+        has_samples = False
         while len(chunk := file.read(8)) == 8:
             name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
             end = file.tell() + length
             if has_samples and name == b"RIFF":
-                return WavTail.RECORDING
+                return WavHeader(stated_s, WavTail.RECORDING)
             if has_samples and (end > size or not _is_name(name)):
-                return WavTail.SAMPLES
+                return WavHeader(stated_s, WavTail.SAMPLES)
+            if name == b"fmt ":
+                bytes_per_s = int.from_bytes(file.read(12)[8:], "little")
+            if name == b"data" and 0 < length < UNKNOWN_BYTES:
+                has_samples, stated_s = True, length / bytes_per_s if bytes_per_s else 0.0
             if end > size:
                 break
-            has_samples = has_samples or (name == b"data" and length > 0)
             file.seek(end + length % 2)
-    return WavTail.NOTHING
+    return WavHeader(stated_s)
 
 
 def _is_name(name: bytes) -> bool:
