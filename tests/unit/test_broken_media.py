@@ -70,8 +70,7 @@ def test_a_sound_that_changes_its_form_goes_on_or_is_said_to_end(tmp_path, caplo
     for suffix in ("mp3", "ogg"):
         parts = [(tmp_path / f"{rate}.{suffix}").read_bytes() for rate in (24000, 48000)]
         (tmp_path / f"both.{suffix}").write_bytes(b"".join(parts))
-    samples = decoded(tmp_path / "both.mp3")
-    assert samples.shape[1] == 1 and len(samples) / 24000 == pytest.approx(2.0, abs=0.15)
+    assert load_audio(tmp_path / "both.mp3").duration_s == pytest.approx(2.0, abs=0.15)
     assert len(decoded(tmp_path / "both.ogg")) / 24000 > 1.9 or "both.ogg ends after 1.02 s" in caplog.text
 
 
