@@ -131,6 +131,7 @@ class _Track:
 
     def __init__(self, stream: av.AudioStream, rate: int, channels: int) -> None:
         self._stream, self._rate, self._channels = stream, rate, channels
+        self._layout = stream.layout  # before the first frame: a decoder changes it with the sound
         self._seconds = 0.0  # from the first sample on
         self._next_s: float | None = None  # the track's own time of the next sample
         self._converter: tuple[tuple[int, str, str], av.AudioResampler] | None = None
@@ -212,7 +213,7 @@ class _Track:
         made = []
         if self._converter is None or self._converter[0] != form:
             made = self._remainder()
-            layout = frame.layout if channels == self._channels else self._stream.layout
+            layout = frame.layout if channels == self._channels else self._layout
             self._converter = form, av.AudioResampler("flt", layout, self._rate)
         frame.pts = None
         return made + [_as_float(out.to_ndarray(), self._channels, True) for out in self._converter[1].resample(frame)]
