@@ -296,16 +296,22 @@ def test_pipes_devices_and_folders_are_answered_at_once(tmp_path):
                 reader(path)
 
 
-def test_a_movie_that_refers_to_another_file_does_not_open_it(tmp_path):
-    """A QuickTime data reference by path: with it FFmpeg would play the other file."""
-    path = media.film(tmp_path / "film.mov")
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"url ", b"alis"))
-    with VideoFrames(path) as video:
-        assert video.num_frames == 12
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_no_other_file_is_opened_whatever_the_first_bytes_are(tmp_path, monkeypatch, kind):
+    """FFmpeg itself refuses playlists, even if their beginning were not known."""
+    monkeypatch.setattr("wanvideo.audio.container.REFUSED", ())
+    media.film(tmp_path / "film.ts")
+    lists = {"hls": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfilm.ts\n#EXT-X-ENDLIST\n",
+             "concat": "ffconcat version 1.0\nfile film.ts\n"}  # fmt: skip
+    (tmp_path / "list").write_text(lists[kind])
+    for reader in (load_audio, VideoFrames):
+        with pytest.raises(InputError, match="list cannot be read as"):
+            reader(tmp_path / "list")
 
 
 def test_pictures_of_other_formats_are_not_opened(tmp_path):
+    (tmp_path / "plain.ppm").write_text("P3 2 1 255\n1 2 3 4 5 6\n")  # text, and a picture
+    assert load_picture(tmp_path / "plain.ppm").tolist() == [[[1, 2, 3], [4, 5, 6]]]
     Image.new("RGB", (8, 8)).save(tmp_path / "a.pcx")
     with pytest.raises(InputError, match="is not a picture that can be read"):
         load_picture(tmp_path / "a.pcx")

@@ -29,7 +29,7 @@ REFUSED = (  # what a file begins with, what it is, what to do
     (rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript drawing", "Export it as PNG."),
     (rb"\s*#EXTM3U|ffconcat|\s*(<\?xml.*?)?<MPD\b|\s*\[playlist\]", "a playlist, which names other files",
      "Give a file that it names."),
-    (rb"(?!YUV4MPEG2)[\t\n\r\x20-\x7e]+\Z", "a text file", "Give a sound, a picture or a video."),
+    (rb"(?!YUV4MPEG2|P[1-6]\s)[\t\n\r\x20-\x7e]+\Z", "a text file", "Give a sound, a picture or a video."),
 )  # fmt: skip
 UTF8_SIGNATURE = b"\xef\xbb\xbf"
 
