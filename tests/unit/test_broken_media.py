@@ -2,7 +2,9 @@
 
 import os
 import struct
+import tracemalloc
 import zlib
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -348,6 +350,18 @@ def test_a_picture_with_a_bomb_in_its_text_is_answered(tmp_path):
     for reader in (load_picture, picture_size, is_video):
         with pytest.raises(InputError, match="text.png cannot be read"):
             reader(tmp_path / "text.png")
+
+
+def test_a_chunk_that_claims_gigabytes_takes_none(tmp_path):
+    data = png(8, 8)
+    place = data.index(b"IEND") - 4
+    (tmp_path / "long.png").write_bytes(data[:place] + struct.pack(">I", 2**32 - 8) + b"IDAT" + bytes(8))
+    tracemalloc.start()
+    with suppress(InputError):
+        load_picture(tmp_path / "long.png")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10e6
 
 
 def test_a_damaged_animation_is_answered(tmp_path):

@@ -5,6 +5,7 @@ Legend: H W rows and columns; pictures are uint8 [H, W, 3] RGB, masks are bool [
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
     Image.init()
     try:
         with answered(str(path)):
-            image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+            image = Image.open(_BoundedFile(file), formats=[name for name in FORMATS if name in Image.OPEN])
             width, height = image.size
     except InputError as error:
         cause = error.__cause__
@@ -139,6 +140,24 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
         image.close()
         raise InputError(f"The picture {path} has {width}x{height} pixels. {LIMIT}")
     return image
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file of which no more is asked than it has: Pillow believes the lengths of damaged chunks, up to 4 GB.
+
+    It is closed with the last picture that reads from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._size = path.stat().st_size
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def to_array(image: Image.Image, behind: str, name: str) -> np.ndarray:
