@@ -132,7 +132,7 @@ class _Run:
         last_frames = self.state.frames if self.state else None
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
-        pixels = retry.run(lambda: self._match_color(self.codec.decode(latents), index))
+        pixels = retry.run(lambda: self._match_color(self.codec.decode(latents, inputs.name), index))
         self.state = WindowState.after(index, plan, pixels)
         num_new = plan.window - (plan.overlap if index else 0)
         return Window(index, plan[index].start, latents, pixels, num_new, plan, self.state)
