@@ -82,16 +82,16 @@ def test_cmyk_gray_and_one_bit(tmp_path):
 
 
 def test_unusable_pictures_say_why(tmp_path):
-    with pytest.raises(InputError, match="no picture .*missing.png"):
+    with pytest.raises(InputError, match="no file .*missing.png.* a picture"):
         load_picture(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(InputError, match="text.png is not a picture"):
+    with pytest.raises(InputError, match="text.png is a text file, not a picture"):
         load_picture(tmp_path / "text.png")
     Image.fromarray(gradient(300, 300)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
     with pytest.raises(InputError, match="cut.png cannot be read"):
         load_picture(tmp_path / "cut.png")
-    with pytest.raises(InputError, match="cannot be read|not a picture"):
+    with pytest.raises(InputError, match="is a folder"):
         load_picture(tmp_path)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(InputError, match="floating point"):
@@ -102,7 +102,7 @@ def test_a_picture_of_monstrous_size_is_refused(tmp_path, monkeypatch):
     Image.fromarray(gradient()).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     for reader in (load_picture, picture_size):
-        with pytest.raises(InputError, match="huge.png is too large"):
+        with pytest.raises(InputError, match="huge.png has too many pixels. At most 67 million"):
             reader(tmp_path / "huge.png")
 
 
@@ -301,7 +301,8 @@ def test_unusable_videos_say_why(tmp_path):
     (tmp_path / "notes.txt").write_text("hello, this is a long enough text file\n" * 20)
     (tmp_path / "empty.mp4").touch()
     media.wav(tmp_path / "speech.wav", media.tone(16000, 0.5), 16000)
-    for name, says in (("notes.txt", "neither a picture nor a video|text file"), ("empty.mp4", "neither"),
+    for name, says in (("notes.txt", "a text file, not a picture or a video"),
+                       ("empty.mp4", "cannot be read as a picture or a video"),
                        ("speech.wav", "no video, only audio")):  # fmt: skip
         for reader in (is_video, VideoFrames, probe, picture_size):
             with pytest.raises(InputError, match=says):
