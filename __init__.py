@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from .nodes_audio import NODES as AUDIO_NODES
-from .nodes_common import display_name, register_folders
+from .nodes_base import display_name
+from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
 from .nodes_conditioning import NODES as CONDITIONING_NODES
 from .nodes_model_loading import NODES as LOADING_NODES
 from .nodes_options import NODES as OPTION_NODES
@@ -46,7 +47,9 @@ def _prefix() -> str:
 _NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
 
 register_folders()
+show_warnings()
 _start = _prefix()
 _nodes = {_start + node.__name__: node for node in _NODES}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}
+fill_emptied_numbers({name: node.numbers() for name, node in _nodes.items()})

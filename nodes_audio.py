@@ -10,24 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .nodes_common import (
-    AUDIO_ENCODERS,
-    CATEGORY,
-    DEVICES,
-    LOADERS,
-    FileNode,
-    Node,
-    choice,
-    expect,
-    flag,
-    host,
-    logger,
-    models_folder,
-    number,
-    socket,
-    stop_if_interrupted,
-    whole,
-)
+from .nodes_base import CATEGORY, DEVICES, LOADERS, Node, checked, choice, expect, flag, number, socket, whole
+from .nodes_common import host, logger, models_folder, stop_if_interrupted
+from .nodes_files import AUDIO_ENCODERS, FileNode
 from .wanvideo.audio.features import silence_features
 from .wanvideo.audio.load import SAMPLE_RATE, from_array
 from .wanvideo.audio.mix import mix
@@ -60,13 +45,17 @@ class DownloadAndLoadWav2VecModel(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return True if model == WAV2VEC else f"{model} cannot be used: the audio adapters were trained with {WAV2VEC}."
+    def VALIDATE_INPUTS(cls, model=None):
+        return checked(lambda: model is None or _check_trained_with(model))
 
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
-        if model != WAV2VEC:
-            raise InputError(self.VALIDATE_INPUTS(model))
+        _check_trained_with(model)
         return (_encoder(download(model, _home())),)
+
+
+def _check_trained_with(model: str) -> None:
+    if model != WAV2VEC:
+        raise InputError(f"{model!r:.200} cannot be used: the audio adapters were trained with {WAV2VEC}. Choose that.")
 
 
 class Wav2VecModelLoader(FileNode):
@@ -80,8 +69,8 @@ class Wav2VecModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return AUDIO_ENCODERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
         return (_encoder(AUDIO_ENCODERS.find(model)),)

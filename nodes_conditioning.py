@@ -10,32 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .nodes_common import (
-    CATEGORY,
-    TEXT_ENCODERS,
-    FileNode,
-    Node,
-    cache_folder,
-    choice,
-    expect,
-    flag,
-    number,
-    output_folder,
-    path_of_video,
-    refuse,
-    snapped,
-    socket,
-    stop_if_interrupted,
-    text,
-    whole,
-)
+from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, number, refuse, snapped, socket, text, whole
+from .nodes_common import cache_folder, path_of_video, stop_if_interrupted
+from .nodes_files import TEXT_ENCODERS, FileNode, folder_inside
 from .nodes_model_loading import ClipEncoder, VideoModel, text_encoder
 from .wanvideo.checkpoints.download import TOKENIZER, download
 from .wanvideo.engine.conditioning import Prompts
 from .wanvideo.engine.encoders import encode_images, encode_text
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import VideoGeometry, WindowPlan
+from .wanvideo.geometry import VideoGeometry, WindowPlan, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.models.vae_tiling import Tiling
@@ -171,8 +155,8 @@ class WanVideoTextEncodeCached(FileNode):
     FUNCTION = "process"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return TEXT_ENCODERS.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def process(
         self, model_name, precision, positive_prompt, negative_prompt, quantization="disabled", use_disk_cache=True,
@@ -320,24 +304,37 @@ class WanVideoImageToVideoMultiTalk(Node):
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, width=None, height=None, frame_window_size=None, motion_frame=None, output_path=None,
+        colormatch_strength=None, start_image=False, source_video=False, clip_embeds=False, clip_vision=False,
+    ):  # fmt: skip
+        def check() -> None:
+            known = cls.known(
+                width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame,
+                colormatch_strength=colormatch_strength,
+            )  # fmt: skip
+            _check_sources(start_image is not False, source_video is not False)
+            _check_clip(clip_embeds is not False, clip_vision is not False)
+            window = snap_frames(known.get("frame_window_size", 10_001))
+            VideoGeometry(known.get("width", 64), known.get("height", 64), window)
+            WindowPlan(1, window, snap_frames(known.get("motion_frame", 1)))
+            folder_inside(output_path or "")
+
+        return checked(check)
+
     def process(
         self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
         colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
         colormatch_strength=1.0, clip_vision=None, source_video=None,
     ):  # fmt: skip
-        if (start_image is None) == (source_video is None):
-            raise InputError(
-                "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
-            )
-        if clip_embeds is not None and clip_vision is not None:
-            raise InputError(
-                "clip_embeds and clip_vision are both connected. Keep clip_vision: it sees what is sampled."
-            )
+        _check_sources(start_image is not None, source_video is not None)
+        _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
         VideoGeometry(width, height, window)
         WindowPlan(1, window, motion)
-        folder = output_folder() / output_path.strip() if output_path.strip() else None
+        folder = folder_inside(output_path)
         if folder:
             check_output(free_name(folder / "talking_video.mp4"))
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
@@ -355,6 +352,23 @@ class WanVideoImageToVideoMultiTalk(Node):
             colormatch_strength, tiled_vae, clip, encode, folder,
         )  # fmt: skip
         return picture, str(folder or "")
+
+
+def _check_sources(has_picture: bool, has_video: bool) -> None:
+    if has_picture == has_video:
+        raise InputError(
+            "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
+        )
+
+
+def _check_clip(has_embeds: bool, has_model: bool) -> None:
+    if has_embeds and has_model:
+        raise InputError("clip_embeds and clip_vision are both connected. Keep clip_vision: it sees what is sampled.")
+
+
+def _check_size(known: dict[str, Any]) -> None:
+    """Of a plain clip, as far as its numbers are known when a graph is queued."""
+    VideoGeometry(known.get("width", 64), known.get("height", 64), snap_frames(known.get("num_frames", 1)))
 
 
 class WanVideoImageToVideoEncode(Node):
@@ -384,6 +398,21 @@ class WanVideoImageToVideoEncode(Node):
         "empty_frame_pad_image": socket("IMAGE"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, width=None, height=None, num_frames=None, noise_aug_strength=None, start_latent_strength=None,
+        end_latent_strength=None, augment_empty_frames=None,
+    ):  # fmt: skip
+        def check() -> None:
+            refuse(noise_aug_strength=noise_aug_strength or None, augment_empty_frames=augment_empty_frames or None)
+            known = cls.known(
+                width=width, height=height, num_frames=num_frames, start_latent_strength=start_latent_strength,
+                end_latent_strength=end_latent_strength,
+            )  # fmt: skip
+            _check_size(known)
+
+        return checked(check)
 
     def process(
         self, width=832, height=480, num_frames=81, noise_aug_strength=0.0, start_latent_strength=1.0,
@@ -421,6 +450,10 @@ class WanVideoEmptyEmbeds(Node):
     REQUIRED = {"width": whole(832, 64, 8096, 8), "height": whole(480, 64, 8096, 8), "num_frames": NUM_FRAMES}
     OPTIONAL = {"control_embeds": socket("WANVIDIMAGE_EMBEDS"), "extra_latents": socket("LATENT")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, width=None, height=None, num_frames=None):
+        return checked(lambda: _check_size(cls.known(width=width, height=height, num_frames=num_frames)))
 
     def process(self, width=832, height=480, num_frames=81, control_embeds=None, extra_latents=None):
         refuse(control_embeds=control_embeds, extra_latents=extra_latents)

@@ -8,26 +8,9 @@ from typing import Any
 
 import torch
 
-from .nodes_common import (
-    ADAPTERS,
-    CLIP_VISIONS,
-    DEVICES,
-    LOADERS,
-    LORAS,
-    SOME_LORAS,
-    TEXT_ENCODERS,
-    TRANSFORMERS,
-    VAES,
-    FileNode,
-    Node,
-    choice,
-    expect,
-    flag,
-    host,
-    number,
-    refuse,
-    socket,
-)
+from .nodes_base import DEVICES, LOADERS, Node, choice, expect, flag, number, refuse, socket
+from .nodes_common import host
+from .nodes_files import ADAPTERS, CLIP_VISIONS, LORAS, SOME_LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, FileNode
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
 from .wanvideo.checkpoints.checkpoint import Checkpoint
 from .wanvideo.checkpoints.detect import check_fit
@@ -145,8 +128,8 @@ class WanVideoModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return TRANSFORMERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(
         self, model, base_precision="bf16", quantization="disabled", load_device="offload_device",
@@ -193,8 +176,8 @@ class MultiTalkModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("MULTITALKMODEL",), ("model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return ADAPTERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(self, model):
         path = ADAPTERS.find(model)
@@ -214,8 +197,8 @@ class WanVideoVAELoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVAE",), ("vae",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return VAES.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="bf16", compile_args=None, use_cpu_cache=False, verbose=False):
         checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
@@ -233,8 +216,8 @@ class LoadWanVideoT5TextEncoder(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANTEXTENCODER",), ("wan_t5_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return TEXT_ENCODERS.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="bf16", load_device="offload_device", quantization="disabled"):
         return (text_encoder(model_name, precision, quantization),)
@@ -255,8 +238,8 @@ class LoadWanVideoClipTextEncoder(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("CLIP_VISION",), ("wan_clip_vision",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return CLIP_VISIONS.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="fp16", load_device="offload_device"):
         checkpoint = open_checkpoint(CLIP_VISIONS.find(model_name), Kind.CLIP_VISION)
@@ -278,8 +261,8 @@ class WanVideoLoraSelect(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDLORA",), ("lora",), "getlorapath"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora):
-        return LORAS.check(lora)
+    def VALIDATE_INPUTS(cls, lora=None):
+        return cls.check_files(lora=lora)
 
     def getlorapath(
         self, lora, strength=1.0, prev_lora=None, blocks=None, low_mem_load=False, merge_loras=True, unique_id=None
@@ -300,9 +283,8 @@ class WanVideoLoraSelectMulti(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDLORA",), ("lora",), "getlorapath"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_0, lora_1, lora_2, lora_3, lora_4):
-        answers = (SOME_LORAS.check(name) for name in (lora_0, lora_1, lora_2, lora_3, lora_4))
-        return next((answer for answer in answers if answer is not True), True)
+    def VALIDATE_INPUTS(cls, lora_0=None, lora_1=None, lora_2=None, lora_3=None, lora_4=None):
+        return cls.check_files(lora_0=lora_0, lora_1=lora_1, lora_2=lora_2, lora_3=lora_3, lora_4=lora_4)
 
     def getlorapath(
         self, lora_0="none", strength_0=1.0, lora_1="none", strength_1=1.0, lora_2="none", strength_2=1.0,

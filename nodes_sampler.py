@@ -9,28 +9,16 @@ import torch
 from torch import Tensor
 
 from .nodes_audio import samples_of
-from .nodes_common import (
-    Node,
-    RunProgress,
-    choice,
-    expect,
-    flag,
-    logger,
-    number,
-    refuse,
-    socket,
-    temporary_file,
-    video_from_file,
-    whole,
-)
+from .nodes_base import Node, checked, choice, expect, flag, number, refuse, socket, whole
+from .nodes_common import RunProgress, logger, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING, PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
-from .nodes_options import SCHEDULER, Experimental, Schedule, check_scheduler, make_schedule
-from .wanvideo.engine.conditioning import Clip, Prompts, Speech, make_conditioning
+from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
+from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.engine.render import render, render_clip
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import FPS, WindowPlan
+from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
@@ -113,7 +101,7 @@ class WanVideoSampler(Node):
     SEARCH_ALIASES = ["ksampler", "wan sampler", "talking video"]
     REQUIRED = {
         "model": socket("WANVIDEOMODEL"),
-        "image_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "image_embeds": socket("WANVIDIMAGE_EMBEDS", lazy=True),
         "steps": whole(30, 1, 1000),
         "cfg": number(6.0, 0.0, 30.0),
         "shift": number(5.0, 0.0, 1000.0),
@@ -123,8 +111,8 @@ class WanVideoSampler(Node):
         "riflex_freq_index": whole(0, 0, 1000),
     }
     OPTIONAL = {
-        "text_embeds": socket("WANVIDEOTEXTEMBEDS"),
-        "samples": socket("LATENT"),
+        "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
+        "samples": socket("LATENT", lazy=True),
         "denoise_strength": number(1.0, 0.0, 1.0),
         "feta_args": socket("FETAARGS"),
         "context_options": socket("WANVIDCONTEXT"),
@@ -139,7 +127,7 @@ class WanVideoSampler(Node):
         "unianimate_poses": socket("UNIANIMATE_POSE"),
         "fantasytalking_embeds": socket("FANTASYTALKING_EMBEDS"),
         "uni3c_embeds": socket("UNI3C_EMBEDS"),
-        "multitalk_embeds": socket("MULTITALK_EMBEDS"),
+        "multitalk_embeds": socket("MULTITALK_EMBEDS", lazy=True),
         "freeinit_args": socket("FREEINITARGS"),
         "start_step": whole(0, 0, 10000),
         "end_step": whole(-1, -1, 10000),
@@ -149,8 +137,19 @@ class WanVideoSampler(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, scheduler=None):
-        return check_scheduler(scheduler)
+    def VALIDATE_INPUTS(
+        cls, scheduler=None, steps=None, cfg=None, shift=None, start_step=None, end_step=None, denoise_strength=None,
+        riflex_freq_index=None, text_embeds=False, sigmas=False,
+    ):  # fmt: skip
+        def check() -> None:
+            refuse(riflex_freq_index=riflex_freq_index or None)
+            known = cls.known(steps=steps, shift=shift, start_step=start_step, end_step=end_step)
+            cls.known(cfg=cfg, denoise_strength=denoise_strength)
+            check_schedule(scheduler, known, has_sigmas=sigmas is not False)
+            if text_embeds is False:
+                expect(None, Prompts, "text_embeds")
+
+        return checked(check)
 
     def process(
         self, model, image_embeds, steps=30, cfg=6.0, shift=5.0, seed=0, force_offload=True, scheduler="unipc",
@@ -160,19 +159,40 @@ class WanVideoSampler(Node):
         fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
         end_step=-1, add_noise_to_samples=False, unique_id=None, use_tf32=False, force_contiguous_tensors=True,
     ):  # fmt: skip
+        job = self._job(
+            model=model, image_embeds=image_embeds, steps=steps, cfg=cfg, shift=shift, seed=seed, scheduler=scheduler,
+            riflex_freq_index=riflex_freq_index, text_embeds=text_embeds, samples=samples,
+            denoise_strength=denoise_strength, feta_args=feta_args, context_options=context_options,
+            cache_args=cache_args, flowedit_args=flowedit_args, slg_args=slg_args, loop_args=loop_args,
+            experimental_args=experimental_args, sigmas=sigmas, unianimate_poses=unianimate_poses,
+            fantasytalking_embeds=fantasytalking_embeds, uni3c_embeds=uni3c_embeds, multitalk_embeds=multitalk_embeds,
+            freeinit_args=freeinit_args, start_step=start_step, end_step=end_step,
+            add_noise_to_samples=add_noise_to_samples, use_tf32=use_tf32,
+        )  # fmt: skip
+        return job.run(RunProgress(unique_id), force_offload)
+
+    def check_lazy_status(self, **inputs):
+        return still_needed(inputs, self._job(**inputs))
+
+    def _job(
+        self, model, image_embeds=None, steps=30, cfg=6.0, shift=5.0, seed=0, scheduler="unipc", riflex_freq_index=0,
+        text_embeds=None, samples=None, denoise_strength=1.0, feta_args=None, context_options=None, cache_args=None,
+        flowedit_args=None, slg_args=None, loop_args=None, experimental_args=None, sigmas=None, unianimate_poses=None,
+        fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
+        end_step=-1, add_noise_to_samples=False, use_tf32=False, **unused,
+    ):  # fmt: skip
         refuse(flowedit_args=flowedit_args, freeinit_args=freeinit_args)
         (extras,) = WanVideoSamplerExtraArgs().process(
-            riflex_freq_index, feta_args, context_options, cache_args, slg_args, rope_function, loop_args,
+            riflex_freq_index, feta_args, context_options, cache_args, slg_args, "comfy", loop_args,
             experimental_args, unianimate_poses, fantasytalking_embeds, uni3c_embeds, multitalk_embeds,
         )  # fmt: skip
         if use_tf32:
             extras = replace(extras, experimental=Experimental(use_tf32=True))
         schedule = make_schedule(scheduler, steps, shift, start_step, end_step, sigmas)
-        job = Job(
-            expect(model, VideoModel, "model"), image_embeds, expect(text_embeds, Prompts, "text_embeds"),
-            schedule, cfg, seed, extras, _latents(samples), denoise_strength, add_noise_to_samples,
+        return Job(
+            model, image_embeds, text_embeds, schedule, cfg, seed, extras, samples, denoise_strength,
+            add_noise_to_samples,
         )  # fmt: skip
-        return job.run(RunProgress(unique_id), force_offload)
 
 
 class WanVideoSamplerv2(Node):
@@ -180,17 +200,17 @@ class WanVideoSamplerv2(Node):
     SEARCH_ALIASES = WanVideoSampler.SEARCH_ALIASES
     REQUIRED = {
         "model": socket("WANVIDEOMODEL"),
-        "image_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "image_embeds": socket("WANVIDIMAGE_EMBEDS", lazy=True),
         "cfg": number(6.0, 0.0, 30.0),
         "seed": SEED,
         "force_offload": flag(True),
         "scheduler": socket("WANVIDEOSCHEDULER"),
     }
     OPTIONAL = {
-        "text_embeds": socket("WANVIDEOTEXTEMBEDS"),
-        "samples": socket("LATENT"),
+        "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
+        "samples": socket("LATENT", lazy=True),
         "add_noise_to_samples": flag(False),
-        "extra_args": socket("WANVIDSAMPLEREXTRAARGS"),
+        "extra_args": socket("WANVIDSAMPLEREXTRAARGS", lazy=True),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
@@ -199,33 +219,64 @@ class WanVideoSamplerv2(Node):
         self, model, image_embeds, cfg=6.0, seed=0, force_offload=True, scheduler=None, text_embeds=None,
         samples=None, add_noise_to_samples=False, extra_args=None, unique_id=None,
     ):  # fmt: skip
-        job = Job(
-            expect(model, VideoModel, "model"), image_embeds, expect(text_embeds, Prompts, "text_embeds"),
-            expect(scheduler, Schedule, "scheduler"), cfg, seed, expect(extra_args or Extras(), Extras, "extra_args"),
-            _latents(samples), 1.0, add_noise_to_samples,
-        )  # fmt: skip
+        job = self._job(
+            model, image_embeds, cfg, seed, scheduler, text_embeds, samples, add_noise_to_samples, extra_args
+        )
         return job.run(RunProgress(unique_id), force_offload)
 
+    def check_lazy_status(self, **inputs):
+        return still_needed(inputs, self._job(**inputs))
 
-def _latents(samples: Any) -> Tensor | None:
-    """[16, T, H/8, W/8] of a LATENT."""
-    if samples is None:
-        return None
-    return samples["samples"][0]
+    def _job(
+        self, model, image_embeds=None, cfg=6.0, seed=0, scheduler=None, text_embeds=None, samples=None,
+        add_noise_to_samples=False, extra_args=None, **unused,
+    ):  # fmt: skip
+        return Job(
+            model, image_embeds, text_embeds, expect(scheduler, Schedule, "scheduler"), cfg, seed,
+            expect(extra_args or Extras(), Extras, "extra_args"), samples, 1.0, add_noise_to_samples,
+        )  # fmt: skip
+
+
+# What is linked to a sampler in the order in which it is computed: what little costs most to encode comes last.
+LAZY = (("image_embeds", "extra_args", "multitalk_embeds"), ("text_embeds", "samples"))
+
+
+def still_needed(inputs: dict[str, Any], job: Job) -> list[str]:
+    """What check_lazy_status answers: inputs to compute next, once what is there already has been checked.
+
+    So nothing is encoded for a graph that cannot run. Args: inputs: None for those that are linked and not computed.
+    """
+    job.check()
+    missing = ([name for name in names if name in inputs and inputs[name] is None] for names in LAZY)
+    return next((names for names in missing if names), [])
+
+
+class TalkingLatents(dict[str, Any]):
+    """The LATENT of a talking video: its frames are in a file, and latents are kept of a single window only."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "video":  # what WanVideoWrapper has there: [F, H, W, 3] in 0..1
+            return self["talking_video"].recording.images()
+        if key == "samples":
+            raise InputError(
+                "These samples are a talking video of several windows, whose latents do not join to one video. "
+                "Take its frames from WanVideoPassImagesFromSamples, WanVideoDecode or WanVideoTalkingVideo."
+            )
+        raise KeyError(key)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a sampler node is given."""
+    """Everything that a sampler node is given; None for what is not computed yet."""
 
-    model: VideoModel
+    model: Any
     images: Any
-    prompts: Prompts
+    prompts: Any
     schedule: Schedule
     cfg: float
     seed: int
     extras: Extras
-    samples: Tensor | None
+    samples: Any
     denoise_strength: float
     add_noise_to_samples: bool
 
@@ -236,16 +287,35 @@ class Job:
             self.model.handle.offload()
         return result, result
 
-    def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
-        images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
-        if self.extras.speech and not self.model.mode:
+    def check(self) -> SamplingSetup:
+        """Everything that can be told before a model is loaded, as far as it is computed yet."""
+        model = expect(self.model, VideoModel, "model")
+        images = self.images or PlainClip(VideoGeometry(64, 64, DEFAULT_WINDOW), None, None)
+        expect(images, (TalkingPicture, PlainClip), "image_embeds")
+        if self.extras.speech and not model.mode:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
         setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)
+        if self.prompts is not None:
+            check_prompts(expect(self.prompts, Prompts, "text_embeds"), setup)
+        return setup
+
+    def _latents(self) -> Tensor | None:
+        """[16, T, H/8, W/8] of a LATENT."""
+        if self.samples is None:
+            return None
+        if not isinstance(self.samples, dict):
+            raise InputError(f"samples is no LATENT but {type(self.samples).__name__}. Connect WanVideoEncode.")
+        return self.samples["samples"][0]
+
+    def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
+        images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
+        expect(self.prompts, Prompts, "text_embeds")
+        setup, samples = self.check(), self._latents()
         use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
         if isinstance(images, PlainClip):
             clip = Clip(
                 images.geometry, images.condition, self.prompts, images.clip and images.clip.tokens[:1],
-                self.extras.speech, self.samples,
+                self.extras.speech, samples,
             )  # fmt: skip
             latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
             return {"samples": latents[None].cpu()}
@@ -280,18 +350,22 @@ class Job:
         pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
         conditioning = make_conditioning(
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
-            image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
+            image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
         )  # fmt: skip
         recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)
+        windows = 0
         for window in render(engine, conditioning, setup, self.seed, [recording], progress):
-            latents = window.latents
+            latents, windows = window.latents, windows + 1
         video = TalkingVideo(recording, speech and speech.soundtrack)
         path = recording.path
         if images.folder:
             path = recording.publish(free_name(images.folder / "talking_video.mp4"), video.soundtrack)
             logger.info("The video is in %s", path)
-        return {"samples": latents[None].cpu(), "talking_video": video, "output_path": str(path)}
+        result = TalkingLatents(talking_video=video, output_path=str(path))
+        if windows == 1:
+            result["samples"] = latents[None].cpu()
+        return result
 
 
 class WanVideoEncode(Node):
