@@ -14,6 +14,7 @@ from .nodes_conditioning import NODES as CONDITIONING_NODES
 from .nodes_model_loading import NODES as LOADING_NODES
 from .nodes_options import NODES as OPTION_NODES
 from .nodes_sampler import NODES as SAMPLER_NODES
+from .nodes_text import NODES as TEXT_NODES
 
 WEB_DIRECTORY = "./wanvideo/web"
 OWN_IDS = "WANVIDEO_OWN_IDS"
@@ -44,7 +45,7 @@ def _prefix() -> str:
     return PREFIX
 
 
-_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
+_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
 
 register_folders()
 show_warnings()
