@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -96,8 +95,7 @@ def _is_number(kind: Any) -> bool:
 def _check_widget(name: str, value: Any, kind: Any, options: dict[str, Any]) -> None:
     if _is_number(kind):
         low, high = options["min"], options["max"]
-        is_number = isinstance(value, int if kind == "INT" else int | float) and math.isfinite(value)
-        if not is_number or not low <= value <= high:
+        if not isinstance(value, int if kind == "INT" else int | float) or not low <= value <= high:  # NaN is not
             article = "a whole number" if kind == "INT" else "a number"
             raise InputError(f"{name} {value!r:.200} is not usable: it must be {article} from {low} to {high}.")
     elif isinstance(kind, list) and value not in kind:

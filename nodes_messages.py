@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 LOCALES = Path(__file__).resolve().parent / "locales"
-FIELD = re.compile(r"\{\d*\}")
+FIELD = re.compile(r"\{(\d+)\}")
 
 
 def translate(message: str, language: str) -> str:
@@ -20,8 +20,12 @@ def translate(message: str, language: str) -> str:
     for literals, theirs in _templates(language):
         values = _values(literals, message)
         if values is not None:
-            return theirs.format(*(translate(value, language) if value else "" for value in values))
+            return _filled(theirs, [translate(value, language) for value in values])
     return message
+
+
+def _filled(template: str, values: list[str]) -> str:
+    return FIELD.sub(lambda field: values[int(field[1])], template)
 
 
 @cache
@@ -29,7 +33,7 @@ def _templates(language: str) -> tuple[tuple[tuple[str, ...], str], ...]:
     """(text between values, translation) of every template, those with most text of their own first."""
     path = LOCALES / language / "errors.json"
     table: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    split = ((tuple(FIELD.split(template)), theirs) for template, theirs in table.items())
+    split = ((tuple(FIELD.split(template)[::2]), theirs) for template, theirs in table.items())
     return tuple(sorted(split, key=lambda item: -sum(map(len, item[0]))))
 
 
