@@ -36,6 +36,7 @@ class Node:
     """
 
     CATEGORY = CATEGORY
+    DESCRIPTION = ""
     REQUIRED: dict[str, Any] = {}
     OPTIONAL: dict[str, Any] = {}
     HIDDEN: dict[str, str] = {}

@@ -5,8 +5,6 @@ They have no inputs, appear in no menu, and are there only where that pack is no
 
 from __future__ import annotations
 
-from typing import Any
-
 from .nodes_base import Node, checked
 from .wanvideo.errors import UnsupportedError
 
@@ -49,9 +47,11 @@ class RefusedNode(Node):
         self._refuse()
 
 
-def _refused(name: str) -> type[Node]:
-    members: dict[str, Any] = {"RETURN_TYPES": (KINDS[name][0],), "RETURN_NAMES": (KINDS[name][0].lower(),)}
-    return type(name, (RefusedNode,), members)
+def _refused(name: str) -> type[RefusedNode]:
+    kind, instead = KINDS[name]
+    refused = type(name, (RefusedNode,), {"RETURN_TYPES": (kind,), "RETURN_NAMES": (kind.lower(),)})
+    refused.DESCRIPTION = f"Not supported: {instead}."
+    return refused
 
 
 NODES = tuple(_refused(name) for name in KINDS)

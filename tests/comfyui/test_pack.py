@@ -50,6 +50,8 @@ def test_every_node_is_there_with_all_it_says(client):
     nodes = client.nodes_of(PACK_NAME)
     assert len(nodes) >= 38
     for name, node in nodes.items():
+        if node.get("deprecated"):  # what only refuses a graph is in no menu
+            continue
         assert node["description"] and node["display_name"] != name and node["category"].startswith("Talking Video"), (
             name
         )
