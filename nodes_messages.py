@@ -1,7 +1,8 @@
 """What the library says, in the page's language: whole sentences by their templates, in locales/<language>/errors.json.
 
 A template is an English message with {0}, {1}, ... where values stand; its translation has the same ones in any order.
-A value that is a message of its own (a hint, a kind of file) is translated too.
+`messages` there are whole errors, `phrases` parts of them and warnings: values (a hint, a kind of file) are translated
+too.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def _filled(template: str, values: list[str]) -> str:
 def _templates(language: str) -> tuple[tuple[tuple[str, ...], str], ...]:
     """(text between values, translation) of every template, those with most text of their own first."""
     path = LOCALES / language / "errors.json"
-    table: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    split = ((tuple(FIELD.split(template)[::2]), theirs) for template, theirs in table.items())
+    tables: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = (item for table in tables.values() for item in table.items())
+    split = ((tuple(FIELD.split(template)[::2]), theirs) for template, theirs in known)
     return tuple(sorted(split, key=lambda item: -sum(map(len, item[0]))))
 
 
