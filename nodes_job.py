@@ -77,7 +77,7 @@ class Job:
     images: Any
     prompts: Any
     schedule: Schedule
-    cfg: float
+    cfg: Any
     seed: int
     extras: Extras
     samples: Any
@@ -128,8 +128,13 @@ class Job:
     def _settings(self, images: TalkingPicture | PlainClip) -> LoopSettings:
         speech, talking = self.extras.speech, isinstance(images, TalkingPicture)
         audio_cfg = speech.guidance_scale if speech else 1.0
-        if speech and self.cfg != 1 and audio_cfg != 1:
-            audio_cfg *= self.cfg  # what the graphs of WanVideoWrapper mean by these two numbers
+        cfg = tuple(self.cfg) if isinstance(self.cfg, list) else self.cfg
+        if audio_cfg != 1 and isinstance(cfg, tuple):
+            raise InputError(
+                "A cfg list leaves no room for audio guidance. Set audio_cfg_scale to 1, or cfg to a number."
+            )
+        if audio_cfg != 1 and isinstance(cfg, int | float) and cfg != 1:
+            audio_cfg *= cfg  # what the graphs of WanVideoWrapper mean by these two numbers
         mode = images.mode if talking and images.mode != "auto" else self.model.mode
         return LoopSettings(
             mode=mode or "infinitetalk",
@@ -137,7 +142,7 @@ class Job:
             motion_frames=images.motion_frames if talking else 1,
             scheduler=self.schedule.name, steps=self.schedule.steps, shift=self.schedule.shift,
             start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
-            guidance_scale=self.cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
+            guidance_scale=cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
             denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
             color_match=images.color_match if talking else "disabled",
             color_strength=images.color_strength if talking else 1.0,

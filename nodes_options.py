@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,12 @@ SCHEDULER = choice("unipc", *KNOWN_SCHEDULERS)
 
 
 OPTIONS = f"{CATEGORY}/options"
+
+
+# How far a value is on its way from the first to the last, from how far the steps are.
+EASINGS: dict[str, Callable[[float], float]] = {
+    "linear": lambda way: way, "ease_in": lambda way: way * way, "ease_out": lambda way: way * (2 - way)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -325,11 +332,54 @@ def make_schedule(
         levels = None if sigmas is None else tuple(float(level) for level in sigmas)
     except (TypeError, ValueError):
         raise InputError(
-            f"sigmas are {type(sigmas).__name__}, not noise levels. Connect a scheduler's SIGMAS."
+            f"sigmas are {type(sigmas).__name__}, not noise levels. Connect the SIGMAS of a scheduler."
         ) from None
     steps = steps if levels is None else len(levels) - 1
     make_scheduler(name, steps, shift, start_step=start_step, end_step=end_step, sigmas=levels)
     return Schedule(name, steps, shift, start_step, end_step, levels)
+
+
+class CreateCFGScheduleFloatList(Node):
+    CATEGORY = OPTIONS
+    SEARCH_ALIASES = ["cfg schedule", "guidance schedule"]
+    REQUIRED = {
+        "steps": whole(30, 2, 1000),
+        "cfg_scale_start": number(5.0, 0.0, 30.0),
+        "cfg_scale_end": number(5.0, 0.0, 30.0),
+        "interpolation": choice("linear", *EASINGS),
+        "start_percent": number(0.0, 0.0, 1.0),
+        "end_percent": number(1.0, 0.0, 1.0),
+    }
+    HIDDEN = {"unique_id": "UNIQUE_ID"}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("FLOAT",), ("float_list",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, cfg_scale_start=None, cfg_scale_end=None, start_percent=None, end_percent=None):
+        def check() -> None:
+            cls.known(cfg_scale_start=cfg_scale_start, cfg_scale_end=cfg_scale_end)
+            known = cls.known(start_percent=start_percent, end_percent=end_percent)
+            _check_span(known.get("start_percent", 0.0), known.get("end_percent", 1.0))
+
+        return checked(check)
+
+    def process(
+        self, steps=30, cfg_scale_start=5.0, cfg_scale_end=5.0, interpolation="linear", start_percent=0.0,
+        end_percent=1.0, unique_id=None,
+    ):  # fmt: skip
+        _check_span(start_percent, end_percent)
+        first, last = (min(int(steps * percent), steps - 1) for percent in (start_percent, end_percent))
+        scales = [1.0] * steps
+        for step in range(first, last + 1):
+            way = EASINGS[interpolation]((step - first) / max(1, last - first))
+            scales[step] = round(cfg_scale_start + (cfg_scale_end - cfg_scale_start) * way, 2)
+        if start_percent > 0:
+            scales[0] = 1.0
+        return (scales,)
+
+
+def _check_span(start: float, end: float) -> None:
+    if end < start:
+        raise InputError(f"end_percent {end} is before start_percent {start}. Give the smaller one first.")
 
 
 class WanVideoTalkingPreset(Node):
@@ -374,5 +424,6 @@ NODES = (
     WanVideoExperimentalArgs,
     WanVideoScheduler,
     WanVideoSchedulerv2,
+    CreateCFGScheduleFloatList,
     WanVideoTalkingPreset,
 )

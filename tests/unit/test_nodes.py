@@ -240,6 +240,23 @@ def test_step_caches_are_taken_by_the_sampler(parts, embeds, speech, cache):
     assert getattr(node(cache), NODES[cache].FUNCTION)(0.0)[0] is None
 
 
+def test_a_cfg_for_each_step_is_taken_by_the_sampler(parts, embeds, speech):
+    plain = images(sample(parts, embeds, speech, cfg=4.0))
+    assert torch.equal(images(sample(parts, embeds, speech, cfg=[4.0, 4.0])), plain)
+    assert torch.equal(images(sample(parts, embeds, speech, cfg=[1.0])), images(sample(parts, embeds, speech)))
+    assert not torch.equal(images(sample(parts, embeds, speech, cfg=[4.0, 1.0])), plain)
+    with pytest.raises(ValueError, match="no room for audio guidance"):
+        sample(parts, embeds, replace(speech, guidance_scale=2.0), cfg=[4.0, 1.0])
+
+
+def test_speech_that_is_cut_is_said(parts, caplog):
+    process = node("MultiTalkWav2VecEmbeds").process
+    process(parts["speech_encoder"], audio(0.8), num_frames=20)
+    assert "of speech" not in caplog.text
+    process(parts["speech_encoder"], audio(0.8), num_frames=15)
+    assert "num_frames 15 ends the video after 0.60 s of 0.80 s of speech. 0 takes all of it." in caplog.text
+
+
 def test_layers_are_skipped_in_the_pass_without_the_prompt(parts, embeds, speech):
     skip = node("WanVideoSLG").process("1", 0.0, 1.0)[0]
     plain = images(sample(parts, embeds, speech, cfg=4.0))
