@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from .nodes_base import DEVICES, LOADERS, Node, choice, expect, flag, number, refuse, socket
-from .nodes_common import host
+from .nodes_common import host, logger
 from .nodes_files import ADAPTERS, CLIP_VISIONS, LORAS, SOME_LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, FileNode
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
-from .wanvideo.checkpoints.checkpoint import Checkpoint
+from .wanvideo.checkpoints.checkpoint import Checkpoint, with_adapter
 from .wanvideo.checkpoints.detect import check_fit
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import (
@@ -24,8 +24,8 @@ from .wanvideo.checkpoints.load import (
 )
 from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
-from .wanvideo.errors import InputError
-from .wanvideo.lora.file import open_lora
+from .wanvideo.errors import CheckpointError, InputError
+from .wanvideo.lora.file import open_lora, read_lora
 from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
@@ -162,7 +162,8 @@ class WanVideoModelLoader(FileNode):
             load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantize=options.quantize
         )  # fmt: skip
         handle = ModelHandle(checkpoint, host(), load, Residency)
-        return (VideoModel(handle, adapter, options, _loras(lora)).with_swap(swap),)
+        loras = _fitting(_loras(lora), checkpoint, extra)
+        return (VideoModel(handle, adapter, options, loras).with_swap(swap),)
 
     def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
         """loadmodel under the names that scripts use; auto_cpu_offload keeps what does not fit in host memory."""
@@ -306,7 +307,9 @@ class WanVideoSetLoRAs(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "setlora"
 
     def setlora(self, model, lora=None):
-        return (replace(expect(model, VideoModel, "model"), loras=_loras(lora)),)
+        model = expect(model, VideoModel, "model")
+        extra = model.adapter and model.adapter.checkpoint
+        return (replace(model, loras=_fitting(_loras(lora), model.handle.checkpoint, extra)),)
 
 
 class WanVideoSetBlockSwap(Node):
@@ -328,6 +331,22 @@ def _loras(lora: Any) -> tuple[LoraUse, ...]:
     if not (isinstance(lora, tuple) and all(isinstance(item, LoraUse) for item in lora)):
         expect(lora, LoraUse, "lora")
     return lora
+
+
+def _fitting(loras: tuple[LoraUse, ...], base: Checkpoint, adapter: Checkpoint | None) -> tuple[LoraUse, ...]:
+    """`loras`, of which each changes something of the model: told from headers, before anything is loaded."""
+    shapes = with_adapter(base, adapter).shapes if loras else {}
+    for use in loras:
+        lora = read_lora(open_lora(use.file), shapes)
+        if not lora.entries:
+            raise CheckpointError(
+                f"{lora.name} fits nothing of {base.name}, which has none of the {lora.total} parameters that it changes. "
+                "It is for another model; choose a LoRA for Wan2.1 14B."
+            )
+        if lora.unmatched:
+            found, total = len(lora.entries), lora.total
+            logger.warning("%s: %d of %d parameters that it changes are in the model.", lora.name, found, total)
+    return loras
 
 
 def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:

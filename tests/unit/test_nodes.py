@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from support.pack import load_pack, node
 
@@ -238,6 +239,25 @@ def test_step_caches_are_taken_by_the_sampler(parts, embeds, speech, cache):
     setting = getattr(node(cache), NODES[cache].FUNCTION)(0.3)[0]
     assert images(sample(parts, embeds, speech, steps=7, cache_args=setting)).shape[0] == 20
     assert getattr(node(cache), NODES[cache].FUNCTION)(0.0)[0] is None
+
+
+def test_a_lora_that_fits_nothing_is_refused_where_the_model_is_chosen(parts, tmp_path, caplog):
+    pair = {f"lora_unet_other.lora_{side}.weight": torch.zeros(4, 4) for side in ("down", "up")}
+    safetensors.torch.save_file(pair, tmp_path / "other.safetensors")
+    lora = node("WanVideoLoraSelect").getlorapath(str(tmp_path / "other.safetensors"))[0]
+    for choose in (
+        lambda: node("WanVideoModelLoader").loadmodel(parts["base"], "fp32", lora=lora),
+        lambda: node("WanVideoSetLoRAs").setlora(parts["model"], lora),
+    ):
+        with pytest.raises(
+            ValueError, match="other.safetensors fits nothing of .*, which has none of the 1 parameters"
+        ):
+            choose()
+    mixed = pair | safetensors.torch.load_file(parts["lora"])
+    safetensors.torch.save_file(mixed, tmp_path / "mixed.safetensors")
+    lora = node("WanVideoLoraSelect").getlorapath(str(tmp_path / "mixed.safetensors"))[0]
+    node("WanVideoSetLoRAs").setlora(parts["model"], lora)
+    assert "parameters that it changes are in the model" in caplog.text
 
 
 def test_a_cfg_for_each_step_is_taken_by_the_sampler(parts, embeds, speech):
