@@ -338,13 +338,13 @@ def _fitting(loras: tuple[LoraUse, ...], base: Checkpoint, adapter: Checkpoint |
     shapes = with_adapter(base, adapter).shapes if loras else {}
     for use in loras:
         lora = read_lora(open_lora(use.file), shapes)
-        if not lora.entries:
+        found, total = len(lora.entries), lora.total
+        if not found:
             raise CheckpointError(
-                f"{lora.name} fits nothing of {base.name}, which has none of the {lora.total} parameters that it changes. "
+                f"{lora.name} fits nothing of {base.name}, which has none of the {total} parameters that it changes. "
                 "It is for another model; choose a LoRA for Wan2.1 14B."
             )
         if lora.unmatched:
-            found, total = len(lora.entries), lora.total
             logger.warning("%s: %d of %d parameters that it changes are in the model.", lora.name, found, total)
     return loras
 
