@@ -260,7 +260,8 @@ class _PageWarnings(logging.Handler):
         line = translate(record.getMessage(), page_language())
         if line not in self.lines:
             self.lines.append(line)
-        _send_text("", context.node_id)
+        with contextlib.suppress(RuntimeError):  # the server is going down
+            _send_text("", context.node_id)
 
 
 _warnings = _PageWarnings()

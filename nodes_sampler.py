@@ -32,6 +32,29 @@ TILES = {
 }
 
 
+def _tiling(
+    enable_vae_tiling: bool = False, tile_x: int = 272, tile_y: int = 272, tile_stride_x: int = 144,
+    tile_stride_y: int = 128,
+) -> Tiling | None:  # fmt: skip
+    """What the widgets of TILES say."""
+    return Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
+
+
+class TilesNode(Node):
+    """A node that works in tiles."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, enable_vae_tiling=None, tile_x=None, tile_y=None, tile_stride_x=None, tile_stride_y=None):
+        sides = {"tile_x": tile_x, "tile_y": tile_y, "tile_stride_x": tile_stride_x, "tile_stride_y": tile_stride_y}
+
+        def check() -> None:
+            known = cls.known(**sides)
+            if len(known) == len(sides):
+                _tiling(bool(enable_vae_tiling), **known)
+
+        return checked(check)
+
+
 class WanVideoSamplerExtraArgs(Node):
     CATEGORY = SAMPLING
     OPTIONAL = {
@@ -189,6 +212,15 @@ class WanVideoSamplerv2(Node):
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, cfg=None, text_embeds=False):
+        def check() -> None:
+            cls.known(cfg=cfg)
+            if text_embeds is False:
+                expect(None, Prompts, "text_embeds")
+
+        return checked(check)
+
     def process(
         self, model, image_embeds, cfg=6.0, seed=0, force_offload=True, scheduler=None, text_embeds=None,
         samples=None, add_noise_to_samples=False, extra_args=None, unique_id=None,
@@ -211,7 +243,7 @@ class WanVideoSamplerv2(Node):
         )  # fmt: skip
 
 
-class WanVideoEncode(Node):
+class WanVideoEncode(TilesNode):
     CATEGORY = SAMPLING
     SEARCH_ALIASES = ["vae encode", "video to video"]
     REQUIRED = {"vae": socket("WANVAE"), "image": socket("IMAGE"), **TILES}
@@ -228,14 +260,14 @@ class WanVideoEncode(Node):
     ):  # fmt: skip
         refuse(mask=mask, noise_aug_strength=noise_aug_strength or None)
         encoder = expect(vae, ModelHandle, "vae")
-        tiling = Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
+        tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             latents = encode_video(encoder.load(), image, tiling)
         encoder.offload()
         return ({"samples": (latents * latent_strength)[None].cpu()},)
 
 
-class WanVideoDecode(Node):
+class WanVideoDecode(TilesNode):
     CATEGORY = OUTPUT
     SEARCH_ALIASES = ["vae decode"]
     REQUIRED = {"vae": socket("WANVAE"), "samples": socket("LATENT"), **TILES}
@@ -249,7 +281,7 @@ class WanVideoDecode(Node):
         if "talking_video" in samples:
             return (samples["talking_video"].recording.images(),)
         decoder = expect(vae, ModelHandle, "vae")
-        tiling = Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
+        tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()
         decoder.offload()

@@ -28,6 +28,8 @@ WRONG = [
     ("WanVideoSampler", {"scheduler": 5}, "scheduler is int"),
     ("WanVideoSampler", {"text_embeds": False}, "text_embeds is not connected"),
     ("WanVideoSampler", {"riflex_freq_index": 3}, "riflex_freq_index is not supported"),
+    ("WanVideoSamplerv2", {"cfg": NAN}, "cfg nan is not usable"),
+    ("WanVideoDecode", {"enable_vae_tiling": True, "tile_x": 64, "tile_stride_x": 96}, "cannot cover a picture"),
     ("WanVideoScheduler", {"scheduler": "deis"}, "The nearest one is"),
     ("WanVideoScheduler", {"scheduler": "unipc", "enhance_hf": True}, "enhance_hf is not supported"),
     ("WanVideoImageToVideoMultiTalk", {"width": 100}, "width 100 is not usable"),
@@ -48,6 +50,8 @@ WRONG = [
 LINKED = {
     "WanVideoSampler": {"text_embeds": None},
     "WanVideoImageToVideoMultiTalk": {"start_image": None},
+    "WanVideoSamplerv2": {"text_embeds": None},
+    "WanVideoDecode": {"tile_x": 272, "tile_y": 272, "tile_stride_x": 144, "tile_stride_y": 128},
     "MultiTalkWav2VecEmbeds": {"audio_1": None},
 }
 
