@@ -156,23 +156,23 @@ class Job:
         speech, settings = self.extras.speech, setup.settings
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech and speech.masks(images.picture_size, images.width, images.height)
-        pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
+        plan = WindowPlan(num_frames, settings.window_frames, settings.motion_frames)
+        pictures = images.pictures(plan, fps)
         conditioning = make_conditioning(
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
         )  # fmt: skip
         recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)
-        windows = 0
         for window in render(engine, conditioning, setup, self.seed, [recording], progress):
-            latents, windows = window.latents, windows + 1
+            latents = window.latents
         video = TalkingVideo(recording, speech and speech.soundtrack)
         path = recording.path
         if images.folder:
             path = recording.publish(free_name(images.folder / "talking_video.mp4"), video.soundtrack)
             logger.info("The video is in %s", path)
         result = TalkingLatents(talking_video=video, output_path=str(path))
-        if windows == 1:
+        if len(plan) == 1:
             result["samples"] = latents[None].cpu()
         return result
 
