@@ -34,7 +34,7 @@ EXCEPTIONS = {
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
 }
-COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
+COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))
 NODE_FILES = [ROOT / "__init__.py", *sorted(ROOT.glob("nodes_*.py"))]
 PYTHON = sorted((*ROOT.glob("*.py"), *FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")))

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .checkpoints.checkpoint import check_speakers
 from .engine.conditioning import encode_request, workload_of_request
 from .engine.encoders import missing
 from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
-from .engine.inputs import Inputs, check_adapter, open_inputs
+from .engine.inputs import Inputs, open_inputs
 from .engine.render import FinishedWindow, render
 from .engine.shared import share_conditioning
 from .errors import CheckpointError, UnsupportedError
@@ -103,8 +104,7 @@ class TalkingVideoPipeline:
                 f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
                 "Name one: infinitetalk.safetensors."
             )
-        if self.files.adapter is not None:
-            check_adapter(self.files.adapter.paths[0], len(request.speakers))
+        check_speakers(self.files.adapter or self.files.transformer, len(request.speakers))
         if self.files.vae is None:
             raise missing("the video", "Wan2.1_VAE.pth")
         self.engine.check(workload_of_request(request, inputs))

@@ -142,7 +142,8 @@ class LoopSettings:
         mode: infinitetalk (fixed reference, clean motion latents) or multitalk (the last frames are the condition).
         window_frames, motion_frames: frames a window samples, and how many of them repeat the previous one; 4n + 1.
         scheduler, steps, shift: name, number of steps and time shift of the noise schedule.
-        guidance_scale, audio_guidance_scale: 1 means none; a pass that neither needs is not run.
+        guidance_scale, audio_guidance_scale: 1 means none; a pass that neither needs is not run. A tuple has a
+            guidance_scale for each step, and the last one stands for all later steps.
         audio_scale: factor on the audio attention's output.
         apg: adaptive projected guidance instead of plain differences.
         start_step, end_step: part of the schedule to run (-1: to its end); floats are noise levels, not indices.
@@ -160,7 +161,7 @@ class LoopSettings:
     scheduler: str = "multitalk"
     steps: int = 40
     shift: float = 7.0
-    guidance_scale: float = 5.0
+    guidance_scale: float | tuple[float, ...] = 5.0
     audio_guidance_scale: float = 4.0
     audio_scale: float = 1.0
     apg: Apg | None = None
@@ -180,7 +181,9 @@ class LoopSettings:
         checks.choice("color_match", self.color_match, COLOR_METHODS)
         checks.number("steps", self.steps, 1, MAX_STEPS, whole=True)
         checks.number("shift", self.shift, 0.01, 1000)
-        checks.number("guidance_scale", self.guidance_scale, 0, 100)
+        scales = self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
+        for scale in scales or (None,):
+            checks.number("guidance_scale", scale, 0, 100)
         checks.number("audio_guidance_scale", self.audio_guidance_scale, 0, 10000)
         checks.number("audio_scale", self.audio_scale, 0, 100)
         checks.number("denoise_strength", self.denoise_strength, 0, 1)

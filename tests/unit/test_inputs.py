@@ -1,14 +1,13 @@
 """What a request is checked for once its files are opened, and what is said of a video that ends before its sound."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support import jobs
 
 from wanvideo import TalkingVideoPipeline
 from wanvideo.engine import inputs
-from wanvideo.engine.inputs import check_adapter, open_inputs
+from wanvideo.engine.inputs import open_inputs
 from wanvideo.errors import CheckpointError, InputError, UnsupportedError
 from wanvideo.request import EngineOptions, SkipLayers
 
@@ -25,23 +24,6 @@ def test_a_silent_video_is_said(tmp_path, caplog):
     caplog.set_level("INFO", logger="wanvideo")
     assert open_inputs(jobs.request(tmp_path, [])).num_frames == 13
     assert "Nobody speaks: the video is 0.52 s of silence, 13 frames" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("path", "is_refused"),
-    [
-        ("InfiniteTalk/single/infinitetalk.safetensors", True), ("InfiniteTalk/multi/infinitetalk.safetensors", False),
-        ("Wan2_1-InfiniteTalk-Single_fp8.safetensors", True), ("infinitetalk_single_fp8.safetensors", True),
-        ("single/Wan2_1-InfiniteTalk-Multi_fp16.safetensors", False), ("multitalk.safetensors", False),
-        ("single/infinitetalk_multi.safetensors", False), ("singles/adapter.safetensors", False),
-    ],
-)  # fmt: skip
-def test_an_adapter_for_one_person_is_refused_for_two(path, is_refused):
-    check_adapter(Path(path), 1)
-    if not is_refused:
-        return check_adapter(Path(path), 2)
-    with pytest.raises(CheckpointError, match="adapter for one person, and 2 are in the request.*Use multi"):
-        check_adapter(Path(path), 2)
 
 
 def test_two_people_need_the_adapter_for_several(tmp_path):

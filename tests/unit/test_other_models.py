@@ -13,7 +13,7 @@ from wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from wanvideo.checkpoints.load import load_transformer, load_vae, open_checkpoint
 from wanvideo.errors import CheckpointError
 from wanvideo.lora.apply import apply_loras
-from wanvideo.lora.file import check_lora, few_steps_of, open_lora, read_lora
+from wanvideo.lora.file import check_lora, open_lora, read_lora
 from wanvideo.lora.plan import linear_layers, plain_shapes
 from wanvideo.lora.use import LoraUse
 
@@ -178,26 +178,6 @@ def test_settings_that_are_none(noted, tmp_path, shapes):
     (tmp_path / "adapter_config.json").write_text(json.dumps(noted))
     with pytest.raises(CheckpointError, match="its scale is not known"):
         check_lora(tmp_path, shapes)
-
-
-@pytest.mark.parametrize(
-    ("name", "steps"),
-    [
-        ("lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", 4),
-        ("Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", 4),
-        ("Wan2.1_I2V_14B_FusionX_LoRA.safetensors", 8),
-        ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", 8),
-        ("self_forcing_dmd_lora.safetensors", 4),
-        ("my_8steps_lora.safetensors", 8),
-        ("trained_3000_steps.safetensors", None),
-        ("my_face.safetensors", None),
-    ],
-)
-def test_how_many_steps_a_lora_is_for(name, steps, tmp_path):
-    save_file(pair(), tmp_path / name)
-    assert few_steps_of(tmp_path / name) == steps
-    save_file(pair(), tmp_path / "x.safetensors", {"ss_output_name": name})
-    assert few_steps_of(tmp_path / "x.safetensors") == steps
 
 
 def test_an_open_lora_is_opened_again_only_when_its_file_changed(tmp_path):

@@ -6,7 +6,6 @@ Legend: S speakers, H W pixel rows and columns.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
-from ..errors import CheckpointError
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
@@ -26,7 +24,6 @@ from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
 
 # In the names of adapters as they are published.
-ONE, MANY = (re.compile(rf"(?i)(?<![a-z]){word}(?![a-z])") for word in ("single", "multi(talk)?"))
 logger = logging.getLogger("wanvideo")
 
 
@@ -78,19 +75,6 @@ def open_inputs(request: TalkRequest) -> Inputs:
     with answered(request.reference):
         references = References(request.reference, width, height, plan, request.fps)
     return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
-
-
-def check_adapter(path: Path, num_speakers: int) -> None:
-    """Raises: CheckpointError for several speakers and an adapter that by its name was trained for one.
-
-    The tensors of the published adapters for one person and for several have the same names and shapes.
-    """
-    folder = "" if MANY.search(path.stem) else path.parent.name
-    if num_speakers > 1 and ONE.search(f"{folder} {path.stem}"):
-        raise CheckpointError(
-            f"{path.name} in {path.parent.name} is the audio adapter for one person, and {num_speakers} are in the "
-            "request: both mouths would move. Use multi/infinitetalk.safetensors."
-        )
 
 
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:

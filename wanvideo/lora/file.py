@@ -26,7 +26,7 @@ from ..checkpoints.reader import StoredTensor, TensorSource, few, open_tensors
 from ..errors import CheckpointError, UnsupportedError
 from ..untrusted import answered, parse_json, read_json
 from .deltas import Delta, Full, Hadamard, Kronecker, LowRank
-from .origin import OF_A_BLOCK, few_steps, foreign_model
+from .origin import OF_A_BLOCK, foreign_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 Stamp = tuple[tuple[Path, int, int], ...]
@@ -150,15 +150,6 @@ def check_lora(file: str | Path | Mapping[str, Tensor] | TensorSource, shapes: S
             logger.warning("%s: %d of %d differences fit this model; the others are left out (%s).",
                            lora.name, len(lora.entries), lora.total, few_names)  # fmt: skip
     return source
-
-
-def few_steps_of(file: str | Path | LoraSource) -> int | None:
-    """How many sampling steps a LoRA is made for, if its name or metadata tells that they are few; else None.
-
-    Raises: as `open_lora`.
-    """
-    source = open_lora(file)
-    return few_steps(source.name if source.path is None else source.path, source.metadata)
 
 
 def _check_form(source: TensorSource) -> None:
