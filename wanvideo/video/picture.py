@@ -125,17 +125,14 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
     file = regular_file(path, what)
     refuse_by_head(file, what)
     Image.init()
-    try:
-        with answered(str(path)):
+    with answered(str(path)):
+        try:
             image = Image.open(_BoundedFile(file), formats=[name for name in FORMATS if name in Image.OPEN])
-            width, height = image.size
-    except InputError as error:
-        cause = error.__cause__
-        if isinstance(cause, Image.UnidentifiedImageError):
+        except Image.UnidentifiedImageError:
             return None
-        if isinstance(cause, Image.DecompressionBombError):
+        except Image.DecompressionBombError:
             raise InputError(f"The picture {path} has too many pixels. {LIMIT}") from None
-        raise
+    width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
         raise InputError(f"The picture {path} has {width}x{height} pixels. {LIMIT}")
