@@ -255,7 +255,7 @@ def test_a_lora_that_fits_nothing_is_refused_where_the_model_is_chosen(parts, tm
         lambda: node("WanVideoModelLoader").loadmodel(parts["base"], "fp32", lora=lora),
         lambda: node("WanVideoSetLoRAs").setlora(parts["model"], lora),
     ):
-        with pytest.raises(ValueError, match="other.safetensors fits nothing of .* none of the 1 parameters"):
+        with pytest.raises(ValueError, match="other.safetensors fits nothing of this model"):
             choose()
     mixed = pair | safetensors.torch.load_file(parts["lora"])
     safetensors.torch.save_file(mixed, tmp_path / "mixed.safetensors")
