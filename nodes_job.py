@@ -8,19 +8,22 @@ from typing import Any
 from torch import Tensor
 
 from .nodes_base import expect
-from .nodes_common import RunProgress, logger, temporary_file
+from .nodes_common import RunProgress, logger, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
 from .wanvideo.checkpoints.checkpoint import check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
-from .wanvideo.engine.render import render, render_clip
+from .wanvideo.engine.manifests import manifest_of_conditioning
+from .wanvideo.engine.recorded import begin_run, record
+from .wanvideo.engine.render import render_clip
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
 from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.runs.store import VIDEO
+from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.recording import Recording
-from .wanvideo.video.soundtrack import Soundtrack
 from .wanvideo.video.writer import free_name
 
 
@@ -39,7 +42,6 @@ class TalkingVideo:
     """A finished video: its frames in a file, and in memory while they are few."""
 
     recording: Recording
-    soundtrack: Soundtrack | None
 
 
 # What is linked to a sampler in the order in which it is computed: what little costs most to encode comes last.
@@ -165,17 +167,23 @@ class Job:
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
         )  # fmt: skip
-        recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)
-        for window in render(engine, conditioning, setup, self.seed, [recording], progress):
+        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video)
+        folder = free_name((images.folder or output_folder()) / "talking_video")
+        run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
+        recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
+        latents = None
+        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
             latents = window.latents
-        video = TalkingVideo(recording, speech and speech.soundtrack)
-        path = recording.path
+        path = run.folder / VIDEO
         if images.folder:
-            path = recording.publish(free_name(images.folder / "talking_video.mp4"), video.soundtrack)
-            logger.info("The video is in %s", path)
-        result = TalkingLatents(talking_video=video, output_path=str(path))
+            path = run.save_as(free_name(images.folder / "talking_video.mp4"))
+        recording.path = run.video
+        logger.info("The video is in %s", path)
+        result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
         if len(plan) == 1:
+            if latents is None:  # an earlier run had the window and only did not finish the file
+                latents = encode_video(images.vae.load(), recording.read(0), None)
             result["samples"] = latents[None].cpu()
         return result
 

@@ -308,8 +308,11 @@ class WanVideoTalkingVideo(Node):
 
     def process(self, samples, audio=None):
         video = talking_video_of(samples)
-        soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),)) if audio else video.soundtrack
-        return (video_from_file(video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)),)
+        path = video.recording.path
+        if audio:
+            soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
+            path = video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)
+        return (video_from_file(path),)
 
 
 NODES = (

@@ -13,16 +13,22 @@ from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
 from .engine.inputs import Inputs, open_inputs
+from .engine.manifests import Job, manifest_of
+from .engine.recorded import record, state_of, why_unlike
 from .engine.render import FinishedWindow, render
-from .engine.shared import share_conditioning
-from .errors import CheckpointError, UnsupportedError
+from .engine.shared import Beginning, share_beginning
+from .errors import CheckpointError, OutputError, UnsupportedError
 from .memory.planner import Device, RunPlan
 from .ops.attention.backends import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest
+from .runs.find import AUTO, NEVER, open_run
+from .runs.manifest import Manifest
+from .runs.store import Run
+from .sampling.conditioning import Conditioning
 from .sampling.denoiser import check_blocks
 from .sampling.sampler import OnStep
-from .video.writer import VideoWriter, check_output, free_name
+from .video.writer import check_output, free_name
 
 __all__ = ["FinishedWindow", "TalkingVideoPipeline"]
 
@@ -42,33 +48,44 @@ class TalkingVideoPipeline:
         self.options = options or EngineOptions()
         known(self.options.attention)
         host = ProcessHost(self.options.device)
-        self.files = resolve(files)
+        self.named, self.files = files, resolve(files)
         self.engine, self.encoders = open_engine(self.files, self.options, host)
 
     def run(
-        self, request: TalkRequest, on_step: OnStep | None = None, sinks: Sequence[FrameSink] = ()
-    ) -> Iterator[FinishedWindow]:
+        self, request: TalkRequest, on_step: OnStep | None = None, sinks: Sequence[FrameSink] = (), *,
+        folder: str | Path | None = None, resume: str = AUTO,
+    ) -> Iterator[FinishedWindow]:  # fmt: skip
         """Finished windows of a video, in order. The same request gives the same frames.
 
         Args:
             on_step: called after every step; what it raises ends the run.
             sinks: get every window before it is yielded, and are closed or abandoned at the end.
+            folder: of the run (see runs.store), which keeps what is finished; None: nothing is kept. With one, only
+                windows that no earlier run of this request has are sampled and yielded.
+            resume: auto, never, or the folder of the run to go on with.
         Raises: InputError for anything in the request that cannot be used, before a model is loaded.
         """
         inputs = self.check(request)
-        return self._run(request, inputs, on_step, sinks)
+        if folder is None:
+            return self._render(request, inputs, on_step, sinks)
+        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, None)
+
+        def windows() -> Iterator[FinishedWindow]:
+            yield from self._record(request, inputs, manifest, Path(folder), resume, on_step, sinks)[1]
+
+        return windows()
 
     def generate(
-        self,
-        request: TalkRequest,
-        output: str | Path | None = None,
-        *,
-        overwrite: bool = False,
-        on_step: OnStep | None = None,
-    ) -> Path:
+        self, request: TalkRequest, output: str | Path | None = None, *, overwrite: bool = False,
+        on_step: OnStep | None = None, resume: str = AUTO,
+    ) -> Path:  # fmt: skip
         """Make the video and write it, window by window, with the speakers' original sound.
 
-        Args: output: path of the mp4; None: what the request names.
+        While it grows it is in a folder beside the output, NAME.run, from which the same request goes on after whatever
+        ended it. That folder keeps the manifest and, as another name of the same file, the video.
+        Args:
+            output: path of the mp4; None: what the request names.
+            resume: auto, never, or the folder of the run to go on with.
         Returns: the path that was written.
         Raises: as `run`; OutputError when it cannot be written there. What was finished stays playable.
         """
@@ -76,14 +93,15 @@ class TalkingVideoPipeline:
             raise UnsupportedError("Only the first rank writes a video. Call `assist` on the others.")
         path = check_output(output or request.output or free_name("talking_video.mp4"), overwrite)
         inputs = self.check(request)
-        size = inputs.geometry.width, inputs.geometry.height
-        with VideoWriter(path, *size, request.fps, audio=inputs.soundtrack, overwrite=overwrite) as writer:
-            for _ in self._run(request, inputs, on_step, [writer]):
-                pass  # the writer has it
-        return writer.path
+        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, path)
+        replaced = path if overwrite else None
+        run, windows = self._record(request, inputs, manifest, path.with_suffix(".run"), resume, on_step, (), replaced)
+        for _ in windows:
+            pass  # the run has it
+        return run.save_as(path, overwrite)
 
     def assist(self, request: TalkRequest) -> None:
-        """Compute this rank's share of a video that the first rank generates. Raises: as `run`."""
+        """Compute this rank's share of a video that the first rank makes. Raises: as `run`."""
         for _ in self.run(request):
             pass
 
@@ -113,11 +131,59 @@ class TalkingVideoPipeline:
             logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         return inputs
 
-    def _run(
+    def _record(
+        self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,
+        on_step: OnStep | None, sinks: Sequence[FrameSink], replaced: Path | None = None,
+    ) -> tuple[Run, Iterator[FinishedWindow]]:  # fmt: skip
+        """The run, and the windows that it lacks."""
+        run: Run
+        own: Conditioning | None = None
+
+        def begin() -> Beginning | None:
+            nonlocal run, own
+            run, own = self._begin(request, inputs, manifest, folder, resume, replaced)
+            return None if own is None else Beginning(own, state_of(run))
+
+        beginning = share_beginning(self.engine.team, begin)
+        if beginning is None:
+            run.close()
+            return run, iter(())
+        return run, record(
+            self.engine, beginning.conditioning, inputs.setup, request.seed, run, sinks, on_step, own
+        )  # fmt: skip
+
+    def _begin(
+        self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,
+        replaced: Path | None,
+    ) -> tuple[Run, Conditioning | None]:  # fmt: skip
+        """The run, and what its windows are made from; None where all of them are there, so that no model is needed."""
+        run = open_run(manifest, folder, resume, inputs.soundtrack, replaced)
+        if run.manifest.is_complete:
+            return run, None
+        logger.info("What is finished can be played, and gone on with, from %s", run.folder)
+        try:
+            conditioning = self._encode(request, inputs)
+            unlike = why_unlike(conditioning, inputs.setup, run)
+        except BaseException:
+            run.abandon()
+            raise
+        if unlike and resume != AUTO:
+            run.abandon()
+            raise OutputError(unlike)
+        if unlike:
+            run.abandon()
+            logger.warning("%s", unlike)
+            run = open_run(manifest, folder, NEVER, inputs.soundtrack, replaced)
+        return run, conditioning
+
+    def _render(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]
     ) -> Iterator[FinishedWindow]:
+        begin = share_beginning(self.engine.team, lambda: Beginning(self._encode(request, inputs)))
+        if begin is not None:
+            setup = inputs.setup
+            yield from render(self.engine, begin.conditioning, setup, request.seed, sinks, on_step, begin.state)
+
+    def _encode(self, request: TalkRequest, inputs: Inputs) -> Conditioning:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded
-        conditioning = share_conditioning(
-            self.engine.team, lambda: encode_request(request, inputs, self.encoders)
-        )  # fmt: skip
-        yield from render(self.engine, conditioning, inputs.setup, request.seed, sinks, on_step)
+        return encode_request(request, inputs, self.encoders)

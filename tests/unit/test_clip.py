@@ -20,6 +20,7 @@ from wanvideo.text.cache import TextCache
 from wanvideo.video import recording
 from wanvideo.video.picture import fit_images
 from wanvideo.video.reader import probe
+from wanvideo.video.writer import VideoWriter
 
 GEOMETRY = VideoGeometry(32, 32, 13)
 SETTINGS = LoopSettings(
@@ -117,7 +118,10 @@ def test_another_rate_is_brought_to_the_first():
 def test_a_recording_gives_its_frames_back_from_memory_and_from_its_file(tmp_path, monkeypatch):
     frames = torch.arange(6 * 32 * 48 * 3, dtype=torch.int32).div(30, rounding_mode="floor").remainder(256)
     frames = frames.to(torch.uint8).view(6, 32, 48, 3)
-    kept = recording.Recording(tmp_path / "kept.mp4", 48, 32, 25)
+    file = tmp_path / "video.mp4"
+    with VideoWriter(file, 48, 32, 25) as writer:
+        writer.write(frames)
+    kept = recording.Recording(file, 48, 32, 25)
     kept.write(frames[:4])
     kept.write(frames[4:])
     kept.close()
@@ -126,10 +130,13 @@ def test_a_recording_gives_its_frames_back_from_memory_and_from_its_file(tmp_pat
     images.zero_()
     assert kept.images().any(), "a consumer that writes into its tensor must not spoil the next one's"
     monkeypatch.setattr(recording, "free_host_bytes", lambda: 10 * frames.numel() - 1)
-    streamed = recording.Recording(tmp_path / "streamed.mp4", 48, 32, 25)
+    streamed = recording.Recording(file, 48, 32, 25)
     streamed.write(frames)
     streamed.close()
     assert streamed.frames is None and streamed.images().shape == (6, 32, 48, 3)
+    later = recording.Recording(file, 48, 32, 25, num_before=4)
+    later.write(frames[4:])
+    assert torch.equal(later.images(), streamed.images()) and torch.equal(later.read(4), streamed.images()[4:])
     monkeypatch.setattr(recording, "free_host_bytes", lambda: 4 * frames.numel())
     with pytest.raises(InputError, match="video output"):
         streamed.images()

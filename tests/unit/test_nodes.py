@@ -35,7 +35,8 @@ def parts(models):
     """What a graph has before its sampler."""
     file = {path.parent.name: str(path) for path in sorted(models.rglob("*.safetensors"))}
     adapter, several = (
-        node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob(name))))[0] for name in ("*Single*", "*_multi_*")
+        node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob(name))))[0]
+        for name in ("*Single*", "*_multi_*")
     )
     base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
     text = node("WanVideoTextEncodeCached").process(

@@ -375,7 +375,7 @@ def test_an_interrupted_run_keeps_what_it_finished(tmp_path, pipeline, logged):
 
     with pytest.raises(KeyboardInterrupt):
         pipeline.generate(jobs.request(tmp_path), tmp_path / "talk.mp4", on_step=stop)
-    (kept,) = tmp_path.glob(".*.mp4")
+    (kept,) = tmp_path.glob("talk.run/*.mp4")
     assert len(media_files.decoded_frames(kept)) == 13
     (line,) = [record.getMessage() for record in logged.records if record.levelno >= logging.WARNING]
     assert "first 13 frames" in line and str(kept) in line
@@ -388,7 +388,7 @@ def test_a_run_that_is_interrupted_at_once_leaves_nothing(tmp_path, pipeline):
 
     with pytest.raises(KeyboardInterrupt):
         pipeline.generate(jobs.request(tmp_path), tmp_path / "talk.mp4", on_step=stop)
-    assert not list(tmp_path.glob("*.mp4")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*.mp4")) and not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.run"))
 
 
 @contextlib.contextmanager
@@ -411,7 +411,7 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tmp_path, pipeline):
         pytest.raises(OutputError, match="disk is full") as caught,
     ):
         pipeline.generate(request, tmp_path / "talk.mp4")
-    (kept,) = tmp_path.glob(".*.mp4")
+    (kept,) = tmp_path.glob("talk.run/*.mp4")
     assert str(kept) in str(caught.value) and 0 < len(media_files.decoded_frames(kept)) < 62
 
 

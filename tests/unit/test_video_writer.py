@@ -18,9 +18,10 @@ import torch
 from support import media_files as media
 
 from wanvideo.errors import InputError, OutputError
+from wanvideo.video.part import VideoPart
 from wanvideo.video.reader import VideoFrames, probe
 from wanvideo.video.soundtrack import Soundtrack, Waveform
-from wanvideo.video.writer import VideoPart, VideoWriter, check_output, free_name, join_parts
+from wanvideo.video.writer import VideoWriter, check_output, free_name, join_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -43,6 +43,7 @@ def build_parser(program: str) -> Parser:
     add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
     add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
     add("--overwrite", **switch, help="replace the result if it exists")
+    add("--resume", default="auto", metavar="auto|never|RUN", help="go on with an unfinished run of the same request")
     add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
 
     add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or the transformer's file")

@@ -44,7 +44,8 @@ class Job:
     files: ModelFiles
     options: EngineOptions
     overwrite: bool
-    ranks: WantedRanks
+    resume: str
+    ranks: WantedRanks = WantedRanks()
 
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
@@ -55,7 +56,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         request, options, files = _request(flags), _options(flags), _files(flags)
         SamplingSetup.of(request.settings, request.has_speech)
     ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
-    return Job(request, files, options, flags.overwrite, ranks)
+    return Job(request, files, options, flags.overwrite, flags.resume, ranks)
 
 
 def _request(flags: argparse.Namespace) -> TalkRequest:
@@ -244,16 +245,24 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 def main(argv: list[str]) -> int:
     from ..parallel.launch import Place
-    from ..pipeline import TalkingVideoPipeline
-    from .progress import Progress
 
     job, place = read_job(argv), Place.of_environment()
     if place.world > 1:
         from .ranks import generate_together
 
-        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite)
+        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume)
+    return make(job)
+
+
+def make(job: Job) -> int:
+    """Make the video of a job and print its path."""
+    from ..pipeline import TalkingVideoPipeline
+    from .progress import Progress
+
     pipeline = TalkingVideoPipeline(job.files, job.options)
     with Progress() as progress:
-        path = pipeline.generate(job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step)
+        path = pipeline.generate(
+            job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step, resume=job.resume
+        )
     print(path)
     return 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from ..errors import TalkError
 
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
+    "runs": "list, show, resume or remove videos that are being made or were not finished",
     "demo": "make tiny random models and a short video with them, to see that everything works",
     "make-models": "write a complete set of synthetic models",
     "convert": "write a model file in another precision: fp8, int8, fp4 or bf16",
@@ -46,12 +51,13 @@ def run(command, arguments: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("wanvideo").setLevel(logging.INFO)
     try:
-        return command(arguments) or 0
+        with interruptible():
+            return command(arguments) or 0
     except TalkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; finished windows are kept", file=sys.stderr)
+        print("interrupted; finished windows are kept, and the same command goes on from there", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -61,3 +67,20 @@ def run(command, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A request to end, or a terminal that was closed, ends a command as Ctrl+C does: what is finished is kept."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()  # nobody else may set them
+    before = {name: signal.signal(name, interrupt) for name in names} if is_main else {}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

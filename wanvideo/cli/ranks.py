@@ -18,8 +18,9 @@ logger = logging.getLogger("wanvideo")
 
 
 def generate_together(
-    request: TalkRequest, files: ModelFiles, options: EngineOptions, wanted: WantedRanks, place: Place, overwrite: bool
-) -> int:
+    request: TalkRequest, files: ModelFiles, options: EngineOptions, wanted: WantedRanks, place: Place,
+    overwrite: bool, resume: str,
+) -> int:  # fmt: skip
     """Make a video on all ranks. Raises: InputError where the ranks cannot be split as they are wanted."""
     if place.rank:
         logger.setLevel(logging.WARNING)
@@ -35,6 +36,6 @@ def generate_together(
             pipeline.assist(request)
             return 0
         with Progress() as progress:
-            path = pipeline.generate(request, overwrite=overwrite, on_step=progress.step)
+            path = pipeline.generate(request, overwrite=overwrite, on_step=progress.step, resume=resume)
         print(path)
     return 0

@@ -86,6 +86,12 @@ class Engine:
         return cast(WanVAE, self._vae.residency.model)
 
     @property
+    def checkpoints(self) -> dict[str, Checkpoint | None]:
+        """The files that decide what it samples."""
+        vae = None if self._vae is None else self._vae.checkpoint
+        return {"transformer": self._transformer.checkpoint, "adapter": self._adapter, "vae": vae}
+
+    @property
     def residency(self) -> Residency:
         """Where the transformer's blocks are, once it is loaded."""
         return cast(Residency, self._transformer.residency)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ class FinishedWindow:
 def render(
     engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, sinks: Sequence[FrameSink] = (),
     on_step: OnStep | None = None, state: WindowState | None = None,
-) -> Iterator[FinishedWindow]:  # fmt: skip
+) -> Generator[FinishedWindow, None, None]:  # fmt: skip
     """Sample a video window by window; each goes to every sink, and is then yielded.
 
     The same arguments give the same frames to the bit, whoever asks. Sinks are closed after the last window; when the

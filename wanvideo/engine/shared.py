@@ -14,6 +14,7 @@ from torch import Tensor
 from ..parallel.team import PeerStopped, Team
 from ..protocols import AudioSource
 from ..sampling.conditioning import Conditioning
+from ..sampling.state import WindowState
 
 
 class SharedAudio:
@@ -59,39 +60,52 @@ class SharedPictures(Sequence[Tensor]):
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """What goes to the other ranks at once: the conditioning without sound and pictures, or why there is none."""
+class Beginning:
+    """What a video is rendered from: its conditioning, and the state after the windows that are there already."""
 
-    conditioning: Conditioning | None
+    conditioning: Conditioning
+    state: WindowState | None = None
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What goes to the other ranks at once: a beginning without sound and pictures, or why there is none."""
+
+    beginning: Beginning | None
     has_audio: bool = False
     problem: str = ""
 
 
-def share_conditioning(team: Team | None, encode: Callable[[], Conditioning]) -> Conditioning:
-    """What `encode` makes on the first rank, on all of them.
+def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) -> Beginning | None:
+    """What `begin` makes on the first rank, on all of them; None where there is nothing to do.
 
-    Raises: what `encode` raises, on the first rank; UnsupportedError on the others.
+    Raises: what `begin` raises, on the first rank; PeerStopped on the others.
     """
     if team is None:
-        return encode()
+        return begin()
     own, error = None, None
     if team.index == 0:
         try:
-            own = encode()
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the others must not wait
+            own = begin()
+        except BaseException as problem:  # noqa: BLE001 - whatever it is, the others must not wait
             error = problem
-    encoded = None
+    sent = None
     if team.index == 0:
-        light = None if own is None else replace(own, references=(), audio=None)
-        audio = own is not None and own.audio_source is not None
-        encoded = _Encoded(light, audio, "" if error is None else f"{type(error).__name__}: {error}")
-    encoded = team.share(encoded)
+        audio = own is not None and own.conditioning.audio_source is not None
+        light = None
+        if own is not None:
+            light = replace(own, conditioning=replace(own.conditioning, references=(), audio=None))
+        sent = _Sent(light, audio, "" if error is None else f"{type(error).__name__}: {error}")
+    sent = team.share(sent)
     if error is not None:
         raise error
-    if encoded.conditioning is None:
-        raise PeerStopped(f"Rank 0 ended the job: {encoded.problem}")
-    references = SharedPictures(team, None if own is None else own.references)
+    if sent.problem:
+        raise PeerStopped(f"Rank 0 ended the job: {sent.problem}")
+    if sent.beginning is None:
+        return None
+    references = SharedPictures(team, None if own is None else own.conditioning.references)
     audio_source = None
-    if encoded.has_audio:
-        audio_source = SharedAudio(team, None if own is None else own.audio_source)
-    return replace(encoded.conditioning, references=references, audio=audio_source)
+    if sent.has_audio:
+        audio_source = SharedAudio(team, None if own is None else own.conditioning.audio_source)
+    conditioning = replace(sent.beginning.conditioning, references=references, audio=audio_source)
+    return replace(sent.beginning, conditioning=conditioning)

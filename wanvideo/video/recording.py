@@ -1,10 +1,11 @@
-"""Finished windows while and after they are made: always in a playable file, and in memory as long as they are few.
+"""The frames of a finished video: in its file, and in memory as long as they are few.
 
 Legend: F frames, H W rows and columns.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..memory.budget import free_host_bytes
+from .part import frame_rate
 from .soundtrack import Soundtrack
-from .writer import VideoPart, join_parts
+from .writer import join_parts
 
 logger = logging.getLogger("wanvideo")
 SHARE_AS_BYTES = 0.1  # of free host memory that frames may take as bytes
@@ -22,42 +24,36 @@ SHARE_AS_FLOATS = 0.6  # and as the floats that other programs work on
 
 
 class Recording:
-    """The frames of one video.
+    """A sink beside the one that writes a video's file, which gives its frames out once it is finished.
 
     Args:
-        path: of the mp4 without sound that grows with the windows. width, height: pixels. fps: frames a second.
+        path: of the file; what is read from there is as the file shows it, what is in memory as it was made.
+        width, height: pixels. fps: frames a second. num_before: frames that are in the file already.
     """
 
-    def __init__(self, path: str | Path, width: int, height: int, fps: float) -> None:
+    def __init__(self, path: str | Path, width: int, height: int, fps: float, num_before: int = 0) -> None:
         self.path, self.width, self.height, self.fps = Path(path), width, height, fps
-        self.part = VideoPart(self.path, width, height, fps)
-        self.frames: list[Tensor] | None = []
-
-    @property
-    def num_frames(self) -> int:
-        return self.part.num_frames
+        self.num_frames = num_before
+        self.frames: list[Tensor] | None = None if num_before else []
 
     @property
     def duration_s(self) -> float:
-        return self.num_frames / float(self.part.rate)
+        return self.num_frames / float(frame_rate(self.fps))
 
     def write(self, frames: Tensor) -> None:
         """Append frames [F, H, W, 3] uint8."""
-        self.part.write(frames)
+        self.num_frames += len(frames)
         if self.frames is not None:
             self.frames.append(frames)
             if self.num_frames * self._frame_bytes > SHARE_AS_BYTES * free_host_bytes():
-                logger.info("From here on frames are only kept in %s.", self.path)
+                logger.info("From here on frames are only kept in the video's file.")
                 self.frames = None
 
     def close(self) -> None:
-        self.part.close()
+        """Nothing is left to do."""
 
     def abandon(self) -> None:
-        """Finish the file; the log says what is in it."""
-        self.close()
-        if self.num_frames:
-            logger.warning("The run ended early. Its %d finished frames are in %s", self.num_frames, self.path)
+        self.frames = None
 
     def images(self) -> Tensor:
         """All frames [F, H, W, 3] float32 in 0..1, a new tensor at each call.
@@ -71,7 +67,7 @@ class Recording:
                 f"{free_host_bytes() / 1e9:.0f} GB are free. Use the video output instead; the video is in {self.path}"
             )
         if self.frames is None:
-            return self._read_back()
+            return self.read(0)
         out = torch.empty(self.num_frames, self.height, self.width, 3)
         start = 0
         for frames in self.frames:
@@ -79,19 +75,20 @@ class Recording:
             start += len(frames)
         return out.div_(255)
 
+    def read(self, start: int) -> Tensor:
+        """Frames from `start` on, as the file shows them: [F, H, W, 3] float32 in 0..1."""
+        import av
+
+        out = torch.empty(self.num_frames - start, self.height, self.width, 3)
+        with av.open(str(self.path)) as container:
+            for index, frame in enumerate(itertools.islice(container.decode(video=0), start, self.num_frames)):
+                out[index] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+        return out.div_(255)
+
     def publish(self, path: str | Path, soundtrack: Soundtrack | None = None) -> Path:
-        """Write the finished mp4 with sound, its pictures copied as they are; returns its path."""
+        """Write the finished video with another sound, its pictures copied as they are; returns its path."""
         return join_parts([self.path], path, self.fps, audio=soundtrack)
 
     @property
     def _frame_bytes(self) -> int:
         return self.width * self.height * 3
-
-    def _read_back(self) -> Tensor:
-        import av
-
-        out = torch.empty(self.num_frames, self.height, self.width, 3)
-        with av.open(str(self.path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                out[index] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-        return out.div_(255)

@@ -104,6 +104,13 @@ def add_soundtrack(
     if len(soundtrack.sources) == 1 and _is_copyable(source) and _lasts(source, duration_s - Fraction(SHORTFALL_S)):
         container, stream = _open(source)
         return _copy(container, stream, output.add_stream_from_template(stream), duration_s)
+    return encode_soundtrack(output, soundtrack, duration_s)
+
+
+def encode_soundtrack(
+    output: av.container.OutputContainer, soundtrack: Soundtrack, duration_s: Fraction
+) -> Iterator[av.Packet]:
+    """As `add_soundtrack`, as AAC in any case, which a file can hold whose end is not written yet."""
     sounds = tuple(source if isinstance(source, Waveform) else SoundFile(source) for source in soundtrack.sources)
     rate, channels = _format(sounds)
     stream = output.add_stream("aac", rate=rate, layout=LAYOUTS[channels])

@@ -1,14 +1,13 @@
 """The finished video: encoded once, as the frames come, and playable at every moment.
 
-Frames go to a hidden part file beside the result, a fragmented mp4 that a killed process leaves playable. Closing the
-writer copies its packets into an ordinary mp4, adds the sound, and gives it its name in one step.
+Frames go to a part file, a fragmented mp4 that a killed process leaves playable. Finishing copies its packets into an
+ordinary mp4, with the sound as it was given, and gives that its name in one step.
 Legend: F frames, H W rows and columns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import logging
 import os
@@ -21,120 +20,14 @@ from types import TracebackType
 
 import av
 import numpy as np
-import torch
-from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..errors import InputError, OutputError
-from .reader import SAMPLING
+from .durable import sync_file, sync_folder
+from .part import VideoPart, cause_of, frame_rate
 from .soundtrack import Soundtrack, add_soundtrack
 
-PRESET = "medium"
-MAX_CRF = 51
-KEYFRAME_S = 4.0
-FLUSH_S = 2.0
-# Every frame is a fragment of its own and goes to the disk at once; the encoder and the buffer hold nothing back.
-PLAYABLE = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
-REC_709 = 1
-LIMITED_RANGE = 1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 log = logging.getLogger("wanvideo")
-
-
-class VideoPart:
-    """One mp4 without sound that can be played at any moment, even while it is written.
-
-    Args:
-        path: of the file; its folder exists. width, height: pixels, even. fps: frames a second.
-        crf: x264's quality, 0 (lossless) to 51; 18 is visually clean.
-    Raises: InputError for another crf, OutputError when the file cannot be made or the disk is full.
-    """
-
-    def __init__(self, path: str | Path, width: int, height: int, fps: float, crf: int = 18) -> None:
-        if not isinstance(crf, int) or not 0 <= crf <= MAX_CRF:
-            raise InputError(f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}.")
-        self.path, self.width, self.height, self.crf = Path(path), width, height, crf
-        self.rate = frame_rate(fps)
-        self.num_frames = 0
-        try:
-            self._container = av.open(str(self.path.absolute()), "w", format="mp4", options=PLAYABLE)
-            self._stream = self._container.add_stream("libx264", rate=self.rate)
-        except (av.FFmpegError, OSError) as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}. Choose another folder.") from None
-        self._encoder = self._configure(self._stream.codec_context)
-        self._since_flush = 0
-        self._is_open = True
-
-    def write(self, frames: Tensor | np.ndarray) -> None:
-        """Append frames. Of two seconds or more, all but the last frame are on disk when this returns.
-
-        Args:
-            frames: [F, H, W, 3] uint8, on any device.
-        Raises: InputError for other shapes and types, OutputError when the disk is full.
-        """
-        pixels = frames.detach().cpu().numpy() if isinstance(frames, torch.Tensor) else np.asarray(frames)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (self.height, self.width, 3):
-            raise InputError(
-                f"Frames {list(pixels.shape)} of {pixels.dtype} do not fit the video. "
-                f"Give [F, {self.height}, {self.width}, 3] of uint8."
-            )
-        with self._failures():
-            for picture in pixels:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24").reformat(
-                    format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=SAMPLING
-                )
-                frame.pts, frame.time_base = self.num_frames, 1 / self.rate
-                self._mux(self._encoder.encode(frame))
-                self.num_frames += 1
-                self._since_flush += 1
-            if self._since_flush >= FLUSH_S * self.rate:
-                self._flush()
-
-    def close(self) -> None:
-        """Write what the encoder still holds and finish the file. Further calls do nothing."""
-        if not self._is_open:
-            return
-        with self._failures():
-            if self._since_flush:
-                self._mux(self._encoder.encode(None))
-            self._is_open = False
-            self._container.close()
-
-    def _flush(self) -> None:
-        """Empty the encoder, which holds back dozens of frames; the next ones start with a key frame."""
-        self._mux(self._encoder.encode(None))
-        self._encoder = self._configure(av.CodecContext.create("libx264", "w"))
-        self._since_flush = 0
-
-    def _configure(self, encoder: av.VideoCodecContext) -> av.VideoCodecContext:
-        encoder.width, encoder.height, encoder.pix_fmt = self.width, self.height, "yuv420p"
-        encoder.framerate, encoder.time_base = self.rate, 1 / self.rate
-        encoder.gop_size = max(1, round(KEYFRAME_S * self.rate))
-        encoder.color_primaries = encoder.color_trc = encoder.colorspace = REC_709
-        encoder.color_range = LIMITED_RANGE
-        encoder.flags |= int(av.codec.context.Flags.global_header)
-        # swscale centers chroma between pixels; untagged H.264 would be shown with it half a pixel to the left.
-        # With its macroblock tree x264 reads memory it never wrote on processors with AVX-512: no two files were alike.
-        encoder.options = {"crf": str(self.crf), "preset": PRESET, "mbtree": "0", "chroma_sample_location": "center"}
-        return encoder
-
-    def _mux(self, packets: Sequence[av.Packet]) -> None:
-        for packet in packets:
-            packet.stream = self._stream
-            self._container.mux(packet)
-
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (av.FFmpegError, OSError) as error:
-            self._is_open = False
-            with contextlib.suppress(av.FFmpegError, OSError):
-                self._container.close()
-            raise OutputError(
-                f"{_cause(error)} after {self.num_frames} frames. What was finished can be played: {self.path}"
-            ) from None
 
 
 class VideoWriter:
@@ -225,10 +118,11 @@ def join_parts(
     try:
         with av.open(str(finishing.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as output:
             _mux_parts([Path(part) for part in parts], output, rate, audio)
-        return _publish(finishing, path, overwrite)
+        sync_file(finishing)
+        return publish(finishing, path, overwrite)
     except (av.FFmpegError, OSError, InputError) as error:
         where = ", ".join(str(part) for part in parts[:3]) + (" ..." if len(parts) > 3 else "")
-        raise OutputError(f"{_cause(error)} while {path} was put together. All its pictures are in {where}") from None
+        raise OutputError(f"{cause_of(error)} while {path} was put together. All its pictures are in {where}") from None
     finally:
         finishing.unlink(missing_ok=True)
 
@@ -253,6 +147,10 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another folder or name.") from None
     if path.is_dir():
         raise OutputError(f"{path} is a folder. Use {free_name(path)}")
+    if path.is_symlink() and not path.exists():
+        raise OutputError(
+            f"{path} is a link to {path.readlink()}, where nothing is. Remove the link, or use another name."
+        )
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists and is left as it is. Use {free_name(path)}, or allow overwriting.")
     return path
@@ -262,15 +160,10 @@ def free_name(path: str | Path) -> Path:
     """`path` itself if nothing is there, else with the first free number: clip.mp4, clip_2.mp4, clip_3.mp4."""
     path, number = Path(path), 1
     free = path
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_stem(f"{path.stem}_{number}")
     return free
-
-
-def frame_rate(fps: float | Fraction) -> Fraction:
-    """The exact rate that a rounded number of frames a second stands for: 29.97 -> 2997/100."""
-    return Fraction(fps).limit_denominator(1001)
 
 
 def _mux_parts(
@@ -321,30 +214,38 @@ def _packets(
         start += count
 
 
-def _publish(finished: Path, path: Path, overwrite: bool) -> Path:
-    """Give the finished file its name in one step, without ever replacing another file unasked."""
+def publish(finished: Path, path: Path, overwrite: bool) -> Path:
+    """Give a finished file another name in one step, without ever replacing another file unasked.
+
+    Returns: the name: a free one beside `path` if that was taken. Where there are no hard links the old name is gone.
+    Raises: OSError.
+    """
     if overwrite:
-        finished.replace(path)
+        scratch = _hidden(path, "linked")
+        _link(finished, scratch)
+        scratch.replace(path)
+        sync_folder(path.parent)
         return path
     while True:
         free = free_name(path)
         try:
-            os.link(finished, free)
+            _link(finished, free)
         except FileExistsError:
             continue
-        except OSError:
-            # File systems without hard links: the name was free a moment ago.
-            finished.rename(free)
+        sync_folder(path.parent)
         if free != path:
             log.warning("%s was taken while the video was made; it is saved as %s", path, free)
         return free
 
 
+def _link(finished: Path, path: Path) -> None:
+    try:
+        os.link(finished, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        finished.rename(path)  # file systems without hard links; the name was free a moment ago
+
+
 def _hidden(path: Path, what: str) -> Path:
     return path.with_name(f".{path.stem[:100]}.{what}-{secrets.token_hex(3)}.mp4")
-
-
-def _cause(error: Exception) -> str:
-    if getattr(error, "errno", None) in FULL:
-        return "The disk is full"
-    return f"Writing failed ({getattr(error, 'strerror', None) or error})"

@@ -1,0 +1,111 @@
+"""`runs`: videos that are being made, were stopped, or are finished."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from ..runs.find import Found
+
+COLUMNS = ("run", "is", "windows", "seconds", "MB", "output")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m wanvideo runs", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="list|show|resume|remove")
+    listing = commands.add_parser("list", help="all runs in a folder")
+    listing.add_argument("folder", nargs="?", default=".", help="where videos are written; this folder if not given")
+    for name, text in (
+        ("show", "what a run was asked for, and how far it is"),
+        ("resume", "go on with a run and finish its video"),
+        ("remove", "delete a run's folder; a video that was saved elsewhere stays"),
+    ):
+        commands.add_parser(name, help=text).add_argument("run", help="folder of the run")
+    flags = parser.parse_args(argv or ["list"])
+    if flags.command == "list":
+        return _list(Path(flags.folder))
+    return {"show": _show, "resume": _resume, "remove": _remove}[flags.command](_found(Path(flags.run)))
+
+
+def _found(folder: Path) -> Found:
+    from ..runs.find import Found
+    from ..runs.manifest import Manifest
+
+    return Found(folder, Manifest.read(folder))
+
+
+def _list(folder: Path) -> int:
+    from ..runs.find import find_runs, orphans
+
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Name the one that videos are written to.")
+    rows = [COLUMNS, *(_row(run) for run in find_runs(folder))]
+    if len(rows) == 1:
+        print(f"There are no runs in {folder.absolute()}.")
+    else:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+        for row in rows:
+            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if parts := orphans(folder):
+        print("\nParts without a run, which can be played but not gone on with; rename or delete them:")
+        print("\n".join(f"  {part}" for part in parts))
+    return 0
+
+
+def _row(run: Found) -> tuple[str, ...]:
+    manifest, done = run.manifest, run.manifest.progress
+    return (
+        run.folder.name, _stage(run), f"{done.num_windows}/{manifest.plan.num_windows}",
+        f"{done.num_frames / manifest.plan.fps:.1f}/{manifest.plan.num_frames / manifest.plan.fps:.1f}",
+        f"{run.num_bytes / 1e6:.1f}", manifest.output or "",
+    )  # fmt: skip
+
+
+def _stage(run: Found) -> str:
+    if run.is_live:
+        return "running"
+    return "stopped" if run.manifest.video is None else "finished"
+
+
+def _show(run: Found) -> int:
+    from ..runs.store import GROWING
+
+    manifest = run.manifest
+    for name, text in zip(COLUMNS, _row(run), strict=True):
+        print(f"{name:<24} {text}")
+    print(f"{'video':<24} {run.folder / (manifest.video or GROWING)}")
+    for name, text in {**manifest.sound, **manifest.identity}.items():
+        print(f"{name:<24} {text}")
+    return 0
+
+
+def _resume(run: Found) -> int:
+    from ..engine.manifests import Job as Stored
+    from ..video.writer import free_name
+    from . import generate
+
+    job, folder = run.manifest.job, run.folder.absolute()
+    if job is None:
+        raise OutputError(f"{run.folder} was begun in ComfyUI. Queue the same graph there again; it goes on with it.")
+    stored = Stored.from_json(job, str(run.folder))
+    output = free_name(run.manifest.output or folder.with_suffix(".mp4"))
+    os.chdir(str(job.get("folder", ".")))  # paths of the job are as they were given there
+    request = replace(stored.request, output=str(output))
+    return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder)))
+
+
+def _remove(run: Found) -> int:
+    from ..runs.lock import FolderLock
+
+    lock = FolderLock(run.folder)  # nobody writes it, and nobody begins to
+    shutil.rmtree(run.folder)
+    lock.release()
+    print(f"removed {run.folder}")
+    return 0

@@ -1,0 +1,98 @@
+"""A video rendered into a run folder, from where it is.
+
+Legend: F video frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from ..geometry import WindowPlan
+from ..protocols import FrameSink
+from ..runs.find import AUTO, NEVER, open_run
+from ..runs.identity import digest_of
+from ..runs.manifest import Manifest
+from ..runs.store import Run
+from ..sampling.conditioning import Conditioning
+from ..sampling.sampler import OnStep
+from ..sampling.setup import SamplingSetup
+from ..sampling.state import WindowState
+from ..video.soundtrack import Soundtrack
+from .engine import Engine
+from .render import FinishedWindow, render
+
+logger = logging.getLogger("wanvideo")
+CONTEXT = 2  # entries of speech that a frame attends to on either side
+
+
+def record(
+    engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, run: Run,
+    sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None, own: Conditioning | None = None,
+) -> Iterator[FinishedWindow]:  # fmt: skip
+    """As `render`, into `run`: only the windows that it lacks are sampled, go to the sinks and are yielded.
+
+    At the end the run is closed; when it ends early it is abandoned, and another `record` goes on.
+    Args: own: the conditioning as this rank encoded it, where `conditioning` is shared with others.
+    """
+    begin = state_of(run)
+    overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    with closing(render(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
+        for window in windows:
+            speech = speech_digest(own or conditioning, overlapping, run.manifest.progress.speech, [window.index])
+            run.commit(window.state.to_bytes(), speech)
+            yield window
+
+
+def state_of(run: Run) -> WindowState | None:
+    """After the windows that a run has; None where it has none."""
+    return None if run.state is None else WindowState.from_bytes(run.state)
+
+
+def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], before: str, indices: Sequence[int]) -> str:
+    """Hash of the speech that the windows `indices` attend to, after those whose hash is `before`.
+
+    It is equal for two runs exactly where the speech cannot make their frames differ: features of the encoder depend on
+    what comes later (it attends to up to ten minutes at once), so equal samples alone would not say that.
+    Args: overlapping: frames of a window, and those that windows share.
+    """
+    source = conditioning.audio_source
+    plan = WindowPlan(None, *overlapping)
+    for index in indices:
+        features = beyond = None
+        if source is not None and source.num_frames is not None:
+            first, last = max(0, plan[index].start - CONTEXT), plan[index].stop + CONTEXT
+            end = min(last, source.num_frames)
+            features = source.features(min(first, end - 1), end)
+            beyond = source.silence if last > end else None
+        before = hashlib.blake2b((before + digest_of(features, beyond)).encode(), digest_size=12).hexdigest()
+    return before
+
+
+def why_unlike(conditioning: Conditioning, setup: SamplingSetup, run: Run) -> str | None:
+    """What keeps a run from going on with this speech: that it differs in the windows that are there; None: nothing."""
+    done = run.manifest.progress.num_windows
+    overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    if not run.is_extended or speech_digest(conditioning, overlapping, "", range(done)) == run.manifest.progress.speech:
+        return None
+    return (
+        f"The {done} windows in {run.folder} do not fit the beginning of this sound, whose features or length differ: "
+        "the encoder and the loudness take in what comes later. The video has to be made anew (resume: never)."
+    )
+
+
+def begin_run(
+    manifest: Manifest, folder: Path, conditioning: Conditioning, setup: SamplingSetup, soundtrack: Soundtrack | None
+) -> Run:
+    """The run that an encoded request goes on with, or a new one in `folder` (see runs.find.open_run)."""
+    run = open_run(manifest, folder, AUTO, soundtrack)
+    unlike = why_unlike(conditioning, setup, run)
+    if unlike:
+        run.abandon()
+        logger.warning("%s", unlike)
+        run = open_run(manifest, folder, NEVER, soundtrack)
+    logger.info("What is finished can be played, and gone on with, from %s", run.folder)
+    return run

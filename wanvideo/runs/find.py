@@ -1,0 +1,152 @@
+"""Which run a request goes on with: the folders that are there, compared with what is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OutputError
+from ..video.soundtrack import Soundtrack
+from ..video.writer import free_name
+from . import lock
+from .identity import differences
+from .lock import is_locked
+from .manifest import NAME, Manifest
+from .store import GROWING, Run
+
+AUTO, NEVER = "auto", "never"
+MOST_DIFFERENCES = 4  # that a message lists
+logger = logging.getLogger("wanvideo")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder as it is on the disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def is_live(self) -> bool:
+        """Whether some process writes it now."""
+        return is_locked(self.folder)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+
+
+def find_runs(root: Path) -> Iterator[Found]:
+    """Runs in folders of `root`, in order of their names; what is no run is passed over."""
+    for file in sorted(root.glob(f"*/{NAME}")):
+        try:
+            yield Found(file.parent, Manifest.read(file.parent))
+        except OutputError as error:
+            logger.debug("%s", error)
+
+
+def orphans(root: Path) -> list[Path]:
+    """Parts that versions without run folders left: they can be played, and nothing goes on from them."""
+    return sorted(root.glob(".*.partial-??????.mp4"))
+
+
+def open_run(
+    wanted: Manifest, folder: Path, resume: str, soundtrack: Soundtrack | None, replaced: Path | None = None
+) -> Run:
+    """The run of a request: one that was begun, if it is of the same request, else a new one.
+
+    Args:
+        folder: of a new run; one with a number is made if it is taken. Runs to go on with lie beside it.
+        resume: auto, never, or the folder of the run to go on with.
+        replaced: a file that the result will be put in place of; the finished run that made it is replaced too.
+    Raises: OutputError when the run that is named, or the one that is there under this name, cannot be gone on with.
+    """
+    if resume not in (AUTO, NEVER):
+        return _go_on(_named(Path(resume).expanduser(), wanted), wanted, soundtrack)
+    if resume == AUTO:
+        beside = list(find_runs(folder.parent))
+        usable = [run for run in beside if (run.folder == folder or run.manifest.video is None) and not run.is_live]
+        same = [run for run in usable if not differs(run.manifest, wanted)]
+        related = [run for run in usable if shares_beginning(run.manifest, wanted)]
+        if same or related:
+            best = max(same or related, key=lambda run: (run.folder == folder, run.manifest.progress.num_windows))
+            return _go_on(best, wanted, soundtrack)
+        for run in beside:
+            if run.folder == folder:
+                _say_why_not(run, wanted)
+    is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
+    return Run(folder if is_free else free_name(folder), wanted, soundtrack)
+
+
+def differs(before: Manifest, now: Manifest) -> list[str]:
+    """What of two requests differs, a sentence each; nothing: they make the same video."""
+    return differences({**before.identity, **before.sound}, {**now.identity, **now.sound})
+
+
+def shares_beginning(before: Manifest, now: Manifest) -> bool:
+    """Whether a run that was stopped may turn out to be the beginning of another one: all but its sound is the same.
+
+    Whether the speech of its windows is the same too is known once it is encoded (see engine.recorded).
+    """
+    done = before.progress.num_windows
+    is_begun = before.video is None and not before.is_complete and 0 < done < now.plan.num_windows
+    return is_begun and dict(before.identity) == dict(now.identity)
+
+
+def _named(folder: Path, wanted: Manifest) -> Found:
+    found = Found(folder, Manifest.read(folder))
+    changes = differs(found.manifest, wanted)
+    if changes and not shares_beginning(found.manifest, wanted):
+        raise OutputError(
+            f"{folder} is the run of another request: {_listed(changes)}.\n"
+            "Ask for what it was begun with, or leave --resume out and begin another one."
+        )
+    return found
+
+
+def _go_on(found: Found, wanted: Manifest, soundtrack: Soundtrack | None) -> Run:
+    before = found.manifest
+    if before.video is not None and not (found.folder / before.video).exists():
+        logger.info("The video of %s was removed; it is made again.", found.folder)
+        return Run(found.folder, wanted, soundtrack)
+    run = Run(found.folder, wanted, soundtrack, goes_on=True)
+    if run.video:
+        logger.info("%s has the finished video of this request.", run.folder)
+    else:
+        done, of_all = run.manifest.progress.num_windows, run.manifest.plan.num_windows
+        logger.info("The run in %s goes on: %d of %d windows are there.", run.folder, done, of_all)
+    return run
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether a process ended there before it wrote a manifest."""
+    if not folder.is_dir() or is_locked(folder):
+        return False
+    return all(file.name.startswith((GROWING, f".{NAME}", lock.NAME)) for file in folder.iterdir())
+
+
+def _made(folder: Path, video: Path) -> bool:
+    """Whether the run in a folder is finished and `video` is another name of its file."""
+    try:
+        found = Manifest.read(folder)
+        return found.video is not None and (folder / found.video).samefile(video) and not is_locked(folder)
+    except (OutputError, OSError):
+        return False
+
+
+def _say_why_not(run: Found, wanted: Manifest) -> None:
+    if run.is_live:
+        raise OutputError(f"{run.folder} is being written by another process. Wait for it, or choose another name.")
+    if run.manifest.video is None:
+        logger.warning(
+            "The unfinished run in %s is of another request and stays as it is: %s.\nWhat it has can be played: %s",
+            run.folder, _listed(differs(run.manifest, wanted)), run.folder / GROWING,
+        )  # fmt: skip
+
+
+def _listed(changes: list[str]) -> str:
+    more = len(changes) - MOST_DIFFERENCES
+    return "; ".join(changes[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,78 @@
+"""What decides the frames of a video, as named values that can be compared and told apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..untrusted import answered
+
+HEAD, SAMPLES, SAMPLE = 2**20, 16, 2**12  # bytes that are read of a large file: its header, and places all over it
+MOST_CHARACTERS = 80  # of a value in a message
+
+
+def identify(paths: Iterable[Path]) -> str:
+    """Size and hash of files, whatever their names and times: header and samples of large ones.
+
+    Raises: InputError when one cannot be read.
+    """
+    total, digest = 0, hashlib.blake2b(digest_size=12)
+    for path in _files(paths):
+        with answered(str(path), InputError), path.open("rb") as file:
+            size = path.stat().st_size
+            digest.update(str(size).encode() + file.read(HEAD))
+            for number in range(1, SAMPLES + 1 if size > HEAD else 1):
+                file.seek(max(0, size * number // SAMPLES - SAMPLE))
+                digest.update(file.read(SAMPLE))
+            total += size
+    return f"{total} bytes, {digest.hexdigest()}"
+
+
+def digest_of(*tensors: Tensor | None) -> str:
+    """Hash of tensors' shapes and numbers; None counts too."""
+    digest = hashlib.blake2b(digest_size=12)
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"none")
+        else:
+            data = tensor.detach().cpu().contiguous()
+            digest.update(f"{tuple(data.shape)} {data.dtype}".encode())
+            digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested JSON data as named texts: {"settings": {"steps": 4}} -> {"settings.steps": "4"}."""
+    found: dict[str, str] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = str(value)
+    return found
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """`steps was 4, is 8`, for everything that differs."""
+    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+    return [f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names]
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "not there"
+    return value if len(value) <= MOST_CHARACTERS else value[: MOST_CHARACTERS - 3] + "..."
+
+
+def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(inner for inner in path.iterdir() if inner.is_file())
+        else:
+            yield path

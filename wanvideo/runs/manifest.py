@@ -1,0 +1,118 @@
+"""The manifest of a run: what decides its frames, its plan, and how far it is. The file is the run's one truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+from ..untrusted import read_json
+from ..video.durable import write_atomically
+from ..video.part import Position
+
+NAME = "manifest.json"
+FORMAT = 1  # raised when a folder of an older version cannot be gone on with
+MARKER = "wanvideo_run"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run: size in pixels, frames a second, frames and windows of the whole video."""
+
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        num_windows: finished. num_frames, num_bytes: of the growing file with them.
+        state: name of the file with what the next window begins with. speech: hash of the speech so far.
+    """
+
+    num_windows: int = 0
+    num_frames: int = 0
+    num_bytes: int = 0
+    state: str = ""
+    speech: str = ""
+
+    @property
+    def position(self) -> Position:
+        """In the growing file."""
+        return Position(self.num_frames, self.num_bytes)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A run.
+
+    Args:
+        identity: what decides its frames but for the sound, by name. sound: what decides the sound and the length.
+        job: with which its face makes the same video again, as JSON; None where only the face's user can.
+        output: the name that its user asked for, or None. video: the finished file, seen from the folder; None before.
+    """
+
+    identity: Mapping[str, str]
+    sound: Mapping[str, str]
+    plan: Plan
+    job: Mapping[str, Any] | None = None
+    output: str | None = None
+    progress: Progress = field(default_factory=Progress)
+    video: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all windows are there."""
+        return self.progress.num_windows >= self.plan.num_windows
+
+    def at(self, progress: Progress) -> Manifest:
+        """The same run, further on."""
+        return replace(self, progress=progress)
+
+    def write(self, folder: Path) -> None:
+        """Put it in place of the one that is there, in one step. Raises: OSError."""
+        data = {MARKER: FORMAT, **dataclasses.asdict(self)}
+        write_atomically(folder / NAME, json.dumps(data, ensure_ascii=False, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises: OutputError when the folder is no run, or one that this version cannot go on with."""
+        file = folder / NAME
+        data = read_json(file, "the manifest of a run", OutputError)
+        if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
+            raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
+        try:
+            inner = {"plan": Plan(**data["plan"]), "progress": Progress(**data["progress"])}
+            manifest = cls(**{**data, **inner})
+        except (TypeError, KeyError) as error:
+            raise OutputError(f"{file} is damaged ({error}). Begin the video anew.") from None
+        _check(manifest, file)
+        return manifest
+
+
+def _check(manifest: Manifest, file: Path) -> None:
+    """Values of the types and in the ranges that the fields are declared with, and no name of a file elsewhere."""
+    plan, progress = manifest.plan, manifest.progress
+    whole = [plan.width, plan.height, plan.num_frames, plan.num_windows]
+    whole += [progress.num_windows, progress.num_frames, progress.num_bytes]
+    names = [progress.state, progress.speech, manifest.video or "", manifest.output or ""]
+    maps = [manifest.identity, manifest.sound, {} if manifest.job is None else manifest.job]
+    is_right = (
+        all(type(number) is int and number >= 0 for number in whole)
+        and isinstance(plan.fps, int | float)
+        and plan.fps > 0
+        and all(isinstance(name, str) for name in names)
+        and all(isinstance(values, dict) for values in maps)
+        and not set("/\\") & set(progress.state)
+    )
+    if not is_right:
+        raise OutputError(f"{file} is damaged: its values are of other kinds than a run has. Begin the video anew.")

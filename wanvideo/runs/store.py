@@ -1,0 +1,192 @@
+"""A run folder while it is written: a sink of frames, and a store of what the next window begins with.
+
+In the folder, from the first window on:
+
+    manifest.json           what decides the frames, the plan, the progress; the only file that says what counts
+    growing.mp4             all finished windows, playable with sound at every moment
+    state_000012.safetensors  with which window 12 begins, of the last finished window only
+    .lock                   owned by the process that writes
+
+A window passes through three steps, each on the disk before the next one begins: its frames are appended to
+growing.mp4; its state gets a file of a new name; the manifest, replaced in one step, names that state and the length
+of growing.mp4 up to there. So whenever a process ends, the manifest describes files that are there. Frames behind that
+length are of a window that was not finished; they can be played, and whoever goes on cuts them off and samples them
+again from the state. Encoding begins anew with every window and the sound's encoder at the video's start, so that the
+file's bytes do not depend on interruptions either.
+
+After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; the manifest names
+it; growing.mp4 and the state go away. The name that a user asked for is another link to video.mp4, and where a file
+system has no links the file moves there: its bytes exist once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import OutputError
+from ..video.durable import sync_folder, write_atomically
+from ..video.part import VideoPart, cause_of
+from ..video.soundtrack import Soundtrack
+from ..video.writer import join_parts, publish
+from .lock import FolderLock
+from .manifest import NAME, Manifest, Progress
+
+GROWING, VIDEO = "growing.mp4", "video.mp4"
+OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}")  # beginnings of names that come and go
+logger = logging.getLogger("wanvideo")
+
+
+class Run:
+    """One run that this process writes. `write`, then `commit`, for each window; `close` or `abandon` at the end.
+
+    Args:
+        folder: of the run; made if it is not there.
+        manifest: what is made. soundtrack: the sound of the video, or None.
+        goes_on: from where the folder's own manifest says that it is.
+    Raises: OutputError when it cannot be written, another process writes it, or its files are not what it says.
+    """
+
+    def __init__(
+        self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False
+    ) -> None:
+        self.folder, self.manifest, self.soundtrack = Path(folder), manifest, soundtrack
+        self.is_extended = False  # of other sound than its windows; nothing is written until that is found to be alike
+        with _answered(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder.parent)
+            self._lock = FolderLock(self.folder)
+        try:
+            if goes_on:  # read only now that nobody else writes it
+                found = Manifest.read(self.folder)
+                self.manifest = replace(manifest, progress=found.progress, video=found.video)
+                self.is_extended = dict(found.sound) != dict(manifest.sound)
+            self._part = None if self.video else self._open_part()
+            if not goes_on:
+                with _answered(self.folder):
+                    self._replace(self.manifest)
+            self._forget_rest()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def growing(self) -> Path:
+        """The file that can be played while the run is not finished."""
+        return self.folder / GROWING
+
+    @property
+    def video(self) -> Path | None:
+        """The finished file; None before."""
+        return None if self.manifest.video is None else self.folder / self.manifest.video
+
+    @property
+    def state(self) -> bytes | None:
+        """What the next window begins with; None for the first one. Raises: OutputError when it cannot be read."""
+        name = self.manifest.progress.state
+        if not name:
+            return None
+        with _answered(self.folder):
+            return (self.folder / name).read_bytes()
+
+    def write(self, frames: Tensor) -> None:
+        """Append a window's frames, [F, H, W, 3] uint8; they can be played, and count once they are committed."""
+        assert self._part is not None, "the run is finished"
+        self._part.write(frames)
+
+    def commit(self, state: bytes, speech: str) -> None:
+        """The window that was written counts. Args: as of `Progress`: what the next one begins with, and the speech."""
+        assert self._part is not None, "the run is finished"
+        before, position = self.manifest.progress, self._part.position
+        name = f"state_{before.num_windows + 1:06}.safetensors"
+        with _answered(self.folder, self._part.num_frames):
+            write_atomically(self.folder / name, state)
+            progress = Progress(before.num_windows + 1, position.num_frames, position.num_bytes, name, speech)
+            self._replace(self.manifest.at(progress))
+            if before.state:
+                (self.folder / before.state).unlink(missing_ok=True)
+
+    def close(self) -> Path:
+        """Finish the video; the folder then holds it once, and the manifest. Returns: its path."""
+        try:
+            if self._part is not None:
+                self._finish(self._part)
+        finally:
+            self._part = None
+            self._lock.release()
+        assert self.video is not None
+        return self.video
+
+    def abandon(self) -> None:
+        """Stop; what was written stays, can be played and be gone on with. A folder without a frame goes away."""
+        if self._part is not None:
+            self._part.close()
+            if self._part.num_frames:
+                logger.warning(
+                    "The video was not finished. Its first %d frames are in %s; the same request goes on from there.",
+                    self._part.num_frames, self.growing,
+                )  # fmt: skip
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._part = None
+        self._lock.release()
+
+    def save_as(self, path: Path, overwrite: bool = False) -> Path:
+        """Give the finished video another name, without another copy of its bytes.
+
+        Returns: the name: a free one beside `path` if that is taken.
+        """
+        assert self.video is not None, "the run is not finished"
+        try:
+            saved = publish(self.video, path, overwrite)
+            if not self.video.exists():
+                self._replace(replace(self.manifest, video=str(saved.absolute())))
+        except OSError as error:
+            raise OutputError(f"{cause_of(error)} for {path}. The finished video is {self.video}") from None
+        return saved
+
+    def _finish(self, part: VideoPart) -> None:
+        part.close()
+        join_parts([self.growing], self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
+        with _answered(self.folder):
+            self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
+            self._forget_rest()
+
+    def _open_part(self) -> VideoPart:
+        plan, progress = self.manifest.plan, self.manifest.progress
+        return VideoPart(
+            self.growing, plan.width, plan.height, plan.fps, audio=self.soundtrack, num_frames=plan.num_frames,
+            position=progress.position if progress.num_windows else None,
+        )  # fmt: skip
+
+    def _replace(self, manifest: Manifest) -> None:
+        manifest.write(self.folder)
+        self.manifest = manifest
+
+    def _forget_rest(self) -> None:
+        """Files of a process that ended between two steps."""
+        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state}
+        for file in self.folder.iterdir():
+            if file.name.startswith(OURS) and file.name not in keep:
+                file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _answered(folder: Path, num_frames: int | None = None) -> Iterator[None]:
+    """Raises: OutputError for an OSError. Args: num_frames: of the growing file, where they are worth a word."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise OutputError(
+            f"{folder} is not complete: it, or a file in it, was removed or moved while it was needed.\n"
+            "Leave the folder of a video alone until it is finished, and begin the video anew."
+        ) from None
+    except OSError as error:
+        frames = "" if num_frames is None else f" The {num_frames} frames so far can be played: {folder / GROWING}"
+        raise OutputError(f"{cause_of(error)} in {folder}.{frames}") from None

@@ -1,0 +1,49 @@
+"""Files that are whole or not there, whenever the process or the machine stops: every write of a result goes here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+BINARY = getattr(os, "O_BINARY", 0)
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data` at the place of an open file."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` under a name that holds what it held before, or all of `data`. Raises: OSError."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
+    try:
+        write_all(file, data)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    scratch.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Have a finished file on the disk before it is given its name."""
+    file = os.open(path, os.O_RDWR | BINARY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders, and needs no such call
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems cannot
+                os.fsync(file)
+        finally:
+            os.close(file)
