@@ -116,7 +116,7 @@ def identity_of_loras(loras: Iterable[LoraUse]) -> dict[str, str]:
     """Of LoRAs and how they are used, in their order."""
     found = {}
     for number, lora in enumerate(loras, 1):
-        file = "in memory" if lora.path is None else identify([lora.path])
+        file = "in memory" if lora.path is None else identify([Path(lora.path).expanduser()])
         blocks = "all" if lora.blocks is None else sorted(lora.blocks)
         found[f"LoRA {number}"] = f"{file}, strength {lora.strength}, blocks {blocks}, {lora.skip_layers} {lora.merge}"
     return found
