@@ -18,8 +18,18 @@ GUIDED = {"guidance_scale": 3.0}
 
 @pytest.fixture
 def folder(tmp_path):
+    """A picture and two sounds, written once: ranks only read them."""
     jobs.picture(tmp_path)
-    return str(tmp_path)
+    for number in range(2):
+        jobs.speech(tmp_path, 0.8, f"{number}.wav", frequency=200.0 + 90 * number)
+    return tmp_path
+
+
+def talk(folder, num_speakers, **settings):
+    return jobs.request(
+        folder, [str(folder / f"{number}.wav") for number in range(num_speakers)],
+        reference=str(folder / "face.png"), settings=replace(jobs.SETTINGS, **settings),
+    )  # fmt: skip
 
 
 def frames(mesh, folder, settings, options, shard, loras=0):
@@ -27,9 +37,7 @@ def frames(mesh, folder, settings, options, shard, loras=0):
     pipeline = TalkingVideoPipeline(files, EngineOptions(device="cpu", dtype="fp32", **options))
     if mesh is not None:
         pipeline.engine.join(Team(mesh), shard)
-    sounds = [jobs.speech(folder, 0.8, f"{name}.wav", frequency=200.0 + 90 * name) for name in range(2)]
-    request = jobs.request(folder, sounds, settings=replace(jobs.SETTINGS, **settings))
-    return torch.cat([window.frames for window in pipeline.run(request)])
+    return torch.cat([window.frames for window in pipeline.run(talk(folder, 2, **settings))])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def problem(mesh, folder):
     """What every rank says where the first one finds no text encoder in its files when it encodes."""
     pipeline = TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS)
     pipeline.engine.join(Team(mesh), False)
-    request = jobs.request(folder, [jobs.speech(folder, 0.8)])
+    request = talk(folder, 1)
     if mesh.rank == 0:
         object.__setattr__(pipeline.encoders, "tokenizer", None)
         pipeline.encoders.__class__.check = lambda self, has_audio: None

@@ -28,10 +28,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -
     return backend.attend(query, key, value)
 
 
-@compile_disabled
 def hand_over(operand: Tensor, backend: Backend) -> Tensor:
     """A value, query or key [G, L, N/G, E], as soon as it is made -> what `self_attention` takes of it."""
-    return operand if backend.take is None else backend.take(operand)
+    return operand if backend.take is None else _taken(operand, backend)
+
+
+@compile_disabled
+def _taken(operand: Tensor, backend: Backend) -> Tensor:
+    assert backend.take is not None
+    return backend.take(operand)
 
 
 def share_shift(shift: Tensor | None, backend: Backend) -> Callable[[], Tensor | None]:
