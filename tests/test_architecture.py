@@ -21,7 +21,7 @@ LAYERS = [
     {"parallel"},
     {"models", "memory"},
     {"ops"},
-    {"geometry", "request", "untrusted", "errors", "protocols"},
+    {"geometry", "request", "keep", "untrusted", "errors", "protocols"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
 # (who, whom): neighbors in one layer.
@@ -33,6 +33,8 @@ EXCEPTIONS = {
     ("request", "untrusted"),
     ("untrusted", "errors"),
     ("request", "geometry"),
+    ("request", "keep"),
+    ("keep", "errors"),
     ("geometry", "errors"),
 }
 COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}

@@ -16,6 +16,8 @@ from ..geometry import VideoGeometry, latent_frames
 from ..protocols import NoiseFn, WindowCondition
 from .cached import Cached
 from .codec import VideoCodec
+from .conditioning import Conditioning
+from .dub import Dub
 from .window import blend_noise
 
 
@@ -64,6 +66,9 @@ class InfiniteTalk:
     def color_reference(self, window_index: int) -> Tensor:
         return self._references[self.reference_index(window_index)]
 
+    def kept(self, window_index: int) -> None:
+        return None
+
     def _encode(self, picture: int) -> Tensor:
         return self._codec.encode_start(self._references[picture][:, None], self._geometry.num_frames)
 
@@ -93,6 +98,9 @@ class MultiTalk:
     def color_reference(self, window_index: int) -> Tensor:
         return self._references[0]
 
+    def kept(self, window_index: int) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -109,10 +117,21 @@ class Plain:
     def color_reference(self, window_index: int) -> None:
         return None
 
+    def kept(self, window_index: int) -> None:
+        return None
+
 
 ConditionClass = Callable[[Sequence[Tensor] | Tensor, VideoCodec, VideoGeometry, int], WindowCondition]
 CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multitalk": MultiTalk}
 """The class of each mode; called with (references, codec, geometry of a window, overlap in pixel frames)."""
+
+
+def make_condition(
+    mode: str, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, overlap: int
+) -> WindowCondition:
+    """The condition of a mode's windows; where the conditioning has a source video, they dub it."""
+    condition = CONDITIONS[mode](conditioning.references, codec, geometry, overlap)
+    return condition if conditioning.source is None else Dub(condition, conditioning.source, codec, geometry, overlap)
 
 
 def _first_frame_known(latents: Tensor) -> Tensor:

@@ -17,11 +17,13 @@ from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..protocols import NoiseFn
 from ..request import LoopSettings
+from ..video.composite import composite
 from .codec import VideoCodec
 from .color import match_color
 from .conditioning import Conditioning
-from .conditions import CONDITIONS
+from .conditions import make_condition
 from .contexts import read_audio_window
+from .dub import match_inside
 from .sampler import OnStep, WindowInputs, WindowSampler, samples_of_window
 from .setup import SamplingSetup
 from .state import WindowState
@@ -108,8 +110,8 @@ class _Run:
         self.codec = VideoCodec(vae, self.settings.tiled_vae)
         self.fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
         self.fallbacks.append(Fallback("a tiled VAE", self.codec.tile))
-        make_condition = CONDITIONS[self.settings.mode]
-        self.condition = make_condition(conditioning.references, self.codec, self.geometry, self.plan.overlap)
+        overlap = self.settings.motion_frames
+        self.condition = make_condition(self.settings.mode, conditioning, self.codec, self.geometry, overlap)
         self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry)
 
     @property
@@ -132,7 +134,7 @@ class _Run:
         last_frames = self.state.frames if self.state else None
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
-        pixels = retry.run(lambda: self._match_color(self.codec.decode(latents), index))
+        pixels = retry.run(lambda: self._finish(self.codec.decode(latents), index))
         self.state = WindowState.after(index, plan, pixels)
         num_new = plan.window - (plan.overlap if index else 0)
         return Window(index, plan[index].start, latents, pixels, num_new, plan, self.state)
@@ -143,8 +145,12 @@ class _Run:
             return None
         return samples_of_window(samples, index * latent_frames(plan.stride), self.geometry.latent_frames)
 
-    def _match_color(self, pixels: Tensor, index: int) -> Tensor:
+    def _finish(self, pixels: Tensor, index: int) -> Tensor:
+        """Colors matched, and what a source video keeps put back."""
         method, strength = self.settings.color_match, self.settings.color_strength
+        kept = self.condition.kept(index)
+        if kept is not None:
+            return composite(match_inside(pixels, kept, method, strength), kept)
         reference = self.condition.color_reference(index)
         if reference is None or method == "disabled" or strength == 0:
             return pixels
