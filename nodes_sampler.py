@@ -277,10 +277,11 @@ class Job:
         speech, settings = self.extras.speech, setup.settings
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech and speech.masks(images.picture_size, images.width, images.height)
-        pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
+        pictures, source = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
         conditioning = make_conditioning(
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
+            source=source,
         )  # fmt: skip
         recording = Recording(temporary_file("talking_video", ".mp4"), images.width, images.height, fps)
         engine = self.model.engine(images.vae, use_tf32)

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import InputError, UnsupportedError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, WindowPlan, parse_size
+from .keep import SOURCE_ENDS, Camera, Keep
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -231,6 +232,10 @@ class TalkRequest:
         fps: frames a second of the result; the audio adapter was trained at 25.
         max_frames: cap on the video's length, 0 for none.
         settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
+        keep: the part of a source video that is made anew, while the rest stays as it is (dub); None: all of it.
+        source_end: what follows the end of a source video: hold, loop or ping-pong.
+        scene_seg: whether a source video is cut into its scenes, each with its own reference.
+        camera: a slow movement over a still reference picture, or None.
         normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
     """
@@ -247,6 +252,10 @@ class TalkRequest:
     seed: int = 42
     normalize_loudness: bool = True
     output: str | None = None
+    keep: Keep | None = None
+    source_end: str = "hold"
+    scene_seg: bool = False
+    camera: Camera | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):
@@ -256,6 +265,7 @@ class TalkRequest:
         if len(self.speakers) > MAX_SPEAKERS:
             raise InputError(f"{len(self.speakers)} speakers are given; at most {MAX_SPEAKERS} can be told apart.")
         _choice("audio_type", self.audio_type, AUDIO_TYPES)
+        _choice("source_end", self.source_end, SOURCE_ENDS)
         _number("fps", self.fps, 1, 120)
         _number("max_frames", self.max_frames, 0, 10_000_000, whole=True)
         _number("seed", self.seed, 0, 2**64 - 1, whole=True)
@@ -379,6 +389,8 @@ def _is_required(item: dataclasses.Field) -> bool:
 _NESTED = {
     (TalkRequest, "speakers"): Speaker,
     (TalkRequest, "settings"): LoopSettings,
+    (TalkRequest, "keep"): Keep,
+    (TalkRequest, "camera"): Camera,
     (LoopSettings, "apg"): Apg,
     (LoopSettings, "step_cache"): StepCache,
     (LoopSettings, "skip_layers"): SkipLayers,

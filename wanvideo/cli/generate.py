@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError, UnsupportedError
 from ..geometry import FPS, parse_size, snap_frames
+from ..keep import DEFAULT_FEATHER, SOURCE_ENDS, Keep
 from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
 from ..request import (
     COLOR_METHODS,
@@ -90,7 +91,10 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--motion_frame", type=int, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B, if not given")
     add("--base_seed", type=int, default=42, help="below 0: random")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
-    add("--scene_seg", **switch, help="cut a source video into its scenes")
+    add("--scene_seg", **switch, help="cut a source video into its scenes, each with a reference of its own")
+    add("--dub", metavar="MASK", help="mask picture or video, white where the source video is made anew")
+    add("--dub_feather", type=int, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
+    add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
 
     add("--scheduler", default="multitalk", help="noise schedule; 4-step LoRAs want flowmatch_distill")
     add("--sample_steps", type=int, help=f"steps; {DEFAULT_STEPS} if not given")
@@ -144,6 +148,9 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
+        keep=Keep(flags.dub, feather=flags.dub_feather) if flags.dub else None,
+        source_end=flags.source_end,
+        scene_seg=flags.scene_seg,
     )
     output = flags.save_file or _name(flags, request)
     output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
@@ -280,8 +287,6 @@ def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
         )
     if flags.audio_mode == "tts":
         raise UnsupportedError("--audio_mode tts is not there yet. Make the speech first and name its file in the job.")
-    if flags.scene_seg:
-        raise UnsupportedError("--scene_seg is not there yet. Cut the video first and run a job for each scene.")
 
 
 def _name(flags: argparse.Namespace, request: TalkRequest) -> str:

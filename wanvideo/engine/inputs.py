@@ -15,11 +15,13 @@ from torch import Tensor
 from ..audio.load import SAMPLE_RATE, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
+from ..protocols import SourceFrames
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
-from ..video.reader import References, picture_size
+from ..video.reader import picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
+from .pictures import open_pictures
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Inputs:
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
         soundtrack: the sound of the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
+        source: a video of which parts are kept, or None.
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
 
@@ -38,6 +41,7 @@ class Inputs:
     tracks: list[SpeechTrack] | None
     soundtrack: Soundtrack | None
     speaker_masks: Tensor | None
+    source: SourceFrames | None
     geometry: VideoGeometry
     plan: WindowPlan
     setup: SamplingSetup
@@ -65,8 +69,10 @@ def open_inputs(request: TalkRequest) -> Inputs:
     if request.max_frames:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
-    references = References(request.reference, width, height, plan, request.fps)
-    return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
+    pictures = open_pictures(request, width, height, plan)
+    return Inputs(
+        pictures.references, tracks, _soundtrack(request), masks, pictures.source, geometry, pictures.plan, setup
+    )  # fmt: skip
 
 
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:

@@ -31,6 +31,7 @@ class Conditioning:
         num_frames: frames of the video; None: as many as audio has, which may not be known yet.
         fps: frames a second.
         source: a video that is dubbed: only a region of it is made anew; None: everything is.
+        cuts: frames other than 0 where a scene begins, which continues nothing from before.
     """
 
     references: Tensor | Sequence[Tensor]
@@ -44,6 +45,7 @@ class Conditioning:
     num_frames: int | None = None
     fps: float = FPS
     source: SourceFrames | None = None
+    cuts: tuple[int, ...] = ()
 
     @property
     def has_audio(self) -> bool:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry import VideoGeometry, latent_frames
+from ..geometry import VideoGeometry, WindowPlan, latent_frames
 from ..protocols import NoiseFn, WindowCondition
 from .cached import Cached
 from .codec import VideoCodec
 from .conditioning import Conditioning
 from .dub import Dub
+from .scenes import Scenes
 from .window import blend_noise
 
 
@@ -127,11 +128,15 @@ CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multital
 
 
 def make_condition(
-    mode: str, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, overlap: int
+    mode: str, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, plan: WindowPlan
 ) -> WindowCondition:
-    """The condition of a mode's windows; where the conditioning has a source video, they dub it."""
-    condition = CONDITIONS[mode](conditioning.references, codec, geometry, overlap)
-    return condition if conditioning.source is None else Dub(condition, conditioning.source, codec, geometry, overlap)
+    """The condition of a mode's windows: anew for every scene, and where there is a source video, as a dub of it."""
+
+    def of(references: Sequence[Tensor] | Tensor) -> WindowCondition:
+        return CONDITIONS[mode](references, codec, geometry, plan.overlap)
+
+    condition = Scenes(of, conditioning.references, plan) if plan.cuts else of(conditioning.references)
+    return condition if conditioning.source is None else Dub(condition, conditioning.source, codec, plan)
 
 
 def _first_frame_known(latents: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..geometry import VAE_STRIDE, VideoGeometry
+from ..geometry import VAE_STRIDE, WindowPlan, WindowSpan
 from ..protocols import KeptFrames, MotionLatents, NoiseFn, SourceFrames, WindowCondition
 from ..video.source import from_bytes
 from .cached import Cached
@@ -54,11 +54,8 @@ class Dub:
     kept while it is used and can be read again, so a run goes on in another process.
     """
 
-    def __init__(
-        self, inner: WindowCondition, source: SourceFrames, codec: VideoCodec, geometry: VideoGeometry, overlap: int
-    ) -> None:
-        self._inner, self._source, self._codec, self._geometry = inner, source, codec, geometry
-        self._stride = geometry.num_frames - overlap
+    def __init__(self, inner: WindowCondition, source: SourceFrames, codec: VideoCodec, plan: WindowPlan) -> None:
+        self._inner, self._source, self._codec, self._plan = inner, source, codec, plan
         self._kept: Cached[int, KeptFrames] = Cached()
 
     def reference_index(self, window_index: int) -> int:
@@ -74,11 +71,18 @@ class Dub:
         return self._inner.color_reference(window_index)
 
     def kept(self, window_index: int) -> KeptFrames:
-        start = window_index * self._stride
-        stop = start + self._geometry.num_frames
-        return self._kept.get(
-            window_index, lambda: KeptFrames(self._source.frames(start, stop), self._source.region(start, stop))
-        )
+        return self._kept.get(window_index, lambda: self._read(self._plan[window_index]))
+
+    def _read(self, span: WindowSpan) -> KeptFrames:
+        """A window of the source. Beyond a cut its last frame repeats, so that none sees the next scene."""
+        frames, region = (read(span.start, span.new_stop) for read in (self._source.frames, self._source.region))
+        return KeptFrames(*(_continued(part, span.stop - span.start) for part in (frames, region)))
+
+
+def _continued(part: Tensor, num_frames: int) -> Tensor:
+    """[F, ...] with its last one repeated to num_frames."""
+    missing = num_frames - len(part)
+    return torch.cat((part, part[-1:].expand(missing, *part.shape[1:]))) if missing else part
 
 
 def latent_freedom(region: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..keep import Keep
+from ..keep import DEFAULT_FEATHER, Keep
 from .picture import fit_mask, load_mask
 from .reader import VideoFrames, is_video
 from .regions import box_region, resized_mask
@@ -43,11 +43,12 @@ class DubSource:
         return self._region.weights([self._video.time_of(index) for index in range(start, stop)])
 
 
-def open_region(keep: Keep, video: SourceVideo, width: int, height: int) -> Region:
-    """The region that a request names, for a result of width x height.
+def open_region(keep: Keep, video: SourceVideo) -> Region:
+    """The region of a source that a request names.
 
     Raises: InputError when the mask cannot be read, has not the source's shape, or lies outside of what is seen.
     """
+    width, height = video.result_size
     if keep.box is not None:
         return StillRegion(box_region(keep.box, "box of keep", *video.size), width, height, keep.feather)
     assert keep.mask is not None  # Keep has one of both
@@ -55,6 +56,15 @@ def open_region(keep: Keep, video: SourceVideo, width: int, height: int) -> Regi
         return VideoRegion(keep.mask, video.size, width, height, keep.feather)
     mask = resized_mask(load_mask(keep.mask), f"mask {keep.mask}", *video.size)
     return StillRegion(mask, width, height, keep.feather)
+
+
+def dub_source(video: SourceVideo, masks: Tensor, feather: int = DEFAULT_FEATHER) -> DubSource:
+    """A source and its masks [n, H, W] in 0..1, one or one for every frame of it, above 0.5 where it is made anew."""
+    regions, (width, height) = masks.cpu().numpy() > 0.5, video.result_size
+    if len(regions) > 1:
+        return DubSource(video, FrameRegions(regions, video, width, height, feather))
+    mask = resized_mask(regions[0], "mask of what is made anew", *video.size)
+    return DubSource(video, StillRegion(mask, width, height, feather))
 
 
 class StillRegion:

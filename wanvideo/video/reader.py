@@ -1,4 +1,4 @@
-"""Videos: what a file holds, its frames by time, and the reference picture of every window.
+"""Videos: what a file holds, and its frames by time.
 
 Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times are seconds from the first frame.
 """
@@ -6,7 +6,7 @@ Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +17,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ..errors import InputError
-from ..geometry import WindowPlan
-from .picture import fit, load_picture
+from .picture import load_picture
 
 FORWARD_S = 8.0  # up to here decoding on is cheaper than a jump back to a key frame
 SEEK_MARGINS_S = (0.0, 2.0, 15.0)  # containers whose index is by decoding time, or rough, need a second try
@@ -219,40 +217,6 @@ class VideoFrames:
             dst_color_range=ColorRange.JPEG, interpolation=SAMPLING,
         )  # fmt: skip
         return np.ascontiguousarray(np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4))
-
-
-class References(Sequence):
-    """The reference picture of every window: one still picture, or a video's frame at each window's start.
-
-    Args:
-        path: of a picture or a video; frames of a video are read when they are asked for, and only two are kept.
-        width, height: of the result, pixels; fps: its frames a second.
-        plan: its windows. A source of any rate is followed in time; past its end the last frame remains.
-    Raises: InputError when the file is missing or neither a picture nor a video.
-    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
-    """
-
-    def __init__(self, path: str | Path, width: int, height: int, plan: WindowPlan, fps: float) -> None:
-        self._width, self._height, self._plan, self._fps = width, height, plan, fps
-        self._video = VideoFrames(path) if is_video(path) else None
-        picture = self._video.frame_at(0.0) if self._video else load_picture(path)
-        self._cached = {0: fit(picture, width, height)}
-
-    def __len__(self) -> int:
-        return len(self._plan) if self._video else 1
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[3, height, width] float32 in -1..1."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"reference {index} of {len(self)}")
-        if index not in self._cached:
-            frame = self._video.frame_at(self._plan[index].start / self._fps)
-            self._cached = {0: self._cached[0], index: fit(frame, self._width, self._height)}
-        return self._cached[index]
-
-    def close(self) -> None:
-        if self._video:
-            self._video.close()
 
 
 def _open(path: Path) -> av.container.InputContainer:

@@ -1,5 +1,6 @@
-"""The source video of a dub: its frames at the size and rate of the result, followed in time and read when needed.
+"""What a video is made after: a source video's frames at the size and rate of the result, or a still picture.
 
+A source is followed in time, whatever its own rate is, and read when its frames are needed.
 Legend: F frames of the result, H W rows and columns of the result.
 """
 
@@ -9,12 +10,14 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
 from ..geometry import WindowPlan
-from ..keep import SOURCE_ENDS
+from ..keep import SOURCE_ENDS, Camera
 from .picture import fit
 from .reader import VideoFrames
 
@@ -37,7 +40,7 @@ class SourceVideo:
             raise InputError(f"source_end {end!r} is not offered. Use one of {', '.join(SOURCE_ENDS)}.")
         self._video = VideoFrames(path)
         self.size = self._video.size
-        self._width, self._height, self._end = width, height, end
+        self.result_size, self._end = (width, height), end
         self._fps = Fraction(fps).limit_denominator(RATE_DENOMINATOR)
         self._frames: dict[int, Tensor] = {}
 
@@ -82,13 +85,14 @@ class SourceVideo:
 
     def _read(self, time_s: float) -> Tensor:
         picture = self._video.frame_at(time_s)
-        if picture.shape[:2] == (self._height, self._width):
+        width, height = self.result_size
+        if picture.shape[:2] == (height, width):
             return torch.from_numpy(picture.copy())
-        return to_bytes(fit(picture, self._width, self._height)).permute(1, 2, 0).contiguous()
+        return to_bytes(fit(picture, width, height)).permute(1, 2, 0).contiguous()
 
 
 def in_time_order(times: Sequence[float], read: Callable[[float], Tensor]) -> list[Tensor]:
-    """What `read` gives for each time, asked for from the earliest on: a video is read forwards, never back and forth."""
+    """What `read` gives for each time, asked for from the earliest on: a video is read forwards only."""
     found = {index: read(times[index]) for index in sorted(range(len(times)), key=times.__getitem__)}
     return [found[index] for index in range(len(times))]
 
@@ -104,7 +108,11 @@ def from_bytes(frames: Tensor) -> Tensor:
 
 
 class SourceReferences(Sequence[Tensor]):
-    """The reference picture of every window: the source's frame at its start, [3, H, W] float32 in -1..1."""
+    """The reference picture of every window: the source's frame at its start, [3, H, W] float32 in -1..1.
+
+    Only two are kept, one of them the first.
+    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
+    """
 
     def __init__(self, source: SourceVideo, plan: WindowPlan) -> None:
         self._source, self._plan = source, plan
@@ -117,6 +125,38 @@ class SourceReferences(Sequence[Tensor]):
         if not 0 <= index < len(self):
             raise IndexError(f"reference {index} of {len(self)}")
         if index not in self._cached:
-            start = self._plan[index].start
-            self._cached = {index: from_bytes(self._source.frame(start)).permute(2, 0, 1)}
+            picture = from_bytes(self._source.frame(self._plan[index].start)).permute(2, 0, 1)
+            self._cached = {kept: self._cached[kept] for kept in self._cached if kept == 0} | {index: picture}
         return self._cached[index]
+
+
+class CameraReferences(Sequence[Tensor]):
+    """The reference picture of every window: a still one, seen by a camera that moves slowly.
+
+    Args: picture: [H, W, 3] uint8. width, height: of the result; fps: its frames a second; plan: its windows.
+    Source: the remedy of InfiniteTalk's authors against colors that drift in long videos of one picture.
+    """
+
+    def __init__(
+        self, picture: np.ndarray, camera: Camera, width: int, height: int, plan: WindowPlan, fps: float
+    ) -> None:
+        self._picture, self._camera, self._plan, self._fps = picture, camera, plan, fps
+        self._width, self._height = width, height
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+        if not 0 <= index < len(self):
+            raise IndexError(f"reference {index} of {len(self)}")
+        rows, columns = self._picture.shape[:2]
+        scale = max(self._height / rows, self._width / columns)
+        zoom, right, down = self._camera.at(self._plan[index].start / self._fps)
+        width, height = self._width / scale / zoom, self._height / scale / zoom
+        left = (columns - width) / 2 + right * (self._width / scale - width) / 2
+        top = (rows - height) / 2 + down * (self._height / scale - height) / 2
+        box = left, top, min(left + width, columns), min(top + height, rows)
+        seen = Image.fromarray(self._picture).resize(
+            (self._width, self._height), Image.Resampling.BILINEAR, box=box
+        )  # fmt: skip
+        return from_bytes(torch.from_numpy(np.array(seen))).permute(2, 0, 1)
