@@ -36,6 +36,8 @@ class Keep:
                 f"keep has {'a mask and a box' if self.mask else 'neither a mask nor a box'}. "
                 "Give one of both: where the video is made anew."
             )
+        if not isinstance(self.mask, str | None):
+            raise InputError(f"keep.mask {self.mask!r} is not usable: it is the path of a picture or a video.")
         if not isinstance(self.feather, int) or isinstance(self.feather, bool) or not 0 <= self.feather <= MAX_FEATHER:
             raise InputError(f"keep.feather {self.feather!r} is not usable: whole pixels from 0 to {MAX_FEATHER}.")
         if self.box is not None:
@@ -43,10 +45,10 @@ class Keep:
 
     @staticmethod
     def _check_box(box: tuple[int, ...]) -> None:
-        is_whole = len(box) == 4 and all(isinstance(side, int) and not isinstance(side, bool) for side in box)
-        if not is_whole or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
+        is_whole = isinstance(box, tuple) and all(isinstance(side, int) and not isinstance(side, bool) for side in box)
+        if not is_whole or len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
             raise InputError(
-                f"keep.box {list(box)} is not usable. "
+                f"keep.box {box!r} is not usable. "
                 "It is [row_min, col_min, row_max, col_max] in pixels of the source, origin top left."
             )
 
@@ -66,13 +68,13 @@ class Camera:
     period_s: float = 30.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pan, tuple) or len(self.pan) != 2:
+            raise InputError(f"camera.pan {self.pan!r} is not usable: it is two numbers, to the right and down.")
         limits = {"zoom": (self.zoom, 1, 2), "period_s": (self.period_s, 1, 3600)}
         limits |= {f"pan[{i}]": (value, -1, 1) for i, value in enumerate(self.pan)}
         for name, (value, low, high) in limits.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InputError(f"camera.{name} {value!r} is not usable: it must be a number from {low} to {high}.")
-        if len(self.pan) != 2:
-            raise InputError(f"camera.pan {list(self.pan)} is not usable: it is two numbers, to the right and down.")
 
     def at(self, time_s: float) -> tuple[float, float, float]:
         """Zoom, and how far to the right and down it has moved at a time (both in parts of what is cut off)."""

@@ -304,7 +304,7 @@ class TalkRequest:
 
         Args:
             data: the job, or the path of its JSON file: prompt, cond_video or cond_image, cond_audio {person1: ...},
-                audio_type, bbox {person1: [row_min, col_min, row_max, col_max]}.
+                audio_type, bbox {person1: [row_min, col_min, row_max, col_max]}, keep (fields of Keep).
             settings: further fields of TalkRequest.
         Raises:
             InputError: for unknown or missing keys and for boxes that do not match the audios.
@@ -335,11 +335,22 @@ class TalkRequest:
         prompts = tuple(prompt) if isinstance(prompt, list) else (str(prompt),)
         return cls(
             prompts=prompts, reference=str(reference), speakers=speakers,
-            audio_type=job.get("audio_type", "para"), **settings,
+            audio_type=job.get("audio_type", "para"),
+            keep=_build(Keep, job["keep"], "keep") if job.get("keep") else None, **settings,
         )  # fmt: skip
 
 
-_JOB_KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio")
+_JOB_KEYS = (
+    "prompt",
+    "cond_video",
+    "cond_image",
+    "cond_audio",
+    "audio_type",
+    "bbox",
+    "tts_audio",
+    "video_audio",
+    "keep",
+)
 
 
 def read_json(data: dict[str, Any] | str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from wanvideo.cli.generate import read_job, yes_or_no
 from wanvideo.cli.main import main, run
 from wanvideo.errors import InputError, TalkError, UnsupportedError
+from wanvideo.keep import Keep
 from wanvideo.request import Apg, Speaker
 
 JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "speech.wav"}}
@@ -145,6 +146,20 @@ def test_the_whole_transformer_may_be_one_file(read):
     assert files.transformer == "merged.pt" and files.folder == BASE[1]
 
 
+def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
+    request = read().request
+    assert (request.keep, request.scene_seg, request.source_end) == (None, False, "hold")
+    request = read("--dub", "mask.png", "--dub_feather", "4", "--scene_seg", "--source_end", "ping-pong").request
+    assert request.keep == Keep("mask.png", feather=4) and request.scene_seg and request.source_end == "ping-pong"
+    assert read("--scene_seg", "false").request.scene_seg is False
+
+
+def test_a_job_may_say_what_is_made_anew(read):
+    assert read(job={**JOB, "keep": {"box": [1, 2, 30, 40]}}).request.keep == Keep(box=(1, 2, 30, 40))
+    with pytest.raises(InputError, match="keep has the unknown key 'boxes'. Did you mean 'box'"):
+        read(job={**JOB, "keep": {"boxes": [1, 2, 30, 40]}})
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
@@ -153,7 +168,6 @@ def test_the_whole_transformer_may_be_one_file(read):
         (["--dit_fsdp"], "--dit_fsdp"),
         (["--t5_fsdp"], "--t5_fsdp"),
         (["--audio_mode", "tts"], "tts"),
-        (["--scene_seg"], "--scene_seg"),
     ],
     ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else None,
 )

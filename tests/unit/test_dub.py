@@ -251,8 +251,10 @@ def test_a_mask_of_another_shape_is_refused(source, tmp_path):
         (dict(mask="m.png", box=(0, 0, 8, 8)), "a mask and a box"),
         (dict(mask="m.png", feather=-1), "keep.feather -1"),
         (dict(mask="m.png", feather=2.5), "keep.feather 2.5"),
-        (dict(box=(8, 0, 8, 8)), r"keep.box \[8, 0, 8, 8\]"),
-        (dict(box=(0, 0, 8)), r"keep.box \[0, 0, 8\]"),
+        (dict(box=(8, 0, 8, 8)), r"keep.box \(8, 0, 8, 8\)"),
+        (dict(box=(0, 0, 8)), r"keep.box \(0, 0, 8\)"),
+        (dict(box=5), "keep.box 5"),
+        (dict(mask=5), "keep.mask 5"),
     ],
 )
 def test_what_is_kept_has_to_be_said_well(values, message):

@@ -8,7 +8,7 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, UnsupportedError
@@ -148,10 +148,11 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
-        keep=Keep(flags.dub, feather=flags.dub_feather) if flags.dub else None,
         source_end=flags.source_end,
         scene_seg=flags.scene_seg,
     )
+    if flags.dub:
+        request = replace(request, keep=Keep(flags.dub, feather=flags.dub_feather))
     output = flags.save_file or _name(flags, request)
     output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
     request = TalkRequest(**{**vars(request), "output": output})
