@@ -29,6 +29,7 @@ EXCEPTIONS = {
     ("__main__", "cli"),
     ("cli", "pipeline"),
     ("synthetic", "text"),
+    ("quality", "sampling"),
     ("request", "errors"),
     ("request", "untrusted"),
     ("untrusted", "errors"),
