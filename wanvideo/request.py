@@ -236,6 +236,7 @@ class TalkRequest:
         source_end: what follows the end of a source video: hold, loop or ping-pong.
         scene_seg: whether a source video is cut into its scenes, each with its own reference.
         camera: a slow movement over a still reference picture, or None.
+        voice_activity: whether features fade into those of silence where a speaker is quiet.
         normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
     """
@@ -256,6 +257,7 @@ class TalkRequest:
     source_end: str = "hold"
     scene_seg: bool = False
     camera: Camera | None = None
+    voice_activity: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):

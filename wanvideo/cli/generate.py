@@ -94,6 +94,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--scene_seg", **switch, help="cut a source video into its scenes, each with a reference of its own")
     add("--dub", metavar="MASK", help="mask picture or video, white where the source video is made anew")
     add("--dub_feather", type=int, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
+    add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")
     add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
 
     add("--scheduler", default="multitalk", help="noise schedule; 4-step LoRAs want flowmatch_distill")
@@ -150,6 +151,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
         source_end=flags.source_end,
         scene_seg=flags.scene_seg,
+        voice_activity=flags.voice_activity,
     )
     if flags.dub:
         request = replace(request, keep=Keep(flags.dub, feather=flags.dub_feather))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
+from ..audio.activity import quieted, speech_activity
 from ..audio.source import padded
 from ..errors import InputError
 from ..geometry import FPS, VideoGeometry, WindowPlan
@@ -146,6 +147,8 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
     audio = image_embeds = None
     if inputs.tracks is not None:
         audio = encode_audio(encoders.for_speech(), inputs.tracks, request.fps)
+        if request.voice_activity:
+            audio = quieted(audio, speech_activity(inputs.tracks, cast(int, audio.num_frames), request.fps))
     negative = embeds.pop() if needs_negative else None
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:

@@ -12,6 +12,7 @@ from typing import cast
 
 from torch import Tensor
 
+from ..audio.activity import load_detector
 from ..audio.load import SAMPLE_RATE, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
@@ -80,6 +81,8 @@ def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
+    if request.voice_activity:
+        load_detector()  # or say now that there is none
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
 
 
