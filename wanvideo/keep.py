@@ -12,6 +12,7 @@ from .errors import InputError
 
 SOURCE_ENDS = ("hold", "loop", "ping-pong")
 MAX_FEATHER = 256
+AUTO = "auto"
 DEFAULT_FEATHER = 16
 
 
@@ -21,27 +22,38 @@ class Keep:
 
     Args:
         mask: path of a picture, or of a video that runs along with the source, white where the new is made; or None.
-        box: row_min, col_min, row_max, col_max of that part in pixels of the source, or None. One of both is needed.
+        box: row_min, col_min, row_max, col_max of that part in pixels of the source, or None.
+        mouth: "auto" for the mouths and chins of all faces, found in every frame (needs mediapipe), or None.
+            One of the three is needed.
         feather: pixels of the result outside of it over which the new fades into the old, 0 to 256.
     Raises: InputError for anything else.
     """
 
     mask: str | None = None
     box: tuple[int, int, int, int] | None = None
+    mouth: str | None = None
     feather: int = DEFAULT_FEATHER
 
     def __post_init__(self) -> None:
-        if bool(self.mask) == bool(self.box):
+        given = [name for name in ("mask", "box", "mouth") if getattr(self, name)]
+        if len(given) != 1:
             raise InputError(
-                f"keep has {'a mask and a box' if self.mask else 'neither a mask nor a box'}. "
-                "Give one of both: where the video is made anew."
+                f"keep has {' and '.join(given) or 'no region'}. Give one of mask, box or mouth: where the video is "
+                "made anew."
             )
+        if self.mouth not in (None, AUTO):
+            raise InputError(f"keep.mouth {self.mouth!r} is not offered. Use {AUTO!r}, or give a mask or a box.")
         if not isinstance(self.mask, str | None):
             raise InputError(f"keep.mask {self.mask!r} is not usable: it is the path of a picture or a video.")
         if not isinstance(self.feather, int) or isinstance(self.feather, bool) or not 0 <= self.feather <= MAX_FEATHER:
             raise InputError(f"keep.feather {self.feather!r} is not usable: whole pixels from 0 to {MAX_FEATHER}.")
         if self.box is not None:
             self._check_box(self.box)
+
+    @classmethod
+    def named(cls, where: str, feather: int) -> Keep:
+        """From a word: the path of a mask, or auto for mouths."""
+        return cls(mouth=AUTO, feather=feather) if where == AUTO else cls(mask=where, feather=feather)
 
     @staticmethod
     def _check_box(box: tuple[int, ...]) -> None:

@@ -152,6 +152,7 @@ def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
     request = read("--dub", "mask.png", "--dub_feather", "4", "--scene_seg", "--source_end", "ping-pong").request
     assert request.keep == Keep("mask.png", feather=4) and request.scene_seg and request.source_end == "ping-pong"
     assert read("--scene_seg", "false").request.scene_seg is False and not request.voice_activity
+    assert read("--dub", "auto").request.keep == Keep(mouth="auto")
     assert read("--voice_activity").request.voice_activity
 
 

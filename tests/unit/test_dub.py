@@ -1,17 +1,19 @@
 """Dubbing: outside of a region a source video stays as it is, to the bit until it is encoded."""
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 from support import media_files as media
 from support.sampling import SETTINGS, conditioning
 
 from wanvideo import VideoGeometry, WindowPlan, run_windows
-from wanvideo.errors import InputError
+from wanvideo.errors import InputError, UnsupportedError
 from wanvideo.keep import Keep
 from wanvideo.protocols import KeptFrames
 from wanvideo.sampling.codec import VideoCodec
@@ -20,7 +22,8 @@ from wanvideo.sampling.dub import Dub, KeptLatents, latent_freedom, match_inside
 from wanvideo.sampling.loop import finished
 from wanvideo.sampling.state import WindowState
 from wanvideo.video.composite import composite
-from wanvideo.video.mask import dub_source, feathered, open_region
+from wanvideo.video.feather import feathered
+from wanvideo.video.mask import dub_source, open_region
 from wanvideo.video.source import SourceVideo, from_bytes
 from wanvideo.video.writer import VideoWriter
 
@@ -203,8 +206,8 @@ def test_a_box_a_painted_mask_and_masks_from_memory_are_one(source, tmp_path):
     mask = np.zeros((32, 48), np.uint8)
     mask[8:20, 10:30] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    box = open_region(Keep(box=(8, 10, 20, 30), feather=3), source).weights([0.0])
-    painted = open_region(Keep(mask=str(tmp_path / "mask.png"), feather=3), source).weights([0.0, 0.1])
+    box = open_region(Keep(box=(8, 10, 20, 30), feather=3), source).weights(0, 1)
+    painted = open_region(Keep(mask=str(tmp_path / "mask.png"), feather=3), source).weights(2, 4)
     tensor = dub_source(source, torch.from_numpy(mask / 255.0)[None], 3).region(0, 4)
     assert painted.shape == (2, 32, 48) and tensor.shape == (4, 32, 48)
     assert torch.equal(box[0], painted[1]) and torch.equal(box[0], tensor[3])
@@ -220,9 +223,10 @@ def wandering(num_frames):
 def test_a_video_of_masks_runs_along_with_the_source(source, tmp_path):
     path = media.video(tmp_path / "masks.mp4", wandering(20))
     region = open_region(Keep(mask=str(path), feather=0), source)
-    for index, weights in zip((12, 3, 19, 19), region.weights([0.48, 0.12, 0.76, 5.0]), strict=True):
+    for index, weights in zip((17, 18, 19, 19, 19), region.weights(17, 22), strict=True):
         columns = weights.any(0).nonzero()[:, 0]
         assert abs(int(columns[0]) - index) <= 1 and abs(int(columns[-1]) - index - 15) <= 1
+    assert torch.equal(region.weights(3, 5)[1], region.weights(4, 5)[0])
 
 
 def test_there_may_be_a_mask_for_every_frame(source):
@@ -247,8 +251,9 @@ def test_a_mask_of_another_shape_is_refused(source, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (dict(), "neither a mask nor a box"),
-        (dict(mask="m.png", box=(0, 0, 8, 8)), "a mask and a box"),
+        (dict(), "keep has no region"),
+        (dict(mask="m.png", box=(0, 0, 8, 8)), "keep has mask and box"),
+        (dict(mouth="yes"), "keep.mouth 'yes' is not offered. Use 'auto'"),
         (dict(mask="m.png", feather=-1), "keep.feather -1"),
         (dict(mask="m.png", feather=2.5), "keep.feather 2.5"),
         (dict(box=(8, 0, 8, 8)), r"keep.box \(8, 0, 8, 8\)"),
@@ -260,3 +265,32 @@ def test_a_mask_of_another_shape_is_refused(source, tmp_path):
 def test_what_is_kept_has_to_be_said_well(values, message):
     with pytest.raises(InputError, match=message):
         Keep(**values)
+
+
+# Mouths
+
+
+@pytest.fixture
+def face(tmp_path):
+    """A woman's face that moves to the right by four pixels a frame, and a frame without it in the middle."""
+    picture = data.astronaut()[:256, 96:352]
+    frames = np.stack([np.roll(picture, 4 * index, 1) for index in range(6)])
+    frames[3] = 128
+    return SourceVideo(media.video(tmp_path / "face.mp4", frames), 256, 256, 25)
+
+
+def test_mouths_are_found_and_followed(face):
+    pytest.importorskip("mediapipe", reason="the optional package mediapipe finds faces")
+    weights = open_region(Keep(mouth="auto", feather=2), face).weights(0, 6)
+    mouth, eyes, corner = (140, 128), (95, 128), (20, 20)
+    assert weights[:, mouth[0], mouth[1]].eq(1).all(), "in the frame without a face, where its neighbors have it"
+    assert not weights[:, eyes[0], eyes[1]].any() and not weights[:, corner[0], corner[1]].any()
+    middle = [float((frame.sum(0) * torch.arange(256)).sum() / frame.sum()) for frame in weights]
+    assert middle[5] > middle[0] + 4
+    assert torch.equal(weights[2:4], open_region(Keep(mouth="auto", feather=2), face).weights(0, 6)[2:4])
+
+
+def test_without_the_package_one_sentence_says_so(source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.face_mesh", None)
+    with pytest.raises(UnsupportedError, match='mouth auto needs a mediapipe.*pip install "mediapipe<0.10.22"'):
+        open_region(Keep(mouth="auto"), source)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHUNK = 512  # samples that silero-vad takes at a time
 PIECE = 2000 * CHUNK  # samples that are read at a time
 THRESHOLD = 0.5
-MARGIN_S, FADE_S = 0.2, 0.2  # before and after speech that belong to it, and what the way to silence takes from there
+MARGIN_S, RAMP_S = 0.2, 0.2  # before and after speech that belong to it, and what the way to silence takes from there
 
 
 def quieted(source: AudioSource, activity: Tensor) -> AudioSource:
@@ -67,11 +67,11 @@ def speech_activity(tracks: Sequence[Samples], num_frames: int, fps: float) -> T
 
 def softened(is_speech: Tensor, fps: float) -> Tensor:
     """[F] float32 of where there is speech [F] bool: 1 there and `MARGIN_S` around it, and from there on slowly 0."""
-    margin, fade = max(1, round(MARGIN_S * fps)), max(1, round(FADE_S * fps))
+    margin, ramp = max(1, round(MARGIN_S * fps)), max(1, round(RAMP_S * fps))
     around = functional.max_pool1d(is_speech.float()[None], 2 * margin + 1, 1, margin)
-    wide = functional.max_pool1d(around, 2 * fade + 1, 1, fade)
-    padded = functional.pad(wide, (fade, fade), mode="replicate")
-    return functional.avg_pool1d(padded, 2 * fade + 1, 1)[0]
+    wide = functional.max_pool1d(around, 2 * ramp + 1, 1, ramp)
+    padded = functional.pad(wide, (ramp, ramp), mode="replicate")
+    return functional.avg_pool1d(padded, 2 * ramp + 1, 1)[0]
 
 
 @torch.no_grad()

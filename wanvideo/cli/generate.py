@@ -10,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, UnsupportedError
 from ..geometry import FPS, parse_size, snap_frames
@@ -91,11 +92,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add("--motion_frame", type=int, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B, if not given")
     add("--base_seed", type=int, default=42, help="below 0: random")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
-    add("--scene_seg", **switch, help="cut a source video into its scenes, each with a reference of its own")
-    add("--dub", metavar="MASK", help="mask picture or video, white where the source video is made anew")
-    add("--dub_feather", type=int, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
-    add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")
-    add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
+    _add_source_flags(parser, switch)
 
     add("--scheduler", default="multitalk", help="noise schedule; 4-step LoRAs want flowmatch_distill")
     add("--sample_steps", type=int, help=f"steps; {DEFAULT_STEPS} if not given")
@@ -126,6 +123,20 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_source_flags(parser: argparse.ArgumentParser, switch: dict[str, Any]) -> None:
+    """What is done with a source video, and with quiet speakers."""
+    add = parser.add_argument
+    add("--scene_seg", **switch, help="cut a source video into its scenes, each with a reference of its own")
+    add(
+        "--dub",
+        metavar="MASK",
+        help="mask picture or video, white where the source video is made anew, or auto: mouths",
+    )
+    add("--dub_feather", type=int, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
+    add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")
+    add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
+
+
 @dataclass(frozen=True)
 class Job:
     """All that a command line asks for."""
@@ -154,7 +165,7 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
         voice_activity=flags.voice_activity,
     )
     if flags.dub:
-        request = replace(request, keep=Keep(flags.dub, feather=flags.dub_feather))
+        request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
     output = flags.save_file or _name(flags, request)
     output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
     request = TalkRequest(**{**vars(request), "output": output})

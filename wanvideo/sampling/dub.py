@@ -106,9 +106,8 @@ def match_inside(pixels: Tensor, kept: KeptFrames, method: str, strength: float)
     inside = kept.region > 0
     if not inside.any():
         return pixels
-    source = from_bytes(kept.frames[inside])
-    step = -(-len(source) // COLOR_SAMPLES)
-    reference = source[::step][None].to(pixels.device)
+    source = kept.frames[inside]
+    reference = from_bytes(source[:: -(-len(source) // COLOR_SAMPLES)])[None].to(pixels.device)
     for frame, where in zip(pixels, inside.to(pixels.device), strict=True):
         if where.any():
             frame[where] = match_color(frame[where][None, None], reference, method, strength)[0, 0]

@@ -5,7 +5,6 @@ Legend: F frames of the result, H W its rows and columns; masks are bool [H, W] 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,19 +13,22 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..keep import DEFAULT_FEATHER, Keep
+from .feather import feathered
+from .mouth import MouthRegion
 from .picture import fit_mask, load_mask
 from .reader import VideoFrames, is_video
 from .regions import box_region, resized_mask
 from .source import SourceVideo, in_time_order
 
 WHITE = 127  # levels above it count as white
+ROUNDING = 1e-3  # of a frame, by which times may be early
 
 
 class Region(Protocol):
     """The part of a source's frames that is made anew."""
 
-    def weights(self, times: Sequence[float]) -> Tensor:
-        """[F, H, W] float32 for these seconds of the source: 1 inside, falling to 0 outside, where pixels are kept."""
+    def weights(self, start: int, stop: int) -> Tensor:
+        """[F, H, W] float32 of the result's frames start..stop: 1 inside, falling to 0 outside, where pixels stay."""
         ...
 
 
@@ -40,7 +42,7 @@ class DubSource:
         return self._video.frames(start, stop)
 
     def region(self, start: int, stop: int) -> Tensor:
-        return self._region.weights([self._video.time_of(index) for index in range(start, stop)])
+        return self._region.weights(start, stop)
 
 
 def open_region(keep: Keep, video: SourceVideo) -> Region:
@@ -51,9 +53,10 @@ def open_region(keep: Keep, video: SourceVideo) -> Region:
     width, height = video.result_size
     if keep.box is not None:
         return StillRegion(box_region(keep.box, "box of keep", *video.size), width, height, keep.feather)
-    assert keep.mask is not None  # Keep has one of both
+    if keep.mask is None:
+        return MouthRegion(video, keep.feather)
     if is_video(keep.mask):
-        return VideoRegion(keep.mask, video.size, width, height, keep.feather)
+        return VideoRegion(keep.mask, video, keep.feather)
     mask = resized_mask(load_mask(keep.mask), f"mask {keep.mask}", *video.size)
     return StillRegion(mask, width, height, keep.feather)
 
@@ -62,7 +65,7 @@ def dub_source(video: SourceVideo, masks: Tensor, feather: int = DEFAULT_FEATHER
     """A source and its masks [n, H, W] in 0..1, one or one for every frame of it, above 0.5 where it is made anew."""
     regions, (width, height) = masks.cpu().numpy() > 0.5, video.result_size
     if len(regions) > 1:
-        return DubSource(video, FrameRegions(regions, video, width, height, feather))
+        return DubSource(video, FrameRegions(regions, video, feather))
     mask = resized_mask(regions[0], "mask of what is made anew", *video.size)
     return DubSource(video, StillRegion(mask, width, height, feather))
 
@@ -79,55 +82,43 @@ class StillRegion:
             )
         self._weights = feathered(fitted, feather)
 
-    def weights(self, times: Sequence[float]) -> Tensor:
-        return self._weights.expand(len(times), -1, -1)
+    def weights(self, start: int, stop: int) -> Tensor:
+        return self._weights.expand(stop - start, -1, -1)
 
 
 class FrameRegions:
-    """A region for every frame of the source. masks: [n, H, W] bool, n of them or one, of the source's shape."""
+    """A region for every frame of the source. masks: [n, H, W] bool, as many as the source has, of its shape."""
 
-    def __init__(self, masks: np.ndarray, video: SourceVideo, width: int, height: int, feather: int) -> None:
+    def __init__(self, masks: np.ndarray, video: SourceVideo, feather: int) -> None:
         if len(masks) != video.num_frames:
             raise InputError(
                 f"There are {len(masks)} masks for a source of {video.num_frames} frames. "
                 "Give one mask, or one for every frame."
             )
         resized_mask(masks[0], "mask of what is made anew", *video.size)
-        self._masks, self._size, self._result = masks, video.size, (width, height)
-        self._frames_per_s, self._feather = len(masks) / video.duration_s, feather
+        self._masks, self._video, self._feather = masks, video, feather
+        self._frames_per_s = len(masks) / video.duration_s
 
-    def weights(self, times: Sequence[float]) -> Tensor:
-        last = len(self._masks) - 1
-        indices = [min(int(time_s * self._frames_per_s + 1e-3), last) for time_s in times]
-        return torch.stack([self._weights(index) for index in indices])
+    def weights(self, start: int, stop: int) -> Tensor:
+        return torch.stack([self._weights(self._video.time_of(index)) for index in range(start, stop)])
 
-    def _weights(self, index: int) -> Tensor:
-        mask = resized_mask(self._masks[index], "mask of what is made anew", *self._size)
-        return feathered(fit_mask(mask, *self._result), self._feather)
+    def _weights(self, time_s: float) -> Tensor:
+        index = min(int(time_s * self._frames_per_s + ROUNDING), len(self._masks) - 1)
+        mask = resized_mask(self._masks[index], "mask of what is made anew", *self._video.size)
+        return feathered(fit_mask(mask, *self._video.result_size), self._feather)
 
 
 class VideoRegion:
     """A region that a video of masks shows, which runs along with the source; its last frame remains."""
 
-    def __init__(self, path: str, size: tuple[int, int], width: int, height: int, feather: int) -> None:
-        self._video, self._size, self._result, self._feather = VideoFrames(path), size, (width, height), feather
-        self._what = f"mask {path}"
+    def __init__(self, path: str, video: SourceVideo, feather: int) -> None:
+        self._masks, self._video, self._feather, self._what = VideoFrames(path), video, feather, f"mask {path}"
         self._mask(0.0)
 
-    def weights(self, times: Sequence[float]) -> Tensor:
+    def weights(self, start: int, stop: int) -> Tensor:
+        times = [self._video.time_of(index) for index in range(start, stop)]
         return torch.stack(in_time_order(times, lambda time_s: feathered(self._mask(time_s), self._feather)))
 
     def _mask(self, time_s: float) -> Tensor:
-        mask = self._video.frame_at(time_s).mean(-1) > WHITE
-        return fit_mask(resized_mask(mask, self._what, *self._size), *self._result)
-
-
-def feathered(mask: Tensor, feather: int) -> Tensor:
-    """[H, W] float32 of a mask [H, W] bool: 1 inside, falling smoothly to 0 from `feather` pixels outside on."""
-    from scipy.ndimage import distance_transform_edt
-
-    if feather == 0 or not mask.any():
-        return mask.float()
-    distance = torch.from_numpy(distance_transform_edt(~mask.numpy())).float()
-    ramp = (1 - distance / (feather + 1)).clamp(0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+        mask = self._masks.frame_at(time_s).mean(-1) > WHITE
+        return fit_mask(resized_mask(mask, self._what, *self._video.size), *self._video.result_size)
