@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from skimage import data
 from support import media_files as media
+from support import sources
 from support.sampling import SETTINGS, conditioning
 
 from wanvideo import VideoGeometry, WindowPlan, run_windows
@@ -23,7 +24,7 @@ from wanvideo.sampling.loop import finished
 from wanvideo.sampling.state import WindowState
 from wanvideo.video.composite import composite
 from wanvideo.video.feather import feathered
-from wanvideo.video.mask import dub_source, open_region
+from wanvideo.video.mask import DubSource, dub_source, open_region
 from wanvideo.video.source import SourceVideo, from_bytes
 from wanvideo.video.writer import VideoWriter
 
@@ -89,6 +90,25 @@ def test_it_stays_so_once_it_is_encoded(models, clip, tmp_path, crf, decibels):
     far = feathered(clip.weights > 0, 4).numpy() == 0  # colors are coded by 2 x 2 pixels and interpolated
     error = np.mean((decoded[0] - decoded[1])[:, far] ** 2)
     assert (math.inf if error == 0 else 10 * np.log10(255**2 / error)) >= decibels
+
+
+@pytest.mark.parametrize("make", sources.KINDS)
+def test_every_frame_is_there_at_its_time(models, tmp_path, make):
+    path, times = make(tmp_path)
+    source = SourceVideo(path, 48, 32, 25)
+    given = conditioning(source=DubSource(source, open_region(Keep(box=(8, 8, 24, 24), feather=2), source)))
+    video = video_of(run_windows(*models, given, replace(SETTINGS, steps=1), 7))
+    assert [media.index_of(frame[-8:].numpy()) for frame in video] == sources.on_screen(times, 17)
+
+
+def test_latents_outside_are_the_source_s_at_the_end(models, clip):
+    clip.weights = torch.zeros(32, 48)
+    clip.weights[:8, :8] = 1
+    (window, *_), codec = run_windows(*models, conditioning(source=clip), SETTINGS, 7), VideoCodec(models[1])
+    source = codec.encode(from_bytes(clip.frames(0, 9)).permute(3, 0, 1, 2))
+    is_kept = latent_freedom(clip.region(0, 9))[1:] == 0  # the first latent is the reference picture's
+    assert is_kept.any() and torch.equal(window.latents[:, 1:][:, is_kept], source[:, 1:][:, is_kept])
+    assert not torch.equal(window.latents[:, 1:][:, ~is_kept], source[:, 1:][:, ~is_kept])
 
 
 def test_a_dub_goes_on_from_a_state_to_the_bit(models, clip):

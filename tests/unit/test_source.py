@@ -1,14 +1,13 @@
 """Source videos: followed in time whatever their rate is, beyond their end too; the references that come from them."""
 
 import tracemalloc
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from support import media_files as media
+from support import sources
 
 from wanvideo.errors import InputError
 from wanvideo.geometry import WindowPlan
@@ -16,44 +15,16 @@ from wanvideo.keep import Camera
 from wanvideo.video.picture import fit
 from wanvideo.video.source import CameraReferences, SourceReferences, SourceVideo, from_bytes, to_bytes
 
-NTSC = Fraction(30000, 1001)
-UNEVEN = [Fraction(n, 1000) for n in (0, 10, 55, 90, 200, 210, 333, 400, 401, 480, 600, 640, 700, 910, 950)]
-
 
 def indices(source, start, stop):
     return [media.index_of(frame.numpy()) for frame in source.frames(start, stop)]
 
 
-def on_screen(times, num_frames, fps=25):
-    """The number of the source's frame that is on screen at each frame of the result."""
-    return [sum(time <= Fraction(index) / fps for time in times) - 1 for index in range(num_frames)]
-
-
-def ntsc(folder):
-    return media.video(folder / "ntsc.mp4", media.numbered_frames(44), fps=NTSC), [n / NTSC for n in range(44)]
-
-
-def variable(folder):
-    return media.video(folder / "vfr.mkv", media.numbered_frames(15), times=UNEVEN, keyframe=4), UNEVEN
-
-
-def rotated(folder):
-    path = media.video(folder / "phone.mp4", media.numbered_frames(30, 64, 48), fps=50)
-    return media.turned(path, (0, 1, -1, 0)), [Fraction(n, 50) for n in range(30)]
-
-
-def av1(folder):
-    if "libsvtav1" not in av.codecs_available:
-        pytest.skip("this FFmpeg has no AV1 encoder")
-    frames = media.numbered_frames(40, 64, 64)
-    return media.video(folder / "clip.mp4", frames, fps=24, codec="libsvtav1"), [Fraction(n, 24) for n in range(40)]
-
-
-@pytest.mark.parametrize("make", [ntsc, variable, rotated, av1])
+@pytest.mark.parametrize("make", sources.KINDS)
 def test_a_frame_of_the_result_shows_what_is_on_screen_then(tmp_path, make):
     path, times = make(tmp_path)
     source = SourceVideo(path, 64, 48, 25)
-    expected = on_screen(times, 50)
+    expected = sources.on_screen(times, 50)
     assert indices(source, 0, 13) + indices(source, 9, 50)[4:] == expected
     assert indices(source, 3, 8) == expected[3:8], "also backwards"
     assert source.frames(0, 2).shape == (2, 48, 64, 3) and source.frames(0, 2).dtype == torch.uint8

@@ -24,6 +24,7 @@ def find_cuts(video: SourceVideo, num_frames: int, fps: float, shortest_s: float
     detector = _detector()
     from scenedetect import FrameTimecode
 
+    logger.info("Looking for scenes in %d frames.", num_frames)
     found = []
     for index in range(num_frames):
         frame = video.frame(index)
