@@ -353,10 +353,8 @@ def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:
     added = []
     for name, strength in slots:
         if name != "none" and strength:
-            path = LORAS.find(name)
-            open_lora(path)
             strength = tuple(strength) if isinstance(strength, list) else strength
-            added.append(LoraUse(path, strength, merge=merge))
+            added.append(LoraUse(open_lora(LORAS.find(name)), strength, merge=merge))
     return (*_loras(previous), *added)
 
 

@@ -21,7 +21,10 @@ LAYERS = [
     {"parallel"},
     {"models", "memory"},
     {"ops"},
-    {"geometry", "request", "keep", "untrusted", "errors", "protocols"},
+    {"request", "protocols"},
+    {"job", "geometry", "keep"},
+    {"checks", "untrusted"},
+    {"errors"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
 # (who, whom): neighbors in one layer.
@@ -30,13 +33,6 @@ EXCEPTIONS = {
     ("cli", "pipeline"),
     ("synthetic", "text"),
     ("quality", "sampling"),
-    ("request", "errors"),
-    ("request", "untrusted"),
-    ("untrusted", "errors"),
-    ("request", "geometry"),
-    ("request", "keep"),
-    ("keep", "errors"),
-    ("geometry", "errors"),
 }
 COMFY = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))

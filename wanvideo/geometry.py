@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from . import checks
 from .errors import InputError
 
 VAE_STRIDE = (4, 8, 8)  # pixel frames, rows and columns for one latent
@@ -20,6 +22,8 @@ FPS = 25.0  # what the audio adapter was trained at
 DEFAULT_WINDOW = 81
 DEFAULT_OVERLAP = 9
 MAX_SIDE = 8192  # 1024 rotary positions of 8 pixels
+MAX_PIXELS = 4096 * 4096
+MOST_FRAMES = 10**9  # what is larger is a slip of the hand and no number of frames or pixels
 
 
 def snap_frames(num_frames: int) -> int:
@@ -37,7 +41,7 @@ class VideoGeometry:
     """Size of one window of video.
 
     Args:
-        width, height: pixels, multiples of 16, at most 8192.
+        width, height: pixels, multiples of 16, at most 8192 and 16.8 million in all.
         num_frames: pixel frames, 4n + 1.
     Raises:
         InputError: for any other value.
@@ -50,8 +54,10 @@ class VideoGeometry:
     def __post_init__(self) -> None:
         for name in ("width", "height", "num_frames"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise InputError(f"{name} must be a whole number, not {value!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST_FRAMES:
+                raise InputError(
+                    f"{name} {checks.brief(value)} is no whole number of everyday size. Give one, without quotes."
+                )
         for name in ("width", "height"):
             value = getattr(self, name)
             if value < SIZE_MULTIPLE or value > MAX_SIDE or value % SIZE_MULTIPLE:
@@ -61,6 +67,11 @@ class VideoGeometry:
                     f"{name} {value} is not usable: it must be a multiple of {SIZE_MULTIPLE} "
                     f"from {SIZE_MULTIPLE} to {MAX_SIDE}. Use {below} or {above}."
                 )
+        if self.width * self.height > MAX_PIXELS:
+            raise InputError(
+                f"size {self.width}x{self.height} has {self.width * self.height / 1e6:.0f} million pixels, at most "
+                f"{MAX_PIXELS / 1e6:.0f} are taken. Use a smaller one."
+            )
         if self.num_frames < 1 or self.num_frames % 4 != 1:
             below = snap_frames(self.num_frames)
             raise InputError(
@@ -139,9 +150,10 @@ class WindowPlan:
 
     def __post_init__(self) -> None:
         if self.total_frames is not None and self.total_frames < 1:
-            raise InputError(f"The video would have {self.total_frames} frames. It needs at least 1.")
+            raise InputError(f"The video would have {self.total_frames} frames, at least 1 is needed. Give more sound.")
         for name in ("window", "overlap"):
             value = getattr(self, name)
+            checks.number(name, value, -MOST_FRAMES, MOST_FRAMES, whole=True)
             if value < 1 or value % 4 != 1:
                 below = snap_frames(value)
                 raise InputError(f"{name} {value} is not usable: it must be 4n + 1. Use {below} or {below + 4}.")
@@ -152,7 +164,10 @@ class WindowPlan:
             )
 
         if self.cuts and (self.total_frames is None or any(a >= b for a, b in self._scenes())):
-            raise InputError(f"The cuts {list(self.cuts)} do not rise from 1 to {self.total_frames} frames less one.")
+            raise InputError(
+                f"The cuts {list(self.cuts)} do not rise inside of a video of {self.total_frames} frames. "
+                "Give rising frames from 1 on, below its length."
+            )
 
     @property
     def stride(self) -> int:
@@ -249,12 +264,15 @@ def bucket_size(name: str, width: int, height: int) -> tuple[int, int]:
 
 def parse_size(text: str) -> tuple[int, int] | str:
     """`832x480` -> (832, 480); a table's name (`infinitetalk-480`) -> itself; multitalk-* mean the same."""
+    checks.text("size", text, 100)
     name = text.strip().lower().replace("multitalk-", "infinitetalk-")
     if name in SIZE_BUCKETS:
         return name
     parts = name.replace("*", "x").split("x")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+    if len(parts) == 2 and all(re.fullmatch(r" *[0-9]{1,6} *", part) for part in parts):
         width, height = (int(part) for part in parts)
         VideoGeometry(width, height, 1)
         return width, height
-    raise InputError(f"size {text!r} is not usable. Use infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT (832x480).")
+    raise InputError(
+        f"size {checks.brief(text)} is not usable. Use infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT (832x480)."
+    )

@@ -1,6 +1,6 @@
 """What of a source video stays as it is when it is dubbed, and how its time goes on: as frozen data, no files opened.
 
-It has no layer below it but errors, so that a request can hold it.
+A request holds it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from . import checks
 from .errors import InputError
 
 SOURCE_ENDS = ("hold", "loop", "ping-pong")
@@ -35,18 +36,17 @@ class Keep:
     feather: int = DEFAULT_FEATHER
 
     def __post_init__(self) -> None:
-        given = [name for name in ("mask", "box", "mouth") if getattr(self, name)]
+        given = [name for name in ("mask", "box", "mouth") if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
                 f"keep has {' and '.join(given) or 'no region'}. Give one of mask, box or mouth: where the video is "
                 "made anew."
             )
-        if self.mouth not in (None, AUTO):
-            raise InputError(f"keep.mouth {self.mouth!r} is not offered. Use {AUTO!r}, or give a mask or a box.")
-        if not isinstance(self.mask, str | None):
-            raise InputError(f"keep.mask {self.mask!r} is not usable: it is the path of a picture or a video.")
-        if not isinstance(self.feather, int) or isinstance(self.feather, bool) or not 0 <= self.feather <= MAX_FEATHER:
-            raise InputError(f"keep.feather {self.feather!r} is not usable: whole pixels from 0 to {MAX_FEATHER}.")
+        if self.mask is not None:
+            object.__setattr__(self, "mask", checks.path("keep.mask", self.mask))
+        if self.mouth is not None:
+            checks.choice("keep.mouth", self.mouth, (AUTO,))
+        checks.number("keep.feather", self.feather, 0, MAX_FEATHER, whole=True)
         if self.box is not None:
             self._check_box(self.box)
 
@@ -60,8 +60,8 @@ class Keep:
         is_whole = isinstance(box, tuple) and all(isinstance(side, int) and not isinstance(side, bool) for side in box)
         if not is_whole or len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
             raise InputError(
-                f"keep.box {box!r} is not usable. "
-                "It is [row_min, col_min, row_max, col_max] in pixels of the source, origin top left."
+                f"keep.box {checks.brief(box)} is not usable. "
+                "Give [row_min, col_min, row_max, col_max] in pixels of the source, origin top left."
             )
 
 
@@ -81,12 +81,11 @@ class Camera:
 
     def __post_init__(self) -> None:
         if not isinstance(self.pan, tuple) or len(self.pan) != 2:
-            raise InputError(f"camera.pan {self.pan!r} is not usable: it is two numbers, to the right and down.")
-        limits = {"zoom": (self.zoom, 1, 2), "period_s": (self.period_s, 1, 3600)}
-        limits |= {f"pan[{i}]": (value, -1, 1) for i, value in enumerate(self.pan)}
-        for name, (value, low, high) in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise InputError(f"camera.{name} {value!r} is not usable: it must be a number from {low} to {high}.")
+            raise InputError(f"camera.pan {checks.brief(self.pan)} is not usable. Give two numbers, right and down.")
+        checks.number("camera.zoom", self.zoom, 1, 2)
+        checks.number("camera.period_s", self.period_s, 1, 3600)
+        for index, value in enumerate(self.pan):
+            checks.number(f"camera.pan[{index}]", value, -1, 1)
 
     def at(self, time_s: float) -> tuple[float, float, float]:
         """Zoom, and how far to the right and down it has moved at a time (both in parts of what is cut off)."""

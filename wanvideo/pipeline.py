@@ -11,12 +11,14 @@ from .engine.encoders import missing
 from .engine.engine import open_engine
 from .engine.files import resolve
 from .engine.host import ProcessHost
-from .engine.inputs import Inputs, open_inputs
+from .engine.inputs import Inputs, check_adapter, open_inputs
 from .engine.render import FinishedWindow, render
 from .errors import CheckpointError
 from .memory.planner import Device, RunPlan
+from .ops.attention.backends import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest
+from .sampling.denoiser import check_blocks
 from .sampling.sampler import OnStep
 from .video.writer import VideoWriter, check_output, free_name
 
@@ -36,6 +38,7 @@ class TalkingVideoPipeline:
 
     def __init__(self, files: ModelFiles, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
+        known(self.options.attention)
         host = ProcessHost(self.options.device)
         self.files = resolve(files)
         self.engine, self.encoders = open_engine(self.files, self.options, host)
@@ -92,9 +95,12 @@ class TalkingVideoPipeline:
                 f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
                 "Name one: infinitetalk.safetensors."
             )
+        if self.files.adapter is not None:
+            check_adapter(self.files.adapter.paths[0], len(request.speakers))
         if self.files.vae is None:
             raise missing("the video", "Wan2.1_VAE.pth")
         self.engine.check(workload_of_request(request, inputs))
+        check_blocks(request.settings.skip_layers, self.engine.weights.num_blocks)
         if self.files.clip_vision is None:
             logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         return inputs

@@ -188,6 +188,11 @@ class StepWeights(Protocol):
         """Called before every forward: have on the device what compiled code will ask for."""
         ...
 
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """What they are called in messages, with their strengths; empty where nothing is applied."""
+        ...
+
     def set_step(self, model: BlockModel, step: int) -> bool:
         """Change the weights of `model` to those of a step, counted from 0. Returns: whether any changed."""
         ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,12 +22,14 @@ from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
 from ..ops.linear.formats import FORMATS, QUANTIZERS, SealedLinear
 from ..ops.linear.layer import Linear
+from ..untrusted import answered
 from .checkpoint import Checkpoint, Tensors, recognize, with_adapter
 from .detect import DTYPE_NAMES, check_kind
 from .dialects import Kind
+from .fit import check_finite, check_tensors
 from .folders import file_for
 from .quantize import BLOCKS, can_quantize, quantized
-from .reader import PackedTensor, StoredTensor, TensorSource, few
+from .reader import PackedTensor, TensorSource
 
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
@@ -40,41 +42,6 @@ Weights = Tensors | Checkpoint
 Device = torch.device | str
 Model = TypeVar("Model", bound=nn.Module)
 logger = logging.getLogger("wanvideo")
-
-_OTHER_PARTS = "another model of an all-in-one file"
-# Tensors that no result depends on: (how their names begin, why). A file may hold them in vain, or lack them.
-HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
-    Kind.TRANSFORMER: (
-        ("first_stage_model.", _OTHER_PARTS),
-        ("cond_stage_model.", _OTHER_PARTS),
-        ("text_encoders.", _OTHER_PARTS),
-        ("clip_vision.", _OTHER_PARTS),
-        ("vae.", _OTHER_PARTS),
-    ),
-    Kind.VAE: (),
-    Kind.TEXT_ENCODER: (
-        ("encoder.embed_tokens.", "the same tensor as shared.weight"),
-        ("decoder.", "only the encoder is used"),
-        ("lm_head.", "only the encoder is used"),
-        ("spiece_model", "the tokenizer, which load_tokenizer reads"),
-    ),
-    Kind.CLIP_VISION: (
-        ("textual.", "only the image half is used"),
-        ("text_model.", "only the image half is used"),
-        ("text_projection.", "only the image half is used"),
-        ("visual_projection.", "projects to the space shared with text, which is not used"),
-        ("log", "the temperature of contrastive training (log_scale, logit_scale)"),
-        ("vision_model.post_layernorm.", "the last norm, which the layer that is read comes before"),
-        ("vision_model.embeddings.position_ids", "0, 1, 2, ..."),
-    ),
-    Kind.AUDIO_ENCODER: (
-        ("quantizer.", "only for pre-training"),
-        ("project_hid.", "only for pre-training"),
-        ("project_q.", "only for pre-training"),
-        ("lm_head.", "only for speech recognition"),
-        ("masked_spec_embed", "only for training"),
-    ),
-}
 
 
 def load_transformer(
@@ -206,13 +173,14 @@ def _build(
     dtype: torch.dtype, device: Device,
 ) -> Model:  # fmt: skip
     start = time.perf_counter()
-    try:
-        sizes = config.from_shapes(source.shapes)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.name}: {error}") from None
+    with answered(source.name, CheckpointError):
+        try:
+            sizes = config.from_shapes(source.shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.name}: {error}") from None
     from accelerate import init_empty_weights
 
-    with init_empty_weights(include_buffers=True):
+    with init_empty_weights(include_buffers=True), answered(source.name, CheckpointError):
         empty = model(sizes)
     filled = fill(empty, source, kind, dtype=dtype, device=device)
     tensors = [*filled.parameters(), *filled.buffers()]
@@ -247,7 +215,7 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
     Raises: CheckpointError naming what is missing, left over or of another shape.
     """
     wanted = model.state_dict(keep_vars=True)
-    _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
+    check_tensors(source, wanted, kind)
     keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
     packed_names = set()
     for name, stored in packed_layers(source, kind).items():
@@ -263,7 +231,7 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
             target = empty.dtype
             if target.is_floating_point:
                 target = torch.float32 if keep_float32(name) else dtype
-            tensor = _owned(source.get(name), empty, target, device)
+            tensor = _owned(source, name, empty, target, device)
             placed[id(empty)] = nn.Parameter(tensor, False) if isinstance(empty, nn.Parameter) else tensor
         _assign(model, name, placed[id(empty)])
     for name, buffer in model.named_buffers():
@@ -293,13 +261,14 @@ def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, layer)
 
 
-def _owned(stored: StoredTensor | None, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:
+def _owned(source: TensorSource, name: str, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:
     """The stored numbers in memory of their own; zeros where a file lacks what nothing depends on."""
+    stored = source.get(name)
     if isinstance(stored, PackedTensor):
         tensor = stored.dense(dtype).to(device)
     else:
         tensor = torch.empty_like(empty, dtype=dtype, device=device, requires_grad=False)
-        tensor.zero_() if stored is None else tensor.copy_(stored.read())
+        tensor.zero_() if stored is None else tensor.copy_(check_finite(source.name, name, stored.read()))
     if stored is not None:
         stored.release()
     return tensor
@@ -316,24 +285,3 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     setattr(owner, leaf, tensor)
-
-
-def _check_keys(source: TensorSource, wanted: Mapping[str, tuple[int, ...]], kind: Kind) -> None:
-    harmless = tuple(start for start, _ in HARMLESS[kind])
-    missing = [name for name in wanted if name not in source and not name.startswith(harmless)]
-    surplus = [name for name in source if name not in wanted and not name.startswith(harmless)]
-    misshapen = [
-        f"{name} is {list(source.shape(name))}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in source and source.shape(name) != shape
-    ]
-    faults = [
-        f"{len(names)} {what} ({few(names)})"
-        for names, what in ((missing, "missing"), (surplus, "too many"), (misshapen, "of another size"))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{source.name} does not fit: of the {len(wanted)} tensors of its {kind.value}, {'; '.join(faults)}.\n"
-            "It is incomplete, or made for another model. Download it again, or use another version of it."
-        )

@@ -23,7 +23,7 @@ from ..models.transformer import HEAD_WIDTH, WanTransformer
 from ..models.vae import WanVAE
 from ..ops.attention.backends import choose
 from ..ops.precision import DTYPES
-from ..request import EngineOptions, LoraFile
+from ..request import EngineOptions
 from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
@@ -75,7 +75,7 @@ class Engine:
             transformer=self._transformer.checkpoint, adapter=self._adapter,
             vae=None if self._vae is None else self._vae.checkpoint,
             text_encoder=None if self._text_encoder is None else self._text_encoder.checkpoint,
-            loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
+            loras=self.loras,
         )  # fmt: skip
         return model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
 
@@ -85,7 +85,7 @@ class Engine:
         for lora in self.loras:
             if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
                 raise InputError(
-                    f"{lora.file} has {len(lora.strength)} strengths for a video of {steps} steps. "
+                    f"{lora.name} has {len(lora.strength)} strengths for a video of {steps} steps. "
                     "Give one strength, or one for each step."
                 )
 
@@ -167,7 +167,7 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     transformer = ModelHandle(files.transformer, host, load, Residency)
     vae = None if files.vae is None else ModelHandle(files.vae, host, partial(load_vae, files.vae, dtype=dtype))
     engine = Engine(
-        host, transformer, vae, options, loras=[LoraUse(lora.path, lora.strength) for lora in files.loras],
+        host, transformer, vae, options, loras=files.loras,
         adapter=files.adapter, text_encoder=encoders.text,
     )  # fmt: skip
     return engine, encoders

@@ -84,7 +84,7 @@ class ModelHandle:
         if self.residency is None:
             if is_resident:
                 self.host.make_room(num_bytes)
-            model = self._load(device=self.host.device if is_resident else CPU)
+            model: Any = self._load(device=self.host.device if is_resident else CPU)  # of its residency's kind
             self.residency = self._residency_type(model, self.host.device)
         self.host.place(self, place or self.residency.place, num_bytes)
         return self.residency.model

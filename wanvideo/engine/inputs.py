@@ -5,6 +5,8 @@ Legend: S speakers, H W pixel rows and columns.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,22 @@ from typing import cast
 from torch import Tensor
 
 from ..audio.activity import load_detector
-from ..audio.load import SAMPLE_RATE, load_audio
+from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
+from ..errors import CheckpointError
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
 from ..protocols import SourceFrames
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
+from ..untrusted import answered
 from ..video.reader import picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
 from .pictures import open_pictures
+
+# In the names of adapters as they are published.
+ONE, MANY = (re.compile(rf"(?i)(?<![a-z]){word}(?![a-z])") for word in ("single", "multi(talk)?"))
+logger = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,9 @@ def open_inputs(request: TalkRequest) -> Inputs:
     Raises: InputError for whatever cannot be used, before anything heavy happens.
     """
     settings = request.settings
-    setup = SamplingSetup.of(settings, any(speaker.audio is not None for speaker in request.speakers))
-    source_size = picture_size(request.reference)
+    setup = SamplingSetup.of(settings, request.has_speech)
+    with answered(request.reference):
+        source_size = picture_size(request.reference)
     size = parse_size(request.size) if isinstance(request.size, str) else request.size
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
     geometry = VideoGeometry(width, height, settings.window_frames)
@@ -69,21 +78,54 @@ def open_inputs(request: TalkRequest) -> Inputs:
     length = settings.window_frames if tracks is None else frames_of(len(tracks[0]) / SAMPLE_RATE, request.fps)
     if request.max_frames:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
+    _say_what_is_cut(request, tracks, length)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
-    pictures = open_pictures(request, width, height, plan)
+    with answered(request.reference):
+        pictures = open_pictures(request, width, height, plan)
     return Inputs(
         pictures.references, tracks, _soundtrack(request), masks, pictures.source, geometry, pictures.plan, setup
     )  # fmt: skip
 
 
+def check_adapter(path: Path, num_speakers: int) -> None:
+    """Raises: CheckpointError for several speakers and an adapter that by its name was trained for one.
+
+    The tensors of the published adapters for one person and for several have the same names and shapes.
+    """
+    folder = "" if MANY.search(path.stem) else path.parent.name
+    if num_speakers > 1 and ONE.search(f"{folder} {path.stem}"):
+        raise CheckpointError(
+            f"{path.name} in {path.parent.name} is the audio adapter for one person, and {num_speakers} are in the "
+            "request: both mouths would move. Use multi/infinitetalk.safetensors."
+        )
+
+
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
-    sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
+    sounds = [None if speaker.audio is None else _open_sound(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
     if request.voice_activity:
         load_detector()  # or say now that there is none
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
+
+
+def _open_sound(path: str) -> Sound:
+    with answered(path):
+        return load_audio(path)
+
+
+def _say_what_is_cut(request: TalkRequest, tracks: list[SpeechTrack] | None, length: int) -> None:
+    """A video that is silent or ends before its speech does is said to be so."""
+    length_s = length / request.fps
+    if tracks is None:
+        logger.info("Nobody speaks: the video is %.2f s of silence, %d frames.", length_s, length)
+    elif (speech_s := len(tracks[0]) / SAMPLE_RATE) > length_s + 1 / request.fps:
+        logger.warning(
+            "The speech lasts %.2f s, but the video ends after %d frames, %.2f s. For all of it raise max_frames: "
+            "--mode streaming, --max_frame_num %d.",
+            speech_s, length, length_s, frames_of(speech_s, request.fps),
+        )  # fmt: skip
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:

@@ -141,7 +141,7 @@ class BlockStreamer:
 
     def close(self) -> None:
         """Give the slots' device memory back; the next forward takes it again."""
-        if self.on_gpu and self.slots:
+        if self.copy_stream is not None and self.slots:
             self.copy_stream.synchronize()
         self.slots, self.copied, self.free = [], [], []
         self.num_run = self.num_copied = 0
@@ -177,7 +177,7 @@ class BlockStreamer:
 
     def _restart(self) -> None:
         """A forward was left early: what was fetched ahead is not what comes first now."""
-        if self.on_gpu:
+        if self.copy_stream is not None:
             self.copy_stream.synchronize()
         self.num_run = self.num_copied = 0
 
@@ -193,11 +193,11 @@ class BlockStreamer:
 
     def _copy(self, number: int) -> None:
         slot, host = number % self.num_slots, self.packed[self.order[number % len(self.order)]].host
-        with torch.cuda.stream(self.copy_stream) if self.on_gpu else contextlib.nullcontext():
-            if self.on_gpu:
+        with contextlib.nullcontext() if self.copy_stream is None else torch.cuda.stream(self.copy_stream):
+            if self.copy_stream is not None:
                 self.copy_stream.wait_event(self.free[slot])
             self.slots[slot][: host.numel()].copy_(host, non_blocking=True)
-            if self.on_gpu:
+            if self.copy_stream is not None:
                 self.copied[slot].record(self.copy_stream)
 
     def _release(self, slot: int) -> None:

@@ -116,6 +116,7 @@ class AudioContext:
     @cached_property
     def _label_ranges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each region its tokens, its first label and how far its labels reach, [R, 1]: the background has one."""
+        assert self.regions is not None, "only speakers who share a picture have labels"
         sizes = self.regions.members.sum(1, keepdim=True).clamp_min(1)
         lows, ranges = torch.full_like(sizes, LABEL_RANGE / 2), torch.zeros_like(sizes)
         lows[: self.num_speakers, 0] = _label_starts(self.num_speakers, sizes.device)

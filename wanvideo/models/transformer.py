@@ -22,7 +22,7 @@ from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import video_rope
 from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
-from ..ops.norm import gelu, layer_norm, rms_norm_heads
+from ..ops.norm import gelu, layer_norm, rms_norm_heads, rms_norm_keys
 from ..ops.quantized import QuantizedRows
 from ..ops.residual import Residual
 from ..protocols import BlockProvider, ResidentBlocks, StepWeights, WeightSource
@@ -115,9 +115,9 @@ class SelfAttention(nn.Module):
 
     def project(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [L, D] -> query, key, value [1, L, N, D/N]."""
-        dtype = self.backend.query_dtype
+        dtype, common = self.backend.query_dtype, self.backend.common_shift
         query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype)
-        key = rms_norm_heads(self.k(hidden), self.norm_k.weight, EPS, self.num_heads, rope, dtype)
+        key = rms_norm_keys(self.k(hidden), self.norm_k.weight, EPS, self.num_heads, rope, dtype, common)
         value = self.v(hidden).unflatten(-1, (self.num_heads, -1))
         return query[None], key[None], value[None]
 
@@ -152,7 +152,7 @@ class CrossAttention(nn.Module):
         return ContextKeys(text, image, sum(value.abs().amax().float() for value in values))
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
-        key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
+        key = rms_norm_keys(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
         return key, v(tokens).unflatten(-1, (self.num_heads, -1))
 
     def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:

@@ -62,7 +62,7 @@ def _check(frames: Tensor, reference: Tensor, method: str, strength: float) -> N
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise InputError(f"color_match {method!r} is not offered.{hint} Use one of {', '.join(COLOR_METHODS)}.")
     if not 0 <= strength <= 1:
-        raise InputError(f"color_strength {strength!r} is not usable: it must be a number from 0 to 1.")
+        raise InputError(f"color_strength {strength!r} is not usable. Give a number from 0 to 1.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or reference.ndim != 3 or reference.shape[-1] != 3:
         raise InputError(
             f"Colors cannot be matched between frames {list(frames.shape)} and a reference {list(reference.shape)}. "

@@ -137,7 +137,7 @@ class _Run:
         last_frames = None if self.state is None or span.begins_scene else self.state.frames
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(span))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
-        pixels = retry.run(lambda: self._finish(self.codec.decode(latents), index))
+        pixels = retry.run(lambda: self._finish(self.codec.decode(latents, inputs.name), index))
         self.state = WindowState.after(index, plan, pixels)
         num_new = span.stop - span.new_start
         return Window(index, span.start, latents, pixels, num_new, plan, self.state)

@@ -20,6 +20,7 @@ from ..protocols import MotionLatents, NoiseFn, WindowCondition
 from .conditioning import Conditioning
 from .contexts import ContextMaker
 from .denoiser import Denoiser, check_blocks
+from .finite import check_latents
 from .setup import SamplingSetup
 from .step_cache import open_cache, usable_cache
 from .window import Replay, StepReport, blend_noise, denoise_window
@@ -45,6 +46,11 @@ class WindowInputs:
     audio: Tensor | None = None
     samples: Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"Window {self.index + 1}{f' of {self.num_windows}' if self.num_windows else ''}"
+
 
 class WindowSampler:
     """Samples windows of one video; between them it keeps only what they share.
@@ -62,10 +68,16 @@ class WindowSampler:
         self._step_cache = usable_cache(setup.settings.step_cache, setup.num_steps)
 
     def sample(self, inputs: WindowInputs, noise: NoiseFn, retry: OomRetry, on_step: OnStep | None) -> Tensor:
-        """Latents [16, T, h, w] float32 of a window; what runs out of memory starts anew from the same noise."""
+        """Latents [16, T, h, w] float32 of a window; what runs out of memory starts anew from the same noise.
+
+        Raises: UnsupportedError where they are not finite.
+        """
         replay = Replay(noise)
         channels, motion = retry.run(lambda: self._condition.known(inputs.index, inputs.last_frames))
-        return retry.run(lambda: self._denoise(inputs, channels, motion, replay, on_step))
+        latents = retry.run(lambda: self._denoise(inputs, channels, motion, replay, on_step))
+        began_with = {"known frames": channels, "speech": inputs.audio, "source video's latents": inputs.samples}
+        check_latents(latents, inputs.name, self._transformer, began_with)
+        return latents
 
     def _denoise(
         self, inputs: WindowInputs, channels: Tensor | None, motion: MotionLatents | None, replay: Replay,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..keep import DEFAULT_FEATHER, Keep
+from ..untrusted import regular_file
 from .feather import feathered
 from .mouth import MouthRegion
 from .picture import fit_mask, load_mask
@@ -55,7 +56,7 @@ def open_region(keep: Keep, video: SourceVideo) -> Region:
         return StillRegion(box_region(keep.box, "box of keep", *video.size), width, height, keep.feather)
     if keep.mask is None:
         return MouthRegion(video, keep.feather)
-    if is_video(keep.mask):
+    if is_video(regular_file(keep.mask, "a picture or a video of masks")):
         return VideoRegion(keep.mask, video, keep.feather)
     mask = resized_mask(load_mask(keep.mask), f"mask {keep.mask}", *video.size)
     return StillRegion(mask, width, height, keep.feather)

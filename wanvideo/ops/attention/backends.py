@@ -17,7 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...errors import InputError, UnsupportedError
+from ... import checks
+from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
@@ -57,7 +58,8 @@ class Backend:
     limits(device) -> why not, or None. error: the largest relative error of out, and absolute one of the log-sum-exp,
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
-    `dispatch.self_attention` in one pass, perhaps without the regions' shares.
+    `dispatch.self_attention` in one pass, perhaps without the regions' shares. common_shift: where several ranks make
+    the keys of one softmax, what gives all of them the `ops.norm.key_shift` [N, E] of one; None: they are one rank's.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Backend:
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
     rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
+    common_shift: Callable[[Tensor], Tensor] | None = None
 
     @property
     def has_lse(self) -> bool:
@@ -155,6 +158,13 @@ def refusal(
     return None
 
 
+def known(name: str) -> str:
+    """The mode that a name of ATTENTION_MODES or STAND_INS stands for. Raises: InputError for any other name."""
+    wanted = STAND_INS.get(name, name)
+    checks.choice("attention_mode", wanted, ATTENTION_MODES)
+    return wanted
+
+
 @cache
 def choose(
     name: str, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int, needs_lse: bool = False
@@ -164,9 +174,7 @@ def choose(
     needs_lse: only one that gives the log-sum-exp, which ring attention merges parts by.
     Raises: InputError for an unknown name; UnsupportedError where no backend is right on this device.
     """
-    wanted = STAND_INS.get(name, name)
-    if wanted not in ATTENTION_MODES:
-        raise InputError(f"attention_mode {name!r} is not known. Use one of {', '.join(ATTENTION_MODES)}.")
+    wanted = known(name)
     if wanted != "auto":
         reason = refusal(wanted, device, dtype, head_width, needs_lse)
         if reason is None:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend
 
 from .. import kernels
 from ..quantized import FP8, LARGEST, QuantizedRows
-from .lse import eager_attention
+from .lse import eager_attention, of_shifted_keys
 from .regions import FrameRegions
 
 OutAndLse = tuple[Tensor, Tensor | None]
@@ -84,9 +84,19 @@ def hopper(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -
 
 
 def fp8(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
-    query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    out, lse = hopper(query, key, value.bfloat16(), needs_lse)
+    """Keys that are not in fp8 yet lose their mean first; of those that are see `ops.norm.key_shift`."""
+    rounded, shift = _to_fp8(query), None
+    if key.dtype != FP8:
+        shift = key.mean((0, 1), dtype=torch.float32)
+        key = _to_fp8(key - shift)
+    out, lse = hopper(rounded, key, value.bfloat16(), needs_lse)
+    if lse is not None and shift is not None:
+        lse = of_shifted_keys(lse, query, shift)
     return out.to(value.dtype), lse
+
+
+def _to_fp8(x: Tensor) -> Tensor:
+    return x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8)
 
 
 def hopper_rows(

@@ -230,7 +230,7 @@ def attend(
     of them, averaged over heads. In a tile that holds other keys too, keys of the frame whose weight is below what P
     can hold beside the others' (2^-15 in fp8) do not count.
     out_in_fp8: rows with one scale, that of the largest value, which no result exceeds; for fp8 only.
-    Queries and keys in fp8 come normalized, so they have no scale.
+    Queries and keys in fp8 come normalized, so they have no scale, and keys without what they have in common.
     Raises: ValueError for another dtype or width.
     """
     batch, length, heads, width = query.shape

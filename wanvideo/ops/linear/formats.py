@@ -100,6 +100,15 @@ FORMATS = {
 }
 
 
+def format_of(layer: Linear) -> str | None:
+    """The name in FORMATS of how a layer's weight is stored; None for plain numbers."""
+    if isinstance(layer, GGUFLinear):
+        return next(name for name, layout in LAYOUTS.items() if layout is layer.layout)
+    if isinstance(layer, RowScaledLinear):
+        return {FP8: "fp8", torch.float8_e5m2: "fp8_e5m2", torch.int8: "int8"}[layer.weight.dtype]
+    return "fp4" if isinstance(layer, FP4Linear) else None
+
+
 def quantizer(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
     """What brings a weight [N, K] into one of `QUANTIZERS`."""
     quantize = FORMATS[name].quantize
