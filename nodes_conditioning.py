@@ -20,10 +20,13 @@ from .wanvideo.errors import InputError
 from .wanvideo.geometry import VideoGeometry, WindowPlan, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.vae_tiling import Tiling
+from .wanvideo.protocols import SourceFrames
 from .wanvideo.request import COLOR_METHODS
 from .wanvideo.sampling.clip import picture_condition
+from .wanvideo.video.mask import dub_source
 from .wanvideo.video.picture import fit_images
-from .wanvideo.video.reader import References, picture_size
+from .wanvideo.video.reader import picture_size
+from .wanvideo.video.source import SourceReferences, SourceVideo
 from .wanvideo.video.writer import check_output, free_name
 
 IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("image", "sampling", "output"))
@@ -52,6 +55,7 @@ class TalkingPicture:
     Args:
         picture_size: width and height before it was fitted.
         references: [R, 3, H, W] in -1..1, or None for a source video. video: that video's file.
+        keep_mask: [n, H, W], of the source video: what is made anew, while the rest stays; None: all of it.
         clip: what CLIP saw, or None. encode: pictures [1, 3, H, W] through CLIP, where it sees a source video.
     """
 
@@ -70,10 +74,14 @@ class TalkingPicture:
     clip: ClipEmbeds | None
     encode: Callable[[Tensor], Tensor] | None
     folder: Path | None
+    keep_mask: Tensor | None = None
 
-    def pictures(self, plan: WindowPlan, fps: float) -> Tensor | Sequence[Tensor]:
-        """The reference of each window, of which the last repeats."""
-        return self.references if self.video is None else References(self.video, self.width, self.height, plan, fps)
+    def pictures(self, plan: WindowPlan, fps: float) -> tuple[Tensor | Sequence[Tensor], SourceFrames | None]:
+        """The reference of each window, of which the last repeats, and the video of which parts are kept."""
+        if self.video is None:
+            return self.references, None
+        source = SourceVideo(self.video, self.width, self.height, fps)
+        return SourceReferences(source, plan), None if self.keep_mask is None else dub_source(source, self.keep_mask)
 
     def image_embeds(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | None:
         """[1 or R, 257, dim]."""
@@ -184,6 +192,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         "colormatch_strength": number(1.0, 0.0, 1.0),
         "clip_vision": socket("CLIP_VISION"),
         "source_video": socket("VIDEO"),
+        "keep_mask": socket("MASK"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
 
@@ -191,13 +200,14 @@ class WanVideoImageToVideoMultiTalk(Node):
     def VALIDATE_INPUTS(
         cls, width=None, height=None, frame_window_size=None, motion_frame=None, output_path=None,
         colormatch_strength=None, start_image=False, source_video=False, clip_embeds=False, clip_vision=False,
+        keep_mask=False,
     ):  # fmt: skip
         def check() -> None:
             known = cls.known(
                 width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame,
                 colormatch_strength=colormatch_strength,
             )  # fmt: skip
-            _check_sources(start_image is not False, source_video is not False)
+            _check_sources(start_image is not False, source_video is not False, keep_mask is not False)
             _check_clip(clip_embeds is not False, clip_vision is not False)
             window = snap_frames(known.get("frame_window_size", 10_001))
             VideoGeometry(known.get("width", 64), known.get("height", 64), window)
@@ -209,9 +219,9 @@ class WanVideoImageToVideoMultiTalk(Node):
     def process(
         self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
         colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
-        colormatch_strength=1.0, clip_vision=None, source_video=None,
+        colormatch_strength=1.0, clip_vision=None, source_video=None, keep_mask=None,
     ):  # fmt: skip
-        _check_sources(start_image is not None, source_video is not None)
+        _check_sources(start_image is not None, source_video is not None, keep_mask is not None)
         _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
@@ -232,16 +242,18 @@ class WanVideoImageToVideoMultiTalk(Node):
                 clip, encode = ClipEmbeds(encode_images(encode, references)), None
         picture = TalkingPicture(
             expect(vae, ModelHandle, "vae"), width, height, size, references, video, window, motion, mode, colormatch,
-            colormatch_strength, tiled_vae, clip, encode, folder,
+            colormatch_strength, tiled_vae, clip, encode, folder, keep_mask,
         )  # fmt: skip
         return picture, str(folder or "")
 
 
-def _check_sources(has_picture: bool, has_video: bool) -> None:
+def _check_sources(has_picture: bool, has_video: bool, has_mask: bool) -> None:
     if has_picture == has_video:
         raise InputError(
             "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
         )
+    if has_mask and not has_video:
+        raise InputError("keep_mask says what of a video is made anew. Connect source_video, or leave it out.")
 
 
 def _check_clip(has_embeds: bool, has_model: bool) -> None:

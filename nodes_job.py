@@ -162,13 +162,14 @@ class Job:
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech and speech.masks(images.picture_size, images.width, images.height)
         plan = WindowPlan(num_frames, settings.window_frames, settings.motion_frames)
-        pictures = images.pictures(plan, fps)
+        pictures, source = images.pictures(plan, fps)
         conditioning = make_conditioning(
             setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
+            source=source,
         )  # fmt: skip
         engine = self.model.engine(images.vae, use_tf32)
-        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video)
+        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video, images.keep_mask)
         folder = free_name((images.folder or output_folder()) / "talking_video")
         run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)

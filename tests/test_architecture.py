@@ -22,7 +22,7 @@ LAYERS = [
     {"models", "memory"},
     {"ops"},
     {"request", "protocols"},
-    {"job", "geometry"},
+    {"job", "geometry", "keep"},
     {"checks", "untrusted"},
     {"errors"},
 ]
@@ -33,6 +33,7 @@ EXCEPTIONS = {
     ("cli", "pipeline"),
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
+    ("quality", "sampling"),
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))

@@ -108,7 +108,8 @@ class WindowSpan:
     """Where one window lies in the whole video; all ranges are [start, stop) in pixel frames.
 
     A window always samples `start .. stop`; it adds `new_start .. new_stop` to the video, which ends at the plan's
-    total where that is known. Audio features have one entry a frame, so the audio range is the same as the pixel range.
+    total where that is known, or at a cut. Audio features have one entry a frame, so the audio range is the same as the
+    pixel range.
     """
 
     index: int
@@ -121,6 +122,11 @@ class WindowSpan:
     def num_new(self) -> int:
         return self.new_stop - self.new_start
 
+    @property
+    def begins_scene(self) -> bool:
+        """Whether it repeats no frames of the window before: the video's first window, and the first after a cut."""
+        return self.new_start == self.start
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -132,12 +138,15 @@ class WindowPlan:
         total_frames: frames of the finished video, at least 1; None while that is not known (live audio).
         window: frames a window samples, 4n + 1.
         overlap: leading frames of a later window that repeat the previous one, 4n + 1 and below `window`.
+        cuts: frames other than 0 where a scene begins, rising. A scene's first window begins there and repeats nothing,
+            its last one ends at the next cut, so windows never reach over one.
     Source: the loop of MultiTalk / InfiniteTalk: 1 + ceil((total - window) / (window - overlap)) windows.
     """
 
     total_frames: int | None
     window: int = DEFAULT_WINDOW
     overlap: int = DEFAULT_OVERLAP
+    cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.total_frames is not None and self.total_frames < 1:
@@ -154,6 +163,12 @@ class WindowPlan:
                 f"or the video would never advance. Use 9 (InfiniteTalk) or 25 (MultiTalk)."
             )
 
+        if self.cuts and (self.total_frames is None or any(a >= b for a, b in self._scenes())):
+            raise InputError(
+                f"The cuts {list(self.cuts)} do not rise inside of a video of {self.total_frames} frames. "
+                "Give rising frames from 1 on, below its length."
+            )
+
     @property
     def stride(self) -> int:
         return self.window - self.overlap
@@ -163,7 +178,34 @@ class WindowPlan:
         """None while the video's length is not known."""
         if self.total_frames is None:
             return None
-        return 1 + math.ceil(max(0, self.total_frames - self.window) / self.stride)
+        return sum(self._windows_of(stop - start) for start, stop in self._scenes())
+
+    def start_of(self, index: int) -> int:
+        """The frame where window `index` begins; beyond the last one, where it would."""
+        first, scene_start, _ = self._scene_of(index)
+        return scene_start + (index - first) * self.stride
+
+    def scene_first(self, index: int) -> int:
+        """The window that begins the scene of window `index`."""
+        return self._scene_of(index)[0]
+
+    def _scene_of(self, index: int) -> tuple[int, int, int | None]:
+        """The first window of a window's scene, and the frames where the scene begins and ends."""
+        if not self.cuts:
+            return 0, 0, self.total_frames
+        first = start = stop = count = 0
+        for start, stop in self._scenes():
+            first, count = first + count, self._windows_of(stop - start)
+            if index < first + count:
+                break
+        return first, start, stop
+
+    def _scenes(self) -> Iterator[tuple[int, int]]:
+        """First frame and end of every scene, of a video of known length."""
+        return itertools.pairwise((0, *self.cuts, self.total_frames or 0))
+
+    def _windows_of(self, num_frames: int) -> int:
+        return 1 + math.ceil(max(0, num_frames - self.window) / self.stride)
 
     def __len__(self) -> int:
         if self.num_windows is None:
@@ -180,10 +222,11 @@ class WindowPlan:
     def __getitem__(self, index: int) -> WindowSpan:
         if index not in self:
             raise IndexError(f"window {index} of {self.num_windows or 'an open number'}")
-        start = index * self.stride
+        first, _, scene_stop = self._scene_of(index)
+        start = self.start_of(index)
         stop = start + self.window
-        new_start = start + self.overlap if index else 0
-        return WindowSpan(index, start, stop, new_start, min(stop, self.total_frames or stop))
+        new_start = start + self.overlap if index > first else start
+        return WindowSpan(index, start, stop, new_start, min(stop, scene_stop or stop))
 
     def __iter__(self) -> Iterator[WindowSpan]:
         indices = itertools.count() if self.num_windows is None else range(self.num_windows)

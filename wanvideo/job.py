@@ -16,7 +16,7 @@ from . import checks
 from .errors import InputError, UnsupportedError
 from .untrusted import read_json
 
-KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio")
+KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio", "keep")
 SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
 SINGLE = "single"  # what some programs write for one person, where there is nothing to choose
 NUMBERED = re.compile(r"person(\d{1,9})")
@@ -35,6 +35,7 @@ class Job:
             other names in the order in which they are written.
         boxes: "bbox" {"person1": [row_min, col_min, row_max, col_max], ...} in the same order.
         audio_type: para or add; decides nothing for one person.
+        keep: fields of `keep.Keep`, not checked yet, or None.
     """
 
     prompts: tuple[str, ...]
@@ -42,6 +43,7 @@ class Job:
     audios: tuple[str | None, ...]
     boxes: tuple[Box | None, ...]
     audio_type: str
+    keep: Any = None
 
 
 def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def parse_job(data: dict[str, Any] | str | Path) -> Job:
     return Job(
         _prompts(job), _reference(job), tuple(_audio(name, audios[name]) for name in order),
         tuple(_box(name, boxes.get(name)) for name in order), _audio_type(job, len(order)),
+        job.get("keep"),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ class AudioSource(Protocol):
         Returns: [S, stop - start, layers, channels] float32 on the CPU. Nothing else of a track needs to be in memory.
         """
         ...
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """A window of a source video: frames [F, H, W, 3] uint8, and region [F, H, W] float32 from 1, where they are made
+    anew, down to 0, where they stay; both on the CPU."""
+
+    frames: Tensor
+    region: Tensor
 
 
 class MotionLatents(Protocol):
@@ -79,6 +89,28 @@ class WindowCondition(Protocol):
 
     def color_reference(self, window_index: int) -> Tensor | None:
         """The picture [3, H, W] in -1..1 whose colors the frames of a window take on; None: they keep theirs."""
+        ...
+
+    def kept(self, window_index: int) -> KeptFrames | None:
+        """The window of a source video whose pixels stay outside of a region; None: all of the window is new.
+
+        Colors are then matched inside of the region, to the source in the same place.
+        """
+        ...
+
+
+class SourceFrames(Protocol):
+    """A source video that a dub keeps parts of, at the result's size and rate; read when it is asked for."""
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """The frames start..stop of the result as the source has them: [F, H, W, 3] uint8 on the CPU.
+
+        There are frames for every number: the source says what follows its end.
+        """
+        ...
+
+    def region(self, start: int, stop: int) -> Tensor:
+        """Where these frames are made anew: [F, H, W] float32, 1 inside, down to 0 where the source's pixels stay."""
         ...
 
 

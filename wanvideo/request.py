@@ -17,6 +17,7 @@ from . import checks
 from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
 from .job import build, parse_job, read_object
+from .keep import SOURCE_ENDS, Camera, Keep
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -305,6 +306,11 @@ class TalkRequest:
         fps: frames a second of the result; the audio adapter was trained at 25.
         max_frames: cap on the video's length, 0 for none.
         settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
+        keep: the part of a source video that is made anew, while the rest stays as it is (dub); None: all of it.
+        source_end: what follows the end of a source video: hold, loop or ping-pong.
+        scene_seg: whether a source video is cut into its scenes, each with its own reference.
+        camera: a slow movement over a still reference picture, or None.
+        voice_activity: whether features fade into those of silence where a speaker is quiet.
         normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
     """
@@ -321,6 +327,11 @@ class TalkRequest:
     seed: int = 42
     normalize_loudness: bool = True
     output: str | None = None
+    keep: Keep | None = None
+    source_end: str = "hold"
+    scene_seg: bool = False
+    camera: Camera | None = None
+    voice_activity: bool = False
 
     def __post_init__(self) -> None:
         checks.instance("prompts", self.prompts, tuple, 'a list of texts, one a window, such as ("She talks.",)')
@@ -337,7 +348,11 @@ class TalkRequest:
         checks.number("max_frames", self.max_frames, 0, 10_000_000, whole=True)
         checks.instance("settings", self.settings, LoopSettings, "LoopSettings(...)")
         checks.number("seed", self.seed, 0, 2**64 - 1, whole=True)
-        _flags(self, "normalize_loudness")
+        _flags(self, "normalize_loudness", "scene_seg", "voice_activity")
+        checks.choice("source_end", self.source_end, SOURCE_ENDS)
+        for name, kind in (("keep", Keep), ("camera", Camera)):
+            if getattr(self, name) is not None:
+                checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
         self._check_regions()
         self._check_size()
 
@@ -397,7 +412,8 @@ class TalkRequest:
         """
         job = parse_job(data)
         speakers = tuple(Speaker(audio, box) for audio, box in zip(job.audios, job.boxes, strict=True))
-        return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, **settings)
+        keep = None if job.keep is None else build(Keep, job.keep, "keep")
+        return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, keep=keep, **settings)
 
 
 def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:

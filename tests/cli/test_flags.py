@@ -9,6 +9,7 @@ from wanvideo.cli.generate import read_job
 from wanvideo.cli.main import main, run
 from wanvideo.cli.parser import yes_or_no
 from wanvideo.errors import InputError, TalkError, UnsupportedError
+from wanvideo.keep import Keep
 from wanvideo.lora.few_steps import few_steps_of
 from wanvideo.parallel.layout import WantedRanks
 from wanvideo.request import Apg, Speaker
@@ -170,11 +171,26 @@ def test_the_whole_transformer_may_be_one_file(read):
     assert files.transformer == "merged.pt" and files.folder == BASE[1]
 
 
+def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
+    request = read().request
+    assert (request.keep, request.scene_seg, request.source_end) == (None, False, "hold")
+    request = read("--dub", "mask.png", "--dub_feather", "4", "--scene_seg", "--source_end", "ping-pong").request
+    assert request.keep == Keep("mask.png", feather=4) and request.scene_seg and request.source_end == "ping-pong"
+    assert read("--scene_seg", "false").request.scene_seg is False and not request.voice_activity
+    assert read("--dub", "auto").request.keep == Keep(mouth="auto")
+    assert read("--voice_activity").request.voice_activity
+
+
+def test_a_job_may_say_what_is_made_anew(read):
+    assert read(job={**JOB, "keep": {"box": [1, 2, 30, 40]}}).request.keep == Keep(box=(1, 2, 30, 40))
+    with pytest.raises(InputError, match="keep has the unknown key 'boxes'. Did you mean 'box'"):
+        read(job={**JOB, "keep": {"boxes": [1, 2, 30, 40]}})
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
         (["--audio_mode", "tts"], "tts"),
-        (["--scene_seg"], "--scene_seg"),
     ],
     ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else None,
 )

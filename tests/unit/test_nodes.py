@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support import media_files as media
 from support.pack import load_pack, node
 
 from wanvideo.synthetic.models import make_models
@@ -239,6 +240,26 @@ def test_finished_videos_go_where_output_path_says(parts, speech, tmp_path):
     assert samples["output_path"].endswith("talking_video.mp4")
     again = sample(parts, embeds, speech)
     assert again["output_path"].endswith("talking_video_2.mp4"), "nothing is overwritten"
+
+
+class VideoFile:
+    """A VIDEO as Load Video gives it."""
+
+    def __init__(self, path):
+        self.get_stream_source = lambda: str(path)
+
+
+def test_a_video_with_a_mask_is_dubbed(parts, speech, tmp_path):
+    frames = media.numbered_frames(20)
+    source = VideoFile(media.video(tmp_path / "source.mp4", frames))
+    mask, talk = torch.zeros(1, 48, 64), node("WanVideoImageToVideoMultiTalk")
+    mask[:, :16, :24] = 1
+    embeds = talk.process(parts["vae"], **SIZE, source_video=source, keep_mask=mask)[0]
+    dubbed = images(sample(parts, embeds, speech))
+    levels = torch.tensor([media.level_of(index) for index in range(20)]) / 255
+    assert dubbed.shape[0] == 20 and (dubbed[:, 36:, 44:] - levels[:, None, None, None]).abs().max() < 6 / 255
+    with pytest.raises(ValueError, match="keep_mask says what of a video is made anew. Connect source_video"):
+        talk.process(parts["vae"], **SIZE, start_image=picture(), keep_mask=mask)
 
 
 @pytest.mark.parametrize("cache", ["WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache"])

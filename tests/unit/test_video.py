@@ -1,6 +1,5 @@
 """Pictures and videos that come in: reading, fitting, frames by time, speakers' regions."""
 
-import tracemalloc
 from fractions import Fraction
 
 import av
@@ -12,10 +11,9 @@ from PIL import Image
 from support import media_files as media
 
 from wanvideo.errors import InputError
-from wanvideo.geometry import WindowPlan
 from wanvideo.request import Speaker
 from wanvideo.video.picture import fit, fit_mask, load_mask, load_picture
-from wanvideo.video.reader import References, VideoFrames, is_video, picture_size, probe
+from wanvideo.video.reader import VideoFrames, is_video, picture_size, probe
 from wanvideo.video.regions import speaker_masks, stack_masks
 
 ORIENTATION = 0x0112
@@ -319,42 +317,6 @@ def test_probe_counts_what_the_file_does_not_state(tmp_path):
         info = probe(path)
         assert (info.frames, info.width, info.height, info.audio_rate) == (33, 64, 48, None)
         assert info.duration_s == pytest.approx(33 / 30, abs=0.002) and info.fps == pytest.approx(30, rel=0.01)
-
-
-# References
-
-
-def test_a_still_picture_is_the_reference_of_all_windows(tmp_path):
-    Image.fromarray(gradient(48, 64)).save(tmp_path / "picture.png")
-    references = References(tmp_path / "picture.png", 32, 32, WindowPlan(500), 25)
-    assert len(references) == 1
-    assert torch.equal(references[0], fit(gradient(48, 64), 32, 32))
-    with pytest.raises(IndexError):
-        references[1]
-
-
-def test_a_video_is_followed_window_by_window(tmp_path):
-    """30 source frames a second against 25 of the result: the window's start counts in seconds."""
-    path = media.video(tmp_path / "clip.mp4", media.numbered_frames(44), fps=30)
-    plan = WindowPlan(60, window=13, overlap=5)
-    references = References(path, 64, 48, plan, 25)
-    assert len(references) == len(plan)
-    indices = [media.index_of((reference.numpy() + 1) * 127.5) for reference in references]
-    assert indices == [min(int(span.start / 25 * 30 + 1e-6), 43) for span in plan]
-    assert torch.equal(references[2], references[2]) and references[0].shape == (3, 48, 64)
-    references.close()
-
-
-def test_references_hold_no_more_than_two_pictures(tmp_path):
-    path = media.video(tmp_path / "clip.mp4", media.numbered_frames(300, 240, 320))
-    references = References(path, 320, 240, WindowPlan(600, window=13, overlap=5), 25)
-    references[1]
-    tracemalloc.start()
-    for index in range(2, len(references)):
-        references[index]
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 8 * 320 * 240 * 3 * 4
 
 
 # Regions

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..geometry import FPS
+from ..keep import DEFAULT_FEATHER, SOURCE_ENDS
 from ..presets import AUTO, preset_names
 from ..request import COLOR_METHODS, COMPILE_MODES, DTYPES, MODES, QUANTIZERS
 from .parser import Parser, real, whole, yes_or_no
@@ -26,7 +27,7 @@ FLAGS = {
     "attention": "--attention", "blocks_to_stream": "--blocks_to_swap", "transformer": "--ckpt_dir",
     "adapter": "--infinitetalk_dir", "wav2vec": "--wav2vec_dir", "vae": "--vae_path", "text_encoder": "--t5_path",
     "clip_vision": "--clip_path", "folder": "--ckpt_dir", "lora.path": "--lora_dir", "lora.strength": "--lora_scale",
-    "The path of a job": "--input_json",
+    "The path of a job": "--input_json", "keep.mask": "--dub", "keep.feather": "--dub_feather",
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def build_parser(program: str) -> Parser:
     add("--motion_frame", type=whole, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B")
     add("--base_seed", type=whole, default=42, help="below 0: random")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
-    add("--scene_seg", **switch, help="cut a source video into its scenes")
+    _add_source_flags(parser, switch)
 
     add("--scheduler", help=f"noise schedule; {SCHEDULER}, with a few-step LoRA {FEW_STEP_SCHEDULER}, if not given")
     add("--sample_steps", type=whole, help=f"steps; {DEFAULT_STEPS} if not given")
@@ -97,3 +98,13 @@ def build_parser(program: str) -> Parser:
     add("--dit_fsdp", **switch, help="keep a part of the transformer's blocks on each GPU")
     add("--t5_fsdp", **switch, help="for compatibility: one GPU encodes the prompt, then frees its encoder")
     return parser
+
+
+def _add_source_flags(parser: Parser, switch: dict[str, Any]) -> None:
+    """What is done with a source video, and with quiet speakers."""
+    add = parser.add_argument
+    add("--scene_seg", **switch, help="cut a source video into its scenes, each with a reference of its own")
+    add("--dub", metavar="MASK", help="picture or video, white where the source is made anew; auto: mouths")
+    add("--dub_feather", type=whole, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
+    add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
+    add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")

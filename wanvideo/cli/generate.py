@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import checks
 from ..errors import InputError, UnsupportedError
 from ..geometry import parse_size, snap_frames
+from ..keep import Keep
 from ..lora.few_steps import few_steps_of
 from ..ops.attention.backends import known
 from ..parallel.layout import WantedRanks
@@ -70,7 +71,10 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
-    )
+        source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,
+    )  # fmt: skip
+    if flags.dub is not None:
+        request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
     if not request.has_speech and flags.mode != "clip" and flags.max_frame_num is None:
         logger.info("Nobody speaks in the job: the video is one window. For a longer one say --max_frame_num.")
         request = replace(request, max_frames=0)
@@ -233,8 +237,6 @@ def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
         raise UnsupportedError(
             '--audio_mode tts is not there yet. Make the speech first and name its file in the job\'s "cond_audio".'
         )
-    if flags.scene_seg:
-        raise UnsupportedError("--scene_seg is not there yet. Cut the video first and run a job for each scene.")
 
 
 def _name(flags: argparse.Namespace, request: TalkRequest) -> str:

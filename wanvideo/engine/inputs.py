@@ -13,15 +13,18 @@ from typing import cast
 
 from torch import Tensor
 
+from ..audio.activity import load_detector
 from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
+from ..protocols import SourceFrames
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
 from ..untrusted import answered
-from ..video.reader import References, picture_size
+from ..video.reader import picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
+from .pictures import open_pictures
 
 # In the names of adapters as they are published.
 logger = logging.getLogger("wanvideo")
@@ -36,6 +39,7 @@ class Inputs:
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
         soundtrack: the sound of the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
+        source: a video of which parts are kept, or None.
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
 
@@ -43,6 +47,7 @@ class Inputs:
     tracks: list[SpeechTrack] | None
     soundtrack: Soundtrack | None
     speaker_masks: Tensor | None
+    source: SourceFrames | None
     geometry: VideoGeometry
     plan: WindowPlan
     setup: SamplingSetup
@@ -73,8 +78,10 @@ def open_inputs(request: TalkRequest) -> Inputs:
     _say_what_is_cut(request, tracks, length)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     with answered(request.reference):
-        references = References(request.reference, width, height, plan, request.fps)
-    return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
+        pictures = open_pictures(request, width, height, plan)
+    return Inputs(
+        pictures.references, tracks, _soundtrack(request), masks, pictures.source, geometry, pictures.plan, setup
+    )  # fmt: skip
 
 
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
@@ -82,6 +89,8 @@ def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     sounds = [None if speaker.audio is None else _open_sound(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
+    if request.voice_activity:
+        load_detector()  # or say now that there is none
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
 
 

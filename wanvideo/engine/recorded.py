@@ -60,7 +60,8 @@ def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], befo
     Args: overlapping: frames of a window, and those that windows share.
     """
     source = conditioning.audio_source
-    plan = WindowPlan(None, *overlapping)
+    cuts = conditioning.cuts
+    plan = WindowPlan(conditioning.total_frames if cuts else None, *overlapping, cuts)
     for index in indices:
         features = beyond = None
         if source is not None and source.num_frames is not None:

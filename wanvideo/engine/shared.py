@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..parallel.team import PeerStopped, Team
-from ..protocols import AudioSource
+from ..protocols import AudioSource, SourceFrames
 from ..sampling.conditioning import Conditioning
 from ..sampling.state import WindowState
 
@@ -59,6 +59,19 @@ class SharedPictures(Sequence[Tensor]):
         return (self[index] for index in range(len(self)))
 
 
+class SharedSource:
+    """The first rank's `SourceFrames`; all ranks ask for the same frames in the same order."""
+
+    def __init__(self, team: Team, own: SourceFrames | None) -> None:
+        self._team, self._own = team, own
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        return self._team.share(None if self._own is None else self._own.frames(start, stop).clone())
+
+    def region(self, start: int, stop: int) -> Tensor:
+        return self._team.share(None if self._own is None else self._own.region(start, stop).clone())
+
+
 @dataclass(frozen=True)
 class Beginning:
     """What a video is rendered from: its conditioning, and the state after the windows that are there already."""
@@ -69,10 +82,11 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What goes to the other ranks at once: a beginning without sound and pictures, or why there is none."""
+    """What goes to the other ranks at once: a beginning without sound, pictures and source, or why there is none."""
 
     beginning: Beginning | None
     has_audio: bool = False
+    has_source: bool = False
     problem: str = ""
 
 
@@ -94,8 +108,9 @@ def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) ->
         audio = own is not None and own.conditioning.audio_source is not None
         light = None
         if own is not None:
-            light = replace(own, conditioning=replace(own.conditioning, references=(), audio=None))
-        sent = _Sent(light, audio, "" if error is None else f"{type(error).__name__}: {error}")
+            light = replace(own, conditioning=replace(own.conditioning, references=(), audio=None, source=None))
+        source = own is not None and own.conditioning.source is not None
+        sent = _Sent(light, audio, source, "" if error is None else f"{type(error).__name__}: {error}")
     sent = team.share(sent)
     if error is not None:
         raise error
@@ -107,5 +122,10 @@ def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) ->
     audio_source = None
     if sent.has_audio:
         audio_source = SharedAudio(team, None if own is None else own.conditioning.audio_source)
-    conditioning = replace(sent.beginning.conditioning, references=references, audio=audio_source)
+    source_frames = None
+    if sent.has_source:
+        source_frames = SharedSource(team, None if own is None else own.conditioning.source)
+    conditioning = replace(
+        sent.beginning.conditioning, references=references, audio=audio_source, source=source_frames
+    )  # fmt: skip
     return replace(sent.beginning, conditioning=conditioning)

@@ -1,4 +1,4 @@
-"""Videos: what a file holds, its frames by time, and the reference picture of every window.
+"""Videos: what a file holds, and its frames by time.
 
 Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times are seconds from the first frame.
 """
@@ -6,7 +6,7 @@ Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,14 +16,12 @@ from types import TracebackType
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from torch import Tensor
 
 from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container
 from ..errors import InputError
-from ..geometry import WindowPlan
 from ..untrusted import answered
 from .animation import AnimatedPicture, is_animated_webp
-from .picture import fit, identify, load_picture
+from .picture import identify, load_picture
 from .tone import PRIMARIES_BT709, Range, range_of, to_sdr
 
 FORWARD_S = 8.0  # up to here decoding on is cheaper than a jump back to a key frame
@@ -253,40 +251,6 @@ class VideoFrames:
                 f"A frame of {self.path} has {width}x{height} pixels. At most {MAX_FRAME_PIXELS / 1e6:.0f} million are "
                 "read (8K): scale it down, or mend the shape that it gives to its pixels."
             )
-
-
-class References(Sequence):
-    """The reference picture of every window: one still picture, or a video's frame at each window's start.
-
-    Args:
-        path: of a picture or a video; frames of a video are read when they are asked for, and only two are kept.
-        width, height: of the result, pixels; fps: its frames a second.
-        plan: its windows. A source of any rate is followed in time; past its end the last frame remains.
-    Raises: InputError when the file is missing or neither a picture nor a video.
-    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
-    """
-
-    def __init__(self, path: str | Path, width: int, height: int, plan: WindowPlan, fps: float) -> None:
-        self._width, self._height, self._plan, self._fps = width, height, plan, fps
-        self._video = open_frames(path) if is_video(path) else None
-        picture = self._video.frame_at(0.0) if self._video else load_picture(path)
-        self._cached = {0: fit(picture, width, height)}
-
-    def __len__(self) -> int:
-        return len(self._plan) if self._video else 1
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[3, height, width] float32 in -1..1."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"reference {index} of {len(self)}")
-        if index not in self._cached:
-            frame = self._video.frame_at(self._plan[index].start / self._fps)
-            self._cached = {0: self._cached[0], index: fit(frame, self._width, self._height)}
-        return self._cached[index]
-
-    def close(self) -> None:
-        if self._video:
-            self._video.close()
 
 
 def _open(path: Path) -> av.container.InputContainer:
