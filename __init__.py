@@ -8,22 +8,26 @@ import sys
 from pathlib import Path
 
 from .nodes_audio import NODES as AUDIO_NODES
-from .nodes_common import display_name, register_folders
+from .nodes_base import display_name
+from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
 from .nodes_conditioning import NODES as CONDITIONING_NODES
 from .nodes_model_loading import NODES as LOADING_NODES
 from .nodes_options import NODES as OPTION_NODES
+from .nodes_refused import NODES as REFUSED_NODES
 from .nodes_sampler import NODES as SAMPLER_NODES
+from .nodes_text import NODES as TEXT_NODES
 
 WEB_DIRECTORY = "./wanvideo/web"
 OWN_IDS = "WANVIDEO_OWN_IDS"
 PREFIX = "Talk"
 OTHER = "wanvideowrapper"
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+_REGISTERED = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
 
 
 def _other_pack() -> str | None:
     """The pack that has these ids too, registered already or in the folder beside this one; packs load in any order."""
-    registered = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get("WanVideoSampler")
+    registered = _REGISTERED.get("WanVideoSampler")
     if registered is not None and not registered.__module__.startswith(__name__):
         return registered.__module__
     folder = Path(__file__).resolve().parent
@@ -32,8 +36,7 @@ def _other_pack() -> str | None:
     return next((name for name in names if OTHER in name.lower() and not name.endswith(".disabled")), None)
 
 
-def _prefix() -> str:
-    other = _other_pack()
+def _prefix(other: str | None) -> str:
     if other is None or os.environ.get(OWN_IDS) == "1":
         return ""
     logging.getLogger("wanvideo").warning(
@@ -43,10 +46,14 @@ def _prefix() -> str:
     return PREFIX
 
 
-_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
+_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
 
 register_folders()
-_start = _prefix()
+show_warnings()
+_other = _other_pack()
+_start = _prefix(_other)
 _nodes = {_start + node.__name__: node for node in _NODES}
+_nodes |= {node.__name__: node for node in REFUSED_NODES if _other is None and node.__name__ not in _REGISTERED}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}
+fill_emptied_numbers({name: node.numbers() for name, node in _nodes.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,24 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .nodes_common import (
-    AUDIO_ENCODERS,
-    CATEGORY,
-    DEVICES,
-    LOADERS,
-    FileNode,
-    Node,
-    choice,
-    expect,
-    flag,
-    host,
-    logger,
-    models_folder,
-    number,
-    socket,
-    stop_if_interrupted,
-    whole,
-)
+from .nodes_base import CATEGORY, DEVICES, LOADERS, Node, checked, choice, expect, flag, number, socket, whole
+from .nodes_common import host, logger, models_folder, stop_if_interrupted
+from .nodes_files import AUDIO_ENCODERS, FileNode
 from .wanvideo.audio.features import silence_features
 from .wanvideo.audio.load import SAMPLE_RATE, from_array
 from .wanvideo.audio.mix import mix
@@ -60,13 +47,17 @@ class DownloadAndLoadWav2VecModel(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return True if model == WAV2VEC else f"{model} cannot be used: the audio adapters were trained with {WAV2VEC}."
+    def VALIDATE_INPUTS(cls, model=None):
+        return checked(lambda: model is None or _check_trained_with(model))
 
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
-        if model != WAV2VEC:
-            raise InputError(self.VALIDATE_INPUTS(model))
+        _check_trained_with(model)
         return (_encoder(download(model, _home())),)
+
+
+def _check_trained_with(model: str) -> None:
+    if model != WAV2VEC:
+        raise InputError(f"{model!r:.200} cannot be used: the audio adapters were trained with {WAV2VEC}. Choose that.")
 
 
 class Wav2VecModelLoader(FileNode):
@@ -80,8 +71,8 @@ class Wav2VecModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WAV2VECMODEL",), ("wav2vec_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return AUDIO_ENCODERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(self, model, base_precision="fp16", load_device="main_device"):
         return (_encoder(AUDIO_ENCODERS.find(model)),)
@@ -97,6 +88,24 @@ def _encoder(path: Path) -> ModelHandle:
     return ModelHandle(checkpoint, host(), partial(load_audio_encoder, checkpoint, dtype=torch.float32))
 
 
+@dataclass(frozen=True, eq=False)
+class MultiTalkEmbeds(Speech, Mapping[str, Any]):
+    """Speech that nodes of others read as the dictionary that WanVideoWrapper hands on under the same type."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "audio_features":  # [frames, layers, channels] of each speaker
+            return list(self.audio.features(0, self.num_frames))
+        return {
+            "audio_scale": self.scale, "audio_cfg_scale": self.guidance_scale, "ref_target_masks": self.regions
+        }[key]  # fmt: skip
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("audio_features", "audio_scale", "audio_cfg_scale", "ref_target_masks"))
+
+    def __len__(self) -> int:
+        return 4
+
+
 class MultiTalkWav2VecEmbeds(Node):
     CATEGORY = AUDIO
     SEARCH_ALIASES = ["audio embeds", "speech", "infinitetalk audio", "lip sync"]
@@ -104,7 +113,7 @@ class MultiTalkWav2VecEmbeds(Node):
         "wav2vec_model": socket("WAV2VECMODEL"),
         "audio_1": socket("AUDIO"),
         "normalize_loudness": flag(True),
-        "num_frames": whole(81, 0, MAX_FRAMES),
+        "num_frames": whole(0, 0, MAX_FRAMES),
         "fps": number(25.0, 1.0, 60.0, 0.1),
         "audio_scale": number(1.0, 0.0, 100.0),
         "audio_cfg_scale": number(1.0, 0.0, 100.0),
@@ -126,8 +135,25 @@ class MultiTalkWav2VecEmbeds(Node):
     RETURN_NAMES = ("multitalk_embeds", "audio", "num_frames")
     FUNCTION = "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, num_frames=None, fps=None, audio_scale=None, audio_cfg_scale=None, audio_1=False, audio_2=False,
+        audio_3=False, audio_4=False, ref_target_masks=False, mask_1=False, mask_2=False, mask_3=False, mask_4=False,
+    ):  # fmt: skip
+        def check() -> None:
+            cls.known(num_frames=num_frames, fps=fps, audio_scale=audio_scale, audio_cfg_scale=audio_cfg_scale)
+            num_speakers = sum(audio is not False for audio in (audio_1, audio_2, audio_3, audio_4))
+            masks = {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4}
+            singles = [name for name, mask in masks.items() if mask is not False]
+            if ref_target_masks is False:
+                _check_regions(len(singles), num_speakers)
+            else:
+                _check_one_way(singles)  # how many are in the batch shows when it is there
+
+        return checked(check)
+
     def process(
-        self, wav2vec_model, audio_1, normalize_loudness=True, num_frames=81, fps=25.0, audio_scale=1.0,
+        self, wav2vec_model, audio_1, normalize_loudness=True, num_frames=0, fps=25.0, audio_scale=1.0,
         audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
         add_noise_floor=False, smooth_transients=False, mask_1=None, mask_2=None, mask_3=None, mask_4=None,
     ):  # fmt: skip
@@ -135,11 +161,12 @@ class MultiTalkWav2VecEmbeds(Node):
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
         masks = _regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
-        _check_regions(masks, len(waves))
+        _check_regions(0 if masks is None else len(masks), len(waves))
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
         sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
         if fps != FPS:
             logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
+        _say_if_cut([sound.duration_s for sound in sounds if sound], multi_audio_type, num_frames, fps)
         how = Preparation(normalize_loudness, add_noise_floor, smooth_transients, num_frames / fps)
         tracks = prepare_tracks(sounds, multi_audio_type, how)
         frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
@@ -149,8 +176,17 @@ class MultiTalkWav2VecEmbeds(Node):
         encoder.offload()
         samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
         soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
-        speech = Speech(encoded, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
+        speech = MultiTalkEmbeds(encoded, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
+
+
+def _say_if_cut(durations: list[float], placement: str, num_frames: int, fps: float) -> None:
+    whole_s = sum(durations) if placement == "add" else max(durations)
+    if num_frames and frames_of(whole_s, fps) > num_frames:
+        logger.warning(
+            "num_frames %d ends the video after %.2f s of %.2f s of speech. 0 takes all of it.",
+            num_frames, num_frames / fps, whole_s,
+        )  # fmt: skip
 
 
 class MultiTalkSilentEmbeds(Node):
@@ -165,7 +201,7 @@ class MultiTalkSilentEmbeds(Node):
         with torch.inference_mode():
             silence = silence_features(encoder.load(), FPS)
         encoder.offload()
-        return (Speech(padded(TensorAudio([silence[:num_frames]], silence), num_frames), num_frames, FPS),)
+        return (MultiTalkEmbeds(padded(TensorAudio([silence[:num_frames]], silence), num_frames), num_frames, FPS),)
 
 
 def _any_encoder() -> ModelHandle:
@@ -192,8 +228,7 @@ def _regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor |
     """The speakers' masks [S, H, W], from one batch or from a mask each."""
     given = {name: mask for name, mask in single.items() if mask is not None}
     if batch is not None:
-        if given:
-            raise InputError(f"ref_target_masks and {', '.join(given)} are connected. Use the batch or single masks.")
+        _check_one_way(list(given))
         return batch[None] if batch.ndim == 2 else batch
     if not given:
         return None
@@ -204,16 +239,21 @@ def _regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor |
     return torch.cat([mask.reshape(-1, *mask.shape[-2:])[:1] for mask in given.values()])
 
 
-def _check_regions(masks: Tensor | None, num_speakers: int) -> None:
-    if masks is None:
+def _check_one_way(singles: list[str]) -> None:
+    if singles:
+        raise InputError(f"ref_target_masks and {', '.join(singles)} are connected. Use the batch or single masks.")
+
+
+def _check_regions(num_masks: int, num_speakers: int) -> None:
+    if not num_masks:
         if num_speakers > 2:
             raise InputError(
                 f"{num_speakers} speakers need a mask each: connect mask_1 to mask_{num_speakers}, or a batch of "
                 f"{num_speakers} to ref_target_masks. Only two speakers can be placed by themselves, left and right."
             )
-    elif len(masks) < num_speakers or len(masks) > MAX_SPEAKERS:
+    elif num_masks < num_speakers or num_masks > MAX_SPEAKERS:
         raise InputError(
-            f"{len(masks)} masks for {num_speakers} speakers: give one for each, in their order, and further ones for "
+            f"{num_masks} masks for {num_speakers} speakers: give one for each, in their order, and further ones for "
             f"people who only listen, at most {MAX_SPEAKERS} in all."
         )
 

@@ -1,30 +1,29 @@
-"""What all nodes share, and the only file that touches ComfyUI: folders, memory, progress, interruption, widgets.
+"""ComfyUI, which only this file touches: folders, memory, progress, interruption, what the page shows and says.
 
 Without ComfyUI everything here still works on its own, so that nodes can be called as plain Python.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .wanvideo.checkpoints.detect import SLOTS
-from .wanvideo.checkpoints.dialects import Kind
+from .nodes_messages import translate
 from .wanvideo.engine.host import Host, ModelHandle, ProcessHost
-from .wanvideo.errors import CheckpointError, InputError, TalkError, UnsupportedError
-from .wanvideo.geometry import snap_frames
+from .wanvideo.errors import TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
+from .wanvideo.untrusted import read_json
 
 try:
     import comfy.latent_formats
@@ -32,198 +31,31 @@ try:
     import comfy.model_patcher
     import comfy.utils
     import folder_paths
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
 except ImportError:
-    comfy = folder_paths = None
+    comfy = folder_paths = PromptServer = None
 
-PACK = Path(__file__).resolve().parent
-CATEGORY = "Talking Video"
-LOADERS = f"{CATEGORY}/loaders"
-DEVICES = ("main_device", "offload_device")
+LANGUAGES = ("en", "zh")
 logger = logging.getLogger("wanvideo")
-Socket = TypeVar("Socket")
 
 
-# Nodes: how a class becomes what ComfyUI asks for.
+# Folders: what ComfyUI keeps where.
 
 
-@cache
-def texts(language: str = "en") -> dict[str, Any]:
-    """Names, descriptions and tooltips of all nodes: the file that ComfyUI's page reads, and their only source."""
-    return json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+def in_comfyui() -> bool:
+    return folder_paths is not None
 
 
-class Node:
-    """A node: inputs as class attributes, texts from locales/, results as ComfyUI wants them.
-
-    REQUIRED, OPTIONAL: name -> what `whole`, `number`, `choice`, `flag`, `text`, `socket` or `Files` give.
-    """
-
-    CATEGORY = CATEGORY
-    REQUIRED: dict[str, Any] = {}
-    OPTIONAL: dict[str, Any] = {}
-    HIDDEN: dict[str, str] = {}
-
-    def __init_subclass__(cls) -> None:
-        own = texts().get(cls.__name__, {})
-        cls.DESCRIPTION = own.get("description", "")
-        if "outputs" in own:
-            cls.OUTPUT_TOOLTIPS = tuple(output.get("tooltip", "") for output in own["outputs"].values())
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        tips = texts().get(cls.__name__, {}).get("inputs", {})
-        groups = {"required": cls.REQUIRED, "optional": cls.OPTIONAL}
-        types: dict[str, Any] = {
-            group: {name: _widget(spec, tips.get(name, {}).get("tooltip")) for name, spec in inputs.items()}
-            for group, inputs in groups.items()
-        }
-        return types | {"hidden": dict(cls.HIDDEN)}
-
-
-class FileNode(Node):
-    """A node that names files: it runs again when one of them has changed."""
-
-    @classmethod
-    def IS_CHANGED(cls, **inputs: Any) -> str:
-        files = {name: spec for name, spec in (cls.REQUIRED | cls.OPTIONAL).items() if isinstance(spec, Files)}
-        return " ".join(spec.stamp(inputs[name]) for name, spec in files.items() if name in inputs)
-
-
-def display_name(cls: type[Node]) -> str:
-    return texts().get(cls.__name__, {}).get("display_name", cls.__name__)
-
-
-def _widget(spec: Any, tooltip: str | None) -> tuple[Any, dict[str, Any]]:
-    kind, options = spec.widget() if isinstance(spec, Files) else spec
-    return kind, options | ({"tooltip": tooltip} if tooltip else {})
-
-
-def whole(default: int, low: int, high: int, step: int = 1) -> tuple[str, dict[str, Any]]:
-    return "INT", {"default": default, "min": low, "max": high, "step": step}
-
-
-def number(default: float, low: float, high: float, step: float = 0.01) -> tuple[str, dict[str, Any]]:
-    return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "round": step}
-
-
-def choice(default: str, *options: str) -> tuple[list[str], dict[str, Any]]:
-    return list(options or (default,)), {"default": default}
-
-
-def flag(default: bool) -> tuple[str, dict[str, Any]]:
-    return "BOOLEAN", {"default": default}
-
-
-def text(default: str = "", multiline: bool = False) -> tuple[str, dict[str, Any]]:
-    return "STRING", {"default": default, "multiline": multiline}
-
-
-def socket(kind: str) -> tuple[str, dict[str, Any]]:
-    return kind, {}
-
-
-def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Socket:
-    """`value` if this pack made it. Raises: InputError for what another pack's node of the same type hands over."""
-    if isinstance(value, kind):
-        return value
-    if value is None:
-        raise InputError(f"{what} is not connected.")
-    raise InputError(
-        f"{what} comes from another pack ({type(value).__module__}.{type(value).__qualname__}). "
-        "Nodes of WanVideoWrapper and of this pack cannot be mixed in one graph: use this pack's node for it."
-    )
-
-
-def refuse(**sockets: Any) -> None:
-    """Raise UnsupportedError for the first of these inputs that is connected."""
-    for name, value in sockets.items():
-        if value is not None:
-            raise UnsupportedError(f"{name} is not supported by this pack yet. Unlink it, or use WanVideoWrapper.")
-
-
-def snapped(name: str, frames: int) -> int:
-    """frames as 4n + 1, as the VAE needs them; a number that has to be changed is said."""
-    snap = snap_frames(frames)
-    if snap != frames:
-        logger.info("%s %d is not 4n + 1: %d is used.", name, frames, snap)
-    return snap
-
-
-def checked(check: Callable[[], object]) -> bool | str:
-    """What VALIDATE_INPUTS answers: True, or what is wrong."""
-    try:
-        check()
-    except TalkError as error:
-        return str(error)
-    return True
-
-
-# Files: what a widget lists, and where a saved name leads.
-
-
-@dataclass(frozen=True)
-class Files:
-    """A widget that lists model files.
-
-    Args:
-        kind: what the files should be; whether one is, is found out when it is opened. folders: of ComfyUI, in order.
-        first: entries before the files.
-    """
-
-    kind: Kind
-    folders: tuple[str, ...]
-    first: tuple[str, ...] = ()
-
-    def names(self) -> list[str]:
-        return [*self.first, *sorted({name for folder in self.folders for name in _listed(folder)}, key=str.lower)]
-
-    def widget(self) -> tuple[list[str], dict[str, Any]]:
-        return self.names(), {"default": self.first[0]} if self.first else {}
-
-    def find(self, name: str) -> Path:
-        """The file that a widget's value means, on any system: by its path, else by its bare name.
-
-        Raises: CheckpointError with name, folder and link when there is none, with the choices when there are several.
-        """
-        if Path(name).is_absolute() and Path(name).exists():
-            return Path(name)
-        parts = PureWindowsPath(name).parts
-        for folder in self.folders:
-            for root in _roots(folder):
-                if parts and root.joinpath(*parts).is_file():
-                    return root.joinpath(*parts)
-        same = [other for other in self.names() if parts and PureWindowsPath(other).name == parts[-1]]
-        if len(same) == 1:
-            return self.find(same[0])
-        if same:
-            raise CheckpointError(
-                f"{name} is not there, and several files have its name: {', '.join(same)}. Choose one."
-            )
-        slot = SLOTS[self.kind]
-        where = " or ".join(dict.fromkeys(str(root) for folder in self.folders for root in _roots(folder)[:1]))
-        raise CheckpointError(
-            f"{name or 'The file'} is missing. Put {slot.wanted}, e.g. {slot.example}, into "
-            f"{where or 'models/' + slot.folder}\nIt can be downloaded from {slot.link}"
-        )
-
-    def stamp(self, name: str) -> str:
-        """What changes when the file does; empty where there is none."""
-        if self.check(name) is not True or name in self.first:
-            return ""
-        status = self.find(name).stat()
-        return f"{status.st_size}:{status.st_mtime_ns}"
-
-    def check(self, name: str) -> bool | str:
-        return True if name in self.first else checked(lambda: self.find(name))
-
-
-def _roots(folder: str) -> list[Path]:
+def folder_roots(folder: str) -> list[Path]:
+    """Where the files of one of ComfyUI's model folders may be."""
     if folder_paths is None or folder not in folder_paths.folder_names_and_paths:
         return []
     return [Path(root) for root in folder_paths.get_folder_paths(folder)]
 
 
-def _listed(folder: str) -> list[str]:
+def folder_names(folder: str) -> list[str]:
+    """What ComfyUI lists of one of its model folders."""
     if folder_paths is None or folder not in folder_paths.folder_names_and_paths:
         return []
     return folder_paths.get_filename_list(folder)
@@ -238,17 +70,6 @@ def register_folders() -> None:
         folder_paths.add_model_folder_path("wav2vec2", str(Path(folder_paths.models_dir) / "wav2vec2"))
     for name in ("diffusion_models", "text_encoders"):
         known.setdefault(f"{name}_gguf", (known[name][0], {".gguf"}))
-
-
-MODELS = ("diffusion_models", "diffusion_models_gguf")
-TRANSFORMERS = Files(Kind.TRANSFORMER, MODELS)
-ADAPTERS = Files(Kind.ADAPTER, (*MODELS, "model_patches"))
-VAES = Files(Kind.VAE, ("vae",))
-TEXT_ENCODERS = Files(Kind.TEXT_ENCODER, ("text_encoders", "text_encoders_gguf"))
-CLIP_VISIONS = Files(Kind.CLIP_VISION, ("clip_vision", "text_encoders"))
-AUDIO_ENCODERS = Files(Kind.AUDIO_ENCODER, ("wav2vec2", "audio_encoders"))
-LORAS = Files(Kind.LORA, ("loras",))
-SOME_LORAS = Files(Kind.LORA, ("loras",), first=("none",))
 
 
 def models_folder() -> Path:
@@ -399,12 +220,79 @@ def _preview(denoised: Tensor) -> Any:
     return previewer.decode_latent_to_preview_image("JPEG", denoised[None, :, -1:]) if previewer else None
 
 
-def _send_text(line: str, node_id: str | None) -> None:
-    from server import PromptServer
+def page_language() -> str:
+    """The language chosen in the page's settings; English where none was, as then only the browser knows it."""
+    if folder_paths is None:
+        return "en"
+    settings = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
+    with contextlib.suppress(TalkError):
+        found = read_json(settings, "ComfyUI's settings") if settings.is_file() else {}
+        language = found.get("Comfy.Locale") if isinstance(found, dict) else None
+        return language if language in LANGUAGES else "en"
+    return "en"
 
+
+def _send_text(line: str, node_id: str | None) -> None:
+    """Show a line under a node, below the warnings that it has given so far."""
     server = getattr(PromptServer, "instance", None)
     if node_id is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(line, node_id)
+        server.send_progress_text("\n".join([*_warnings.of(node_id), line] if line else _warnings.of(node_id)), node_id)
+
+
+class _PageWarnings(logging.Handler):
+    """Shows what the library warns of under the node that runs: few users read the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.run: tuple[str, str] | None = None
+        self.lines: list[str] = []
+
+    def of(self, node_id: str) -> list[str]:
+        return self.lines if self.run and self.run[1] == node_id else []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = get_executing_context()
+        if context is None:
+            return
+        run = (context.prompt_id, context.node_id)
+        if run != self.run:
+            self.run, self.lines = run, []
+        line = translate(record.getMessage(), page_language())
+        if line not in self.lines:
+            self.lines.append(line)
+        with contextlib.suppress(RuntimeError):  # the server is going down
+            _send_text("", context.node_id)
+
+
+_warnings = _PageWarnings()
+
+
+def show_warnings() -> None:
+    """From now on warnings are shown in the page too."""
+    if in_comfyui() and _warnings not in logger.handlers:
+        logger.addHandler(_warnings)
+
+
+def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
+    """Take an emptied number of a queued graph, '' or null, as its widget's default: saved graphs of others have them.
+
+    ComfyUI would refuse the graph before the node is asked. Args: defaults: of the numbers of every node, by its id.
+    """
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+
+    def fill(request: dict[str, Any]) -> dict[str, Any]:
+        graph = request.get("prompt")
+        for item in graph.values() if isinstance(graph, dict) else ():
+            kind, inputs = (item.get("class_type"), item.get("inputs")) if isinstance(item, dict) else (None, None)
+            for name, default in defaults.get(str(kind), {}).items() if isinstance(inputs, dict) else ():
+                if name in inputs and inputs[name] in ("", None):
+                    logger.info("%s %s was empty: %s is used.", kind, name, default)
+                    inputs[name] = default
+        return request
+
+    server.add_on_prompt_handler(fill)
 
 
 def video_from_file(path: Path) -> Any:

@@ -1,53 +1,35 @@
-"""Nodes that encode prompts and pictures."""
+"""Nodes that encode pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .nodes_common import (
-    CATEGORY,
-    TEXT_ENCODERS,
-    FileNode,
-    Node,
-    cache_folder,
-    choice,
-    expect,
-    flag,
-    number,
-    output_folder,
-    path_of_video,
-    refuse,
-    snapped,
-    socket,
-    stop_if_interrupted,
-    text,
-    whole,
-)
-from .nodes_model_loading import ClipEncoder, VideoModel, text_encoder
-from .wanvideo.checkpoints.download import TOKENIZER, download
-from .wanvideo.engine.conditioning import Prompts
-from .wanvideo.engine.encoders import encode_images, encode_text
+from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, number, refuse, snapped, socket, text, whole
+from .nodes_common import path_of_video
+from .nodes_files import folder_inside
+from .nodes_model_loading import ClipEncoder
+from .wanvideo.engine.encoders import encode_images
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import VideoGeometry, WindowPlan
+from .wanvideo.geometry import VideoGeometry, WindowPlan, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
-from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.models.vae_tiling import Tiling
+from .wanvideo.protocols import SourceFrames
 from .wanvideo.request import COLOR_METHODS
 from .wanvideo.sampling.clip import picture_condition
-from .wanvideo.text.cache import TextCache
-from .wanvideo.text.tokenizer import EMBEDDED
+from .wanvideo.video.mask import dub_source
 from .wanvideo.video.picture import fit_images
-from .wanvideo.video.reader import References, picture_size
+from .wanvideo.video.reader import picture_size
+from .wanvideo.video.source import SourceReferences, SourceVideo
 from .wanvideo.video.writer import check_output, free_name
 
-TEXT, IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("text", "image", "sampling", "output"))
+IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("image", "sampling", "output"))
 
 
 MODES = ("auto", "multitalk", "infinitetalk")
@@ -73,6 +55,7 @@ class TalkingPicture:
     Args:
         picture_size: width and height before it was fitted.
         references: [R, 3, H, W] in -1..1, or None for a source video. video: that video's file.
+        keep_mask: [n, H, W], of the source video: what is made anew, while the rest stays; None: all of it.
         clip: what CLIP saw, or None. encode: pictures [1, 3, H, W] through CLIP, where it sees a source video.
     """
 
@@ -91,10 +74,14 @@ class TalkingPicture:
     clip: ClipEmbeds | None
     encode: Callable[[Tensor], Tensor] | None
     folder: Path | None
+    keep_mask: Tensor | None = None
 
-    def pictures(self, plan: WindowPlan, fps: float) -> Tensor | Sequence[Tensor]:
-        """The reference of each window, of which the last repeats."""
-        return self.references if self.video is None else References(self.video, self.width, self.height, plan, fps)
+    def pictures(self, plan: WindowPlan, fps: float) -> tuple[Tensor | Sequence[Tensor], SourceFrames | None]:
+        """The reference of each window, of which the last repeats, and the video of which parts are kept."""
+        if self.video is None:
+            return self.references, None
+        source = SourceVideo(self.video, self.width, self.height, fps)
+        return SourceReferences(source, plan), None if self.keep_mask is None else dub_source(source, self.keep_mask)
 
     def image_embeds(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | None:
         """[1 or R, 257, dim]."""
@@ -110,118 +97,6 @@ class PlainClip:
     geometry: VideoGeometry
     condition: Tensor | None
     clip: ClipEmbeds | None
-
-
-class WanVideoTextEncode(Node):
-    CATEGORY = TEXT
-    SEARCH_ALIASES = ["prompt", "text encode"]
-    REQUIRED = {"positive_prompt": text(multiline=True), "negative_prompt": text(multiline=True)}
-    OPTIONAL = {
-        "t5": socket("WANTEXTENCODER"),
-        "force_offload": flag(True),
-        "model_to_offload": socket("WANVIDEOMODEL"),
-        "use_disk_cache": flag(False),
-        "device": choice("gpu", "gpu", "cpu"),
-    }
-    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
-
-    def process(
-        self, positive_prompt, negative_prompt, t5=None, force_offload=True, model_to_offload=None,
-        use_disk_cache=False, device="gpu",
-    ):  # fmt: skip
-        encoder = expect(t5, ModelHandle, "t5")
-        if model_to_offload is not None:
-            expect(model_to_offload, VideoModel, "model_to_offload").handle.offload()
-        prompts = _split(positive_prompt)
-        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
-        if force_offload:
-            encoder.offload()
-        return (Prompts(tuple(positive), negative),)
-
-
-class WanVideoTextEncodeSingle(Node):
-    CATEGORY = TEXT
-    SEARCH_ALIASES = ["prompt"]
-    REQUIRED = {"prompt": text(multiline=True)}
-    OPTIONAL = WanVideoTextEncode.OPTIONAL
-    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
-
-    def process(self, prompt, t5=None, force_offload=True, model_to_offload=None, use_disk_cache=False, device="gpu"):
-        (embeds,) = WanVideoTextEncode().process(
-            prompt, "", t5, force_offload, model_to_offload, use_disk_cache, device
-        )
-        return (replace(embeds, negative=None),)
-
-
-class WanVideoTextEncodeCached(FileNode):
-    CATEGORY = TEXT
-    SEARCH_ALIASES = ["prompt", "text encode", "umt5"]
-    REQUIRED = {
-        "model_name": TEXT_ENCODERS,
-        "precision": choice("bf16", "fp32", "bf16"),
-        "positive_prompt": text(multiline=True),
-        "negative_prompt": text(multiline=True),
-        "quantization": choice("disabled", "disabled", "fp8_e4m3fn"),
-        "use_disk_cache": flag(True),
-        "device": choice("gpu", "gpu", "cpu"),
-    }
-    OPTIONAL = {"extender_args": socket("WANVIDEOPROMPTEXTENDER_ARGS")}
-    RETURN_TYPES = ("WANVIDEOTEXTEMBEDS", "WANVIDEOTEXTEMBEDS", "STRING")
-    RETURN_NAMES = ("text_embeds", "negative_text_embeds", "positive_prompt")
-    FUNCTION = "process"
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return TEXT_ENCODERS.check(model_name)
-
-    def process(
-        self, model_name, precision, positive_prompt, negative_prompt, quantization="disabled", use_disk_cache=True,
-        device="gpu", extender_args=None,
-    ):  # fmt: skip
-        refuse(extender_args=extender_args)
-        encoder = text_encoder(model_name, precision, quantization)
-        prompts = _split(positive_prompt)
-        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
-        encoder.unload()
-        return Prompts(tuple(positive), negative), Prompts((negative,)), positive_prompt
-
-
-def _split(prompt: str) -> list[str]:
-    """Prompts of the windows, parted by |."""
-    return [part.strip() for part in prompt.split("|")]
-
-
-def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:
-    def encode(missing: list[str]) -> list[Tensor]:
-        return encode_text(encoder, _tokenizer(encoder), missing, on_cpu=where == "cpu")
-
-    stop_if_interrupted()
-    if not use_disk_cache:
-        return encode(prompts)
-    return TextCache(cache_folder(), encoder.checkpoint.paths, encoder.precision).get(prompts, encode)
-
-
-def _tokenizer(encoder: ModelHandle) -> Path:
-    """The encoder's own tokenizer where its file carries one, else the one that all UMT5-XXL files share."""
-    file = encoder.checkpoint.paths[0]
-    if EMBEDDED in encoder.checkpoint.source:
-        return file
-    for place in (file.parent, file.parent / TOKENIZER, file.parent / "umt5-xxl"):
-        if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-            return place
-    return download(TOKENIZER, file.parent / TOKENIZER)
-
-
-class WanVideoTextEmbedBridge(Node):
-    CATEGORY = TEXT
-    SEARCH_ALIASES = ["conditioning", "clip text encode"]
-    REQUIRED = {"positive": socket("CONDITIONING")}
-    OPTIONAL = {"negative": socket("CONDITIONING")}
-    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
-
-    def process(self, positive, negative=None):
-        prompts = tuple(without_padding(entry[0][0]) for entry in positive)
-        return (Prompts(prompts, without_padding(negative[0][0][0]) if negative else None),)
 
 
 class WanVideoClipVisionEncode(Node):
@@ -317,27 +192,42 @@ class WanVideoImageToVideoMultiTalk(Node):
         "colormatch_strength": number(1.0, 0.0, 1.0),
         "clip_vision": socket("CLIP_VISION"),
         "source_video": socket("VIDEO"),
+        "keep_mask": socket("MASK"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, width=None, height=None, frame_window_size=None, motion_frame=None, output_path=None,
+        colormatch_strength=None, start_image=False, source_video=False, clip_embeds=False, clip_vision=False,
+        keep_mask=False,
+    ):  # fmt: skip
+        def check() -> None:
+            known = cls.known(
+                width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame,
+                colormatch_strength=colormatch_strength,
+            )  # fmt: skip
+            _check_sources(start_image is not False, source_video is not False, keep_mask is not False)
+            _check_clip(clip_embeds is not False, clip_vision is not False)
+            window = snap_frames(known.get("frame_window_size", 10_001))
+            VideoGeometry(known.get("width", 64), known.get("height", 64), window)
+            WindowPlan(1, window, snap_frames(known.get("motion_frame", 1)))
+            folder_inside(output_path or "")
+
+        return checked(check)
 
     def process(
         self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
         colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
-        colormatch_strength=1.0, clip_vision=None, source_video=None,
+        colormatch_strength=1.0, clip_vision=None, source_video=None, keep_mask=None,
     ):  # fmt: skip
-        if (start_image is None) == (source_video is None):
-            raise InputError(
-                "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
-            )
-        if clip_embeds is not None and clip_vision is not None:
-            raise InputError(
-                "clip_embeds and clip_vision are both connected. Keep clip_vision: it sees what is sampled."
-            )
+        _check_sources(start_image is not None, source_video is not None, keep_mask is not None)
+        _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
         VideoGeometry(width, height, window)
         WindowPlan(1, window, motion)
-        folder = output_folder() / output_path.strip() if output_path.strip() else None
+        folder = folder_inside(output_path)
         if folder:
             check_output(free_name(folder / "talking_video.mp4"))
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
@@ -352,9 +242,28 @@ class WanVideoImageToVideoMultiTalk(Node):
                 clip, encode = ClipEmbeds(encode_images(encode, references)), None
         picture = TalkingPicture(
             expect(vae, ModelHandle, "vae"), width, height, size, references, video, window, motion, mode, colormatch,
-            colormatch_strength, tiled_vae, clip, encode, folder,
+            colormatch_strength, tiled_vae, clip, encode, folder, keep_mask,
         )  # fmt: skip
         return picture, str(folder or "")
+
+
+def _check_sources(has_picture: bool, has_video: bool, has_mask: bool) -> None:
+    if has_picture == has_video:
+        raise InputError(
+            "A talking video needs to see who speaks. Connect start_image (a picture) or source_video, one of both."
+        )
+    if has_mask and not has_video:
+        raise InputError("keep_mask says what of a video is made anew. Connect source_video, or leave it out.")
+
+
+def _check_clip(has_embeds: bool, has_model: bool) -> None:
+    if has_embeds and has_model:
+        raise InputError("clip_embeds and clip_vision are both connected. Keep clip_vision: it sees what is sampled.")
+
+
+def _check_size(known: dict[str, Any]) -> None:
+    """Of a plain clip, as far as its numbers are known when a graph is queued."""
+    VideoGeometry(known.get("width", 64), known.get("height", 64), snap_frames(known.get("num_frames", 1)))
 
 
 class WanVideoImageToVideoEncode(Node):
@@ -384,6 +293,21 @@ class WanVideoImageToVideoEncode(Node):
         "empty_frame_pad_image": socket("IMAGE"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, width=None, height=None, num_frames=None, noise_aug_strength=None, start_latent_strength=None,
+        end_latent_strength=None, augment_empty_frames=None,
+    ):  # fmt: skip
+        def check() -> None:
+            refuse(noise_aug_strength=noise_aug_strength or None, augment_empty_frames=augment_empty_frames or None)
+            known = cls.known(
+                width=width, height=height, num_frames=num_frames, start_latent_strength=start_latent_strength,
+                end_latent_strength=end_latent_strength,
+            )  # fmt: skip
+            _check_size(known)
+
+        return checked(check)
 
     def process(
         self, width=832, height=480, num_frames=81, noise_aug_strength=0.0, start_latent_strength=1.0,
@@ -422,16 +346,16 @@ class WanVideoEmptyEmbeds(Node):
     OPTIONAL = {"control_embeds": socket("WANVIDIMAGE_EMBEDS"), "extra_latents": socket("LATENT")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, width=None, height=None, num_frames=None):
+        return checked(lambda: _check_size(cls.known(width=width, height=height, num_frames=num_frames)))
+
     def process(self, width=832, height=480, num_frames=81, control_embeds=None, extra_latents=None):
         refuse(control_embeds=control_embeds, extra_latents=extra_latents)
         return (PlainClip(VideoGeometry(width, height, snapped("num_frames", num_frames)), None, None),)
 
 
 NODES = (
-    WanVideoTextEncode,
-    WanVideoTextEncodeSingle,
-    WanVideoTextEncodeCached,
-    WanVideoTextEmbedBridge,
     WanVideoClipVisionEncode,
     WanVideoImageToVideoMultiTalk,
     WanVideoImageToVideoEncode,

@@ -8,28 +8,11 @@ from typing import Any
 
 import torch
 
-from .nodes_common import (
-    ADAPTERS,
-    CLIP_VISIONS,
-    DEVICES,
-    LOADERS,
-    LORAS,
-    SOME_LORAS,
-    TEXT_ENCODERS,
-    TRANSFORMERS,
-    VAES,
-    FileNode,
-    Node,
-    choice,
-    expect,
-    flag,
-    host,
-    number,
-    refuse,
-    socket,
-)
+from .nodes_base import DEVICES, LOADERS, Node, choice, expect, flag, number, refuse, socket
+from .nodes_common import host
+from .nodes_files import ADAPTERS, CLIP_VISIONS, LORAS, SOME_LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, FileNode
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
-from .wanvideo.checkpoints.checkpoint import Checkpoint
+from .wanvideo.checkpoints.checkpoint import Checkpoint, with_adapter
 from .wanvideo.checkpoints.detect import check_fit
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import (
@@ -42,7 +25,7 @@ from .wanvideo.checkpoints.load import (
 from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.lora.file import open_lora
+from .wanvideo.lora.file import check_lora, open_lora
 from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
@@ -84,6 +67,11 @@ class VideoModel:
     def patcher(self) -> Any:
         """What ComfyUI's cache recognizes a model by."""
         return self.handle.managed
+
+    @property
+    def audio_checkpoint(self) -> Checkpoint:
+        """Where its audio weights are."""
+        return self.adapter.checkpoint if self.adapter else self.handle.checkpoint
 
     @property
     def mode(self) -> str | None:
@@ -145,8 +133,8 @@ class WanVideoModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return TRANSFORMERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(
         self, model, base_precision="bf16", quantization="disabled", load_device="offload_device",
@@ -179,7 +167,8 @@ class WanVideoModelLoader(FileNode):
             load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantize=options.quantize
         )  # fmt: skip
         handle = ModelHandle(checkpoint, host(), load, Residency)
-        return (VideoModel(handle, adapter, options, _loras(lora)).with_swap(swap),)
+        loras = _fitting(_loras(lora), checkpoint, extra)
+        return (VideoModel(handle, adapter, options, loras).with_swap(swap),)
 
     def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
         """loadmodel under the names that scripts use; auto_cpu_offload keeps what does not fit in host memory."""
@@ -193,8 +182,8 @@ class MultiTalkModelLoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("MULTITALKMODEL",), ("model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model):
-        return ADAPTERS.check(model)
+    def VALIDATE_INPUTS(cls, model=None):
+        return cls.check_files(model=model)
 
     def loadmodel(self, model):
         path = ADAPTERS.find(model)
@@ -214,8 +203,8 @@ class WanVideoVAELoader(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVAE",), ("vae",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return VAES.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="bf16", compile_args=None, use_cpu_cache=False, verbose=False):
         checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
@@ -233,8 +222,8 @@ class LoadWanVideoT5TextEncoder(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANTEXTENCODER",), ("wan_t5_model",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return TEXT_ENCODERS.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="bf16", load_device="offload_device", quantization="disabled"):
         return (text_encoder(model_name, precision, quantization),)
@@ -255,8 +244,8 @@ class LoadWanVideoClipTextEncoder(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("CLIP_VISION",), ("wan_clip_vision",), "loadmodel"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name):
-        return CLIP_VISIONS.check(model_name)
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
 
     def loadmodel(self, model_name, precision="fp16", load_device="offload_device"):
         checkpoint = open_checkpoint(CLIP_VISIONS.find(model_name), Kind.CLIP_VISION)
@@ -278,8 +267,8 @@ class WanVideoLoraSelect(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDLORA",), ("lora",), "getlorapath"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora):
-        return LORAS.check(lora)
+    def VALIDATE_INPUTS(cls, lora=None):
+        return cls.check_files(lora=lora)
 
     def getlorapath(
         self, lora, strength=1.0, prev_lora=None, blocks=None, low_mem_load=False, merge_loras=True, unique_id=None
@@ -300,9 +289,8 @@ class WanVideoLoraSelectMulti(FileNode):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDLORA",), ("lora",), "getlorapath"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_0, lora_1, lora_2, lora_3, lora_4):
-        answers = (SOME_LORAS.check(name) for name in (lora_0, lora_1, lora_2, lora_3, lora_4))
-        return next((answer for answer in answers if answer is not True), True)
+    def VALIDATE_INPUTS(cls, lora_0=None, lora_1=None, lora_2=None, lora_3=None, lora_4=None):
+        return cls.check_files(lora_0=lora_0, lora_1=lora_1, lora_2=lora_2, lora_3=lora_3, lora_4=lora_4)
 
     def getlorapath(
         self, lora_0="none", strength_0=1.0, lora_1="none", strength_1=1.0, lora_2="none", strength_2=1.0,
@@ -324,7 +312,9 @@ class WanVideoSetLoRAs(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "setlora"
 
     def setlora(self, model, lora=None):
-        return (replace(expect(model, VideoModel, "model"), loras=_loras(lora)),)
+        model = expect(model, VideoModel, "model")
+        extra = model.adapter and model.adapter.checkpoint
+        return (replace(model, loras=_fitting(_loras(lora), model.handle.checkpoint, extra)),)
 
 
 class WanVideoSetBlockSwap(Node):
@@ -348,15 +338,21 @@ def _loras(lora: Any) -> tuple[LoraUse, ...]:
     return lora
 
 
+def _fitting(loras: tuple[LoraUse, ...], base: Checkpoint, adapter: Checkpoint | None) -> tuple[LoraUse, ...]:
+    """`loras`, of which each changes something of the model: told from headers, before anything is loaded."""
+    shapes = with_adapter(base, adapter).shapes if loras else {}
+    for use in loras:
+        check_lora(use.file, shapes)
+    return loras
+
+
 def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:
     """What was chosen before and now; a strength of 0 is no LoRA."""
     added = []
     for name, strength in slots:
         if name != "none" and strength:
-            path = LORAS.find(name)
-            open_lora(path)
             strength = tuple(strength) if isinstance(strength, list) else strength
-            added.append(LoraUse(path, strength, merge=merge))
+            added.append(LoraUse(open_lora(LORAS.find(name)), strength, merge=merge))
     return (*_loras(previous), *added)
 
 

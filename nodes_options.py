@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .nodes_common import CATEGORY, DEVICES, Node, checked, choice, flag, number, refuse, socket, text, whole
+from .nodes_base import CATEGORY, DEVICES, Node, checked, choice, flag, number, refuse, socket, text, whole
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
 from .wanvideo.presets import load_preset, preset_names
@@ -18,6 +20,12 @@ SCHEDULER = choice("unipc", *KNOWN_SCHEDULERS)
 
 
 OPTIONS = f"{CATEGORY}/options"
+
+
+# How far a value is on its way from the first to the last, from how far the steps are.
+EASINGS: dict[str, Callable[[float], float]] = {
+    "linear": lambda way: way, "ease_in": lambda way: way * way, "ease_out": lambda way: way * (2 - way)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,12 +195,21 @@ class WanVideoSLG(Node):
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("SLGARGS",), ("slg_args",), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, blocks=None, start_percent=None, end_percent=None):
+        return checked(
+            lambda: _skip_layers(**cls.known(blocks=blocks, start_percent=start_percent, end_percent=end_percent))
+        )
+
     def process(self, blocks="10", start_percent=0.1, end_percent=1.0):
-        try:
-            chosen = tuple(int(part) for part in blocks.replace(",", " ").split())
-        except ValueError:
-            raise InputError(f"blocks {blocks!r} is not usable: give numbers of blocks, e.g. 9, 10.") from None
-        return (SkipLayers(chosen, start_percent, end_percent),)
+        return (_skip_layers(blocks, start_percent, end_percent),)
+
+
+def _skip_layers(blocks: str = "10", start_percent: float = 0.1, end_percent: float = 1.0) -> SkipLayers:
+    numbers = re.split(r"[\s,]+", blocks.strip(" ,"))
+    if not all(re.fullmatch(r"[0-9]{1,4}", number) for number in numbers):
+        raise InputError(f"blocks {blocks!r:.200} is not usable: give numbers of blocks, e.g. 9, 10.")
+    return SkipLayers(tuple(map(int, numbers)), start_percent, end_percent)
 
 
 class WanVideoExperimentalArgs(Node):
@@ -216,20 +233,36 @@ class WanVideoExperimentalArgs(Node):
     OPTIONAL = {"use_tf32": flag(False), "force_contiguous_tensors": flag(True)}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("EXPERIMENTALARGS",), ("exp_args",), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, video_attention_split_steps="", cfg_zero_star=None, use_zero_init=None, use_fresca=None, use_tcfg=None,
+        raag_alpha=None, bidirectional_sampling=None, temporal_score_rescaling=None,
+    ):  # fmt: skip
+        return checked(
+            lambda: _refuse_unless_off(
+                video_attention_split_steps=str(video_attention_split_steps or "").strip(),
+                cfg_zero_star=cfg_zero_star, use_zero_init=use_zero_init, use_fresca=use_fresca, use_tcfg=use_tcfg,
+                raag_alpha=raag_alpha, bidirectional_sampling=bidirectional_sampling,
+                temporal_score_rescaling=temporal_score_rescaling,
+            )
+        )  # fmt: skip
+
     def process(
         self, video_attention_split_steps="", cfg_zero_star=False, use_zero_init=False, zero_star_steps=0,
         use_fresca=False, fresca_scale_low=1.0, fresca_scale_high=1.25, fresca_freq_cutoff=20, use_tcfg=False,
         raag_alpha=0.0, bidirectional_sampling=False, temporal_score_rescaling=False, tsr_k=0.95, tsr_sigma=1.0,
         use_tf32=False, force_contiguous_tensors=True,
     ):  # fmt: skip
-        refuse(
-            video_attention_split_steps=video_attention_split_steps.strip() or None,
-            cfg_zero_star=cfg_zero_star or None, use_zero_init=use_zero_init or None, use_fresca=use_fresca or None,
-            use_tcfg=use_tcfg or None, raag_alpha=raag_alpha or None,
-            bidirectional_sampling=bidirectional_sampling or None,
-            temporal_score_rescaling=temporal_score_rescaling or None,
+        _refuse_unless_off(
+            video_attention_split_steps=video_attention_split_steps.strip(), cfg_zero_star=cfg_zero_star,
+            use_zero_init=use_zero_init, use_fresca=use_fresca, use_tcfg=use_tcfg, raag_alpha=raag_alpha,
+            bidirectional_sampling=bidirectional_sampling, temporal_score_rescaling=temporal_score_rescaling,
         )  # fmt: skip
         return (Experimental(use_tf32),)
+
+
+def _refuse_unless_off(**switches: Any) -> None:
+    refuse(**{name: value or None for name, value in switches.items()})
 
 
 SCHEDULE = {
@@ -252,8 +285,15 @@ class WanVideoScheduler(Node):
     FUNCTION = "process"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, scheduler=None):
-        return check_scheduler(scheduler)
+    def VALIDATE_INPUTS(
+        cls, scheduler=None, steps=None, shift=None, start_step=None, end_step=None, sigmas=False, enhance_hf=None
+    ):
+        def check() -> None:
+            refuse(enhance_hf=enhance_hf or None)
+            known = cls.known(steps=steps, shift=shift, start_step=start_step, end_step=end_step)
+            check_schedule(scheduler, known, has_sigmas=sigmas is not False)
+
+        return checked(check)
 
     def process(
         self, scheduler, steps, shift, start_step=0, end_step=-1, sigmas=None, enhance_hf=False, unique_id=None
@@ -272,18 +312,74 @@ class WanVideoSchedulerv2(WanVideoScheduler):
         return (make_schedule(scheduler, steps, shift, start_step, end_step, sigmas, enhance_hf),)
 
 
-def check_scheduler(name: str | None) -> bool | str:
-    return name is None or checked(lambda: make_scheduler(name, 4, 5.0))
+def check_schedule(name: str | None, known: dict[str, Any], has_sigmas: bool) -> None:
+    """What can be told of a schedule when a graph is queued. Args: known: numbers whose value is known by then."""
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise InputError(f"scheduler is {type(name).__name__}, not text. Choose one of the list.")
+    if "steps" not in known or has_sigmas:  # how many steps there are shows when it runs
+        known = {"steps": 4} | {item: known[item] for item in ("shift",) if item in known}
+    numbers = {"shift": 5.0, "start_step": 0, "end_step": -1} | known
+    make_schedule(name, **numbers, sigmas=None)
 
 
 def make_schedule(
     name: str, steps: int, shift: float, start_step: int, end_step: int, sigmas: Any, enhance_hf: bool = False
 ) -> Schedule:
     refuse(enhance_hf=enhance_hf or None)
-    levels = None if sigmas is None else tuple(float(level) for level in sigmas)
+    try:
+        levels = None if sigmas is None else tuple(float(level) for level in sigmas)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"sigmas are {type(sigmas).__name__}, not noise levels. Connect the SIGMAS of a scheduler."
+        ) from None
     steps = steps if levels is None else len(levels) - 1
     make_scheduler(name, steps, shift, start_step=start_step, end_step=end_step, sigmas=levels)
     return Schedule(name, steps, shift, start_step, end_step, levels)
+
+
+class CreateCFGScheduleFloatList(Node):
+    CATEGORY = OPTIONS
+    SEARCH_ALIASES = ["cfg schedule", "guidance schedule"]
+    REQUIRED = {
+        "steps": whole(30, 2, 1000),
+        "cfg_scale_start": number(5.0, 0.0, 30.0),
+        "cfg_scale_end": number(5.0, 0.0, 30.0),
+        "interpolation": choice("linear", *EASINGS),
+        "start_percent": number(0.0, 0.0, 1.0),
+        "end_percent": number(1.0, 0.0, 1.0),
+    }
+    HIDDEN = {"unique_id": "UNIQUE_ID"}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("FLOAT",), ("float_list",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, cfg_scale_start=None, cfg_scale_end=None, start_percent=None, end_percent=None):
+        def check() -> None:
+            cls.known(cfg_scale_start=cfg_scale_start, cfg_scale_end=cfg_scale_end)
+            known = cls.known(start_percent=start_percent, end_percent=end_percent)
+            _check_span(known.get("start_percent", 0.0), known.get("end_percent", 1.0))
+
+        return checked(check)
+
+    def process(
+        self, steps=30, cfg_scale_start=5.0, cfg_scale_end=5.0, interpolation="linear", start_percent=0.0,
+        end_percent=1.0, unique_id=None,
+    ):  # fmt: skip
+        _check_span(start_percent, end_percent)
+        first, last = (min(int(steps * percent), steps - 1) for percent in (start_percent, end_percent))
+        scales = [1.0] * steps
+        for step in range(first, last + 1):
+            way = EASINGS[interpolation]((step - first) / max(1, last - first))
+            scales[step] = round(cfg_scale_start + (cfg_scale_end - cfg_scale_start) * way, 2)
+        if start_percent > 0:
+            scales[0] = 1.0
+        return (scales,)
+
+
+def _check_span(start: float, end: float) -> None:
+    if end < start:
+        raise InputError(f"end_percent {end} is before start_percent {start}. Give the smaller one first.")
 
 
 class WanVideoTalkingPreset(Node):
@@ -328,5 +424,6 @@ NODES = (
     WanVideoExperimentalArgs,
     WanVideoScheduler,
     WanVideoSchedulerv2,
+    CreateCFGScheduleFloatList,
     WanVideoTalkingPreset,
 )

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from .nodes_audio import samples_of
-from .nodes_common import (
-    Node,
-    RunProgress,
-    choice,
-    expect,
-    flag,
-    logger,
-    number,
-    output_folder,
-    refuse,
-    socket,
-    temporary_file,
-    video_from_file,
-    whole,
-)
-from .nodes_conditioning import OUTPUT, SAMPLING, PlainClip, TalkingPicture
-from .nodes_model_loading import VideoModel
-from .nodes_options import SCHEDULER, Experimental, Schedule, check_scheduler, make_schedule
-from .wanvideo.engine.conditioning import Clip, Prompts, Speech, make_conditioning
+from .nodes_base import Node, checked, choice, expect, flag, number, refuse, socket, whole
+from .nodes_common import RunProgress, temporary_file, video_from_file
+from .nodes_conditioning import OUTPUT, SAMPLING
+from .nodes_job import Extras, Job, still_needed, talking_video_of
+from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
+from .wanvideo.engine.conditioning import Prompts, Speech
 from .wanvideo.engine.host import ModelHandle
-from .wanvideo.engine.manifests import manifest_of_conditioning
-from .wanvideo.engine.recorded import begin_run, record
-from .wanvideo.engine.render import render_clip
-from .wanvideo.errors import InputError
-from .wanvideo.geometry import FPS, WindowPlan
 from .wanvideo.models.vae_tiling import Tiling
-from .wanvideo.request import LoopSettings, SkipLayers, StepCache
-from .wanvideo.runs.store import VIDEO
+from .wanvideo.request import SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
-from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.picture import to_images
-from .wanvideo.video.recording import Recording
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
-from .wanvideo.video.writer import free_name
 
 SEED = ("INT", {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True})
 
@@ -56,21 +32,27 @@ TILES = {
 }
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What WanVideoSamplerExtraArgs adds to a sampler."""
-
-    cache: StepCache | None = None
-    skip_layers: SkipLayers | None = None
-    experimental: Experimental | None = None
-    speech: Speech | None = None
+def _tiling(
+    enable_vae_tiling: bool = False, tile_x: int = 272, tile_y: int = 272, tile_stride_x: int = 144,
+    tile_stride_y: int = 128,
+) -> Tiling | None:  # fmt: skip
+    """What the widgets of TILES say."""
+    return Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
 
 
-@dataclass(frozen=True)
-class TalkingVideo:
-    """A finished video: its frames in a file, and in memory while they are few."""
+class TilesNode(Node):
+    """A node that works in tiles."""
 
-    recording: Recording
+    @classmethod
+    def VALIDATE_INPUTS(cls, enable_vae_tiling=None, tile_x=None, tile_y=None, tile_stride_x=None, tile_stride_y=None):
+        sides = {"tile_x": tile_x, "tile_y": tile_y, "tile_stride_x": tile_stride_x, "tile_stride_y": tile_stride_y}
+
+        def check() -> None:
+            known = cls.known(**sides)
+            if len(known) == len(sides):
+                _tiling(bool(enable_vae_tiling), **known)
+
+        return checked(check)
 
 
 class WanVideoSamplerExtraArgs(Node):
@@ -116,7 +98,7 @@ class WanVideoSampler(Node):
     SEARCH_ALIASES = ["ksampler", "wan sampler", "talking video"]
     REQUIRED = {
         "model": socket("WANVIDEOMODEL"),
-        "image_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "image_embeds": socket("WANVIDIMAGE_EMBEDS", lazy=True),
         "steps": whole(30, 1, 1000),
         "cfg": number(6.0, 0.0, 30.0),
         "shift": number(5.0, 0.0, 1000.0),
@@ -126,8 +108,8 @@ class WanVideoSampler(Node):
         "riflex_freq_index": whole(0, 0, 1000),
     }
     OPTIONAL = {
-        "text_embeds": socket("WANVIDEOTEXTEMBEDS"),
-        "samples": socket("LATENT"),
+        "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
+        "samples": socket("LATENT", lazy=True),
         "denoise_strength": number(1.0, 0.0, 1.0),
         "feta_args": socket("FETAARGS"),
         "context_options": socket("WANVIDCONTEXT"),
@@ -142,7 +124,7 @@ class WanVideoSampler(Node):
         "unianimate_poses": socket("UNIANIMATE_POSE"),
         "fantasytalking_embeds": socket("FANTASYTALKING_EMBEDS"),
         "uni3c_embeds": socket("UNI3C_EMBEDS"),
-        "multitalk_embeds": socket("MULTITALK_EMBEDS"),
+        "multitalk_embeds": socket("MULTITALK_EMBEDS", lazy=True),
         "freeinit_args": socket("FREEINITARGS"),
         "start_step": whole(0, 0, 10000),
         "end_step": whole(-1, -1, 10000),
@@ -152,8 +134,19 @@ class WanVideoSampler(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, scheduler=None):
-        return check_scheduler(scheduler)
+    def VALIDATE_INPUTS(
+        cls, scheduler=None, steps=None, cfg=None, shift=None, start_step=None, end_step=None, denoise_strength=None,
+        riflex_freq_index=None, text_embeds=False, sigmas=False,
+    ):  # fmt: skip
+        def check() -> None:
+            refuse(riflex_freq_index=riflex_freq_index or None)
+            known = cls.known(steps=steps, shift=shift, start_step=start_step, end_step=end_step)
+            cls.known(cfg=cfg, denoise_strength=denoise_strength)
+            check_schedule(scheduler, known, has_sigmas=sigmas is not False)
+            if text_embeds is False:
+                expect(None, Prompts, "text_embeds")
+
+        return checked(check)
 
     def process(
         self, model, image_embeds, steps=30, cfg=6.0, shift=5.0, seed=0, force_offload=True, scheduler="unipc",
@@ -163,19 +156,40 @@ class WanVideoSampler(Node):
         fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
         end_step=-1, add_noise_to_samples=False, unique_id=None, use_tf32=False, force_contiguous_tensors=True,
     ):  # fmt: skip
+        job = self._job(
+            model=model, image_embeds=image_embeds, steps=steps, cfg=cfg, shift=shift, seed=seed, scheduler=scheduler,
+            riflex_freq_index=riflex_freq_index, text_embeds=text_embeds, samples=samples,
+            denoise_strength=denoise_strength, feta_args=feta_args, context_options=context_options,
+            cache_args=cache_args, flowedit_args=flowedit_args, slg_args=slg_args, loop_args=loop_args,
+            experimental_args=experimental_args, sigmas=sigmas, unianimate_poses=unianimate_poses,
+            fantasytalking_embeds=fantasytalking_embeds, uni3c_embeds=uni3c_embeds, multitalk_embeds=multitalk_embeds,
+            freeinit_args=freeinit_args, start_step=start_step, end_step=end_step,
+            add_noise_to_samples=add_noise_to_samples, use_tf32=use_tf32,
+        )  # fmt: skip
+        return job.run(RunProgress(unique_id), force_offload)
+
+    def check_lazy_status(self, **inputs):
+        return still_needed(inputs, self._job(**inputs))
+
+    def _job(
+        self, model, image_embeds=None, steps=30, cfg=6.0, shift=5.0, seed=0, scheduler="unipc", riflex_freq_index=0,
+        text_embeds=None, samples=None, denoise_strength=1.0, feta_args=None, context_options=None, cache_args=None,
+        flowedit_args=None, slg_args=None, loop_args=None, experimental_args=None, sigmas=None, unianimate_poses=None,
+        fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
+        end_step=-1, add_noise_to_samples=False, use_tf32=False, **unused,
+    ):  # fmt: skip
         refuse(flowedit_args=flowedit_args, freeinit_args=freeinit_args)
         (extras,) = WanVideoSamplerExtraArgs().process(
-            riflex_freq_index, feta_args, context_options, cache_args, slg_args, rope_function, loop_args,
+            riflex_freq_index, feta_args, context_options, cache_args, slg_args, "comfy", loop_args,
             experimental_args, unianimate_poses, fantasytalking_embeds, uni3c_embeds, multitalk_embeds,
         )  # fmt: skip
         if use_tf32:
             extras = replace(extras, experimental=Experimental(use_tf32=True))
         schedule = make_schedule(scheduler, steps, shift, start_step, end_step, sigmas)
-        job = Job(
-            expect(model, VideoModel, "model"), image_embeds, expect(text_embeds, Prompts, "text_embeds"),
-            schedule, cfg, seed, extras, _latents(samples), denoise_strength, add_noise_to_samples,
+        return Job(
+            model, image_embeds, text_embeds, schedule, cfg, seed, extras, samples, denoise_strength,
+            add_noise_to_samples,
         )  # fmt: skip
-        return job.run(RunProgress(unique_id), force_offload)
 
 
 class WanVideoSamplerv2(Node):
@@ -183,128 +197,53 @@ class WanVideoSamplerv2(Node):
     SEARCH_ALIASES = WanVideoSampler.SEARCH_ALIASES
     REQUIRED = {
         "model": socket("WANVIDEOMODEL"),
-        "image_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "image_embeds": socket("WANVIDIMAGE_EMBEDS", lazy=True),
         "cfg": number(6.0, 0.0, 30.0),
         "seed": SEED,
         "force_offload": flag(True),
         "scheduler": socket("WANVIDEOSCHEDULER"),
     }
     OPTIONAL = {
-        "text_embeds": socket("WANVIDEOTEXTEMBEDS"),
-        "samples": socket("LATENT"),
+        "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
+        "samples": socket("LATENT", lazy=True),
         "add_noise_to_samples": flag(False),
-        "extra_args": socket("WANVIDSAMPLEREXTRAARGS"),
+        "extra_args": socket("WANVIDSAMPLEREXTRAARGS", lazy=True),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, cfg=None, text_embeds=False):
+        def check() -> None:
+            cls.known(cfg=cfg)
+            if text_embeds is False:
+                expect(None, Prompts, "text_embeds")
+
+        return checked(check)
 
     def process(
         self, model, image_embeds, cfg=6.0, seed=0, force_offload=True, scheduler=None, text_embeds=None,
         samples=None, add_noise_to_samples=False, extra_args=None, unique_id=None,
     ):  # fmt: skip
-        job = Job(
-            expect(model, VideoModel, "model"), image_embeds, expect(text_embeds, Prompts, "text_embeds"),
-            expect(scheduler, Schedule, "scheduler"), cfg, seed, expect(extra_args or Extras(), Extras, "extra_args"),
-            _latents(samples), 1.0, add_noise_to_samples,
-        )  # fmt: skip
+        job = self._job(
+            model, image_embeds, cfg, seed, scheduler, text_embeds, samples, add_noise_to_samples, extra_args
+        )
         return job.run(RunProgress(unique_id), force_offload)
 
+    def check_lazy_status(self, **inputs):
+        return still_needed(inputs, self._job(**inputs))
 
-def _latents(samples: Any) -> Tensor | None:
-    """[16, T, H/8, W/8] of a LATENT."""
-    if samples is None:
-        return None
-    return samples["samples"][0]
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a sampler node is given."""
-
-    model: VideoModel
-    images: Any
-    prompts: Prompts
-    schedule: Schedule
-    cfg: float
-    seed: int
-    extras: Extras
-    samples: Tensor | None
-    denoise_strength: float
-    add_noise_to_samples: bool
-
-    def run(self, progress: RunProgress, force_offload: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The LATENT of both outputs, which are one."""
-        result = self._checked_run(progress)
-        if force_offload:
-            self.model.handle.offload()
-        return result, result
-
-    def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
-        images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
-        if self.extras.speech and not self.model.mode:
-            raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
-        setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)
-        use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
-        if isinstance(images, PlainClip):
-            clip = Clip(
-                images.geometry, images.condition, self.prompts, images.clip and images.clip.tokens[:1],
-                self.extras.speech, self.samples,
-            )  # fmt: skip
-            latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
-            return {"samples": latents[None].cpu()}
-        return self._talk(images, setup, use_tf32, progress)
-
-    def _settings(self, images: TalkingPicture | PlainClip) -> LoopSettings:
-        speech, talking = self.extras.speech, isinstance(images, TalkingPicture)
-        audio_cfg = speech.guidance_scale if speech else 1.0
-        if speech and self.cfg != 1 and audio_cfg != 1:
-            audio_cfg *= self.cfg  # what the graphs of WanVideoWrapper mean by these two numbers
-        mode = images.mode if talking and images.mode != "auto" else self.model.mode
-        return LoopSettings(
-            mode=mode or "infinitetalk",
-            window_frames=images.window_frames if talking else images.geometry.num_frames,
-            motion_frames=images.motion_frames if talking else 1,
-            scheduler=self.schedule.name, steps=self.schedule.steps, shift=self.schedule.shift,
-            start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
-            guidance_scale=self.cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
-            denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
-            color_match=images.color_match if talking else "disabled",
-            color_strength=images.color_strength if talking else 1.0,
-            tiled_vae=images.tiled_vae if talking else False,
-            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
+    def _job(
+        self, model, image_embeds=None, cfg=6.0, seed=0, scheduler=None, text_embeds=None, samples=None,
+        add_noise_to_samples=False, extra_args=None, **unused,
+    ):  # fmt: skip
+        return Job(
+            model, image_embeds, text_embeds, expect(scheduler, Schedule, "scheduler"), cfg, seed,
+            expect(extra_args or Extras(), Extras, "extra_args"), samples, 1.0, add_noise_to_samples,
         )  # fmt: skip
 
-    def _talk(
-        self, images: TalkingPicture, setup: SamplingSetup, use_tf32: bool, progress: RunProgress
-    ) -> dict[str, Any]:
-        speech, settings = self.extras.speech, setup.settings
-        num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
-        masks = speech and speech.masks(images.picture_size, images.width, images.height)
-        pictures = images.pictures(WindowPlan(num_frames, settings.window_frames, settings.motion_frames), fps)
-        conditioning = make_conditioning(
-            setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
-            image_embeds=images.image_embeds(pictures), samples=self.samples, fps=fps,
-        )  # fmt: skip
-        engine = self.model.engine(images.vae, use_tf32)
-        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video)
-        folder = free_name((images.folder or output_folder()) / "talking_video")
-        run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
-        recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
-        latents = None
-        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
-            latents = window.latents
-        path = run.folder / VIDEO
-        if images.folder:
-            path = run.save_as(free_name(images.folder / "talking_video.mp4"))
-        recording.path = run.video
-        logger.info("The video is in %s", path)
-        if latents is None:  # an earlier run had all windows and only did not finish the file
-            latents = encode_video(images.vae.load(), recording.read(max(0, num_frames - settings.window_frames)), None)
-        video = TalkingVideo(recording)
-        return {"samples": latents[None].cpu(), "talking_video": video, "output_path": str(path)}
 
-
-class WanVideoEncode(Node):
+class WanVideoEncode(TilesNode):
     CATEGORY = SAMPLING
     SEARCH_ALIASES = ["vae encode", "video to video"]
     REQUIRED = {"vae": socket("WANVAE"), "image": socket("IMAGE"), **TILES}
@@ -321,14 +260,14 @@ class WanVideoEncode(Node):
     ):  # fmt: skip
         refuse(mask=mask, noise_aug_strength=noise_aug_strength or None)
         encoder = expect(vae, ModelHandle, "vae")
-        tiling = Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
+        tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             latents = encode_video(encoder.load(), image, tiling)
         encoder.offload()
         return ({"samples": (latents * latent_strength)[None].cpu()},)
 
 
-class WanVideoDecode(Node):
+class WanVideoDecode(TilesNode):
     CATEGORY = OUTPUT
     SEARCH_ALIASES = ["vae decode"]
     REQUIRED = {"vae": socket("WANVAE"), "samples": socket("LATENT"), **TILES}
@@ -342,7 +281,7 @@ class WanVideoDecode(Node):
         if "talking_video" in samples:
             return (samples["talking_video"].recording.images(),)
         decoder = expect(vae, ModelHandle, "vae")
-        tiling = Tiling(tile_y, tile_x, tile_stride_y, tile_stride_x) if enable_vae_tiling else None
+        tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()
         decoder.offload()
@@ -356,7 +295,7 @@ class WanVideoPassImagesFromSamples(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("IMAGE", "STRING"), ("images", "output_path"), "decode"
 
     def decode(self, samples):
-        video = _talking_video(samples)
+        video = talking_video_of(samples)
         return video.recording.images(), samples["output_path"]
 
 
@@ -368,18 +307,12 @@ class WanVideoTalkingVideo(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("VIDEO",), ("video",), "process"
 
     def process(self, samples, audio=None):
-        video = _talking_video(samples)
+        video = talking_video_of(samples)
         path = video.recording.path
         if audio:
             soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
             path = video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)
         return (video_from_file(path),)
-
-
-def _talking_video(samples: Any) -> TalkingVideo:
-    if "talking_video" not in samples:
-        raise InputError("These samples are latents without finished frames. Use WanVideoDecode with a VAE for them.")
-    return samples["talking_video"]
 
 
 NODES = (

@@ -97,6 +97,11 @@ def kernels(report: Report) -> None:
         "add gated": (lambda: norm.add_gated(stream, y, gate), 10 * mb),
         "rms norm + rope, bf16 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table), 4 * mb),
         "rms norm + rope, fp8 out": (lambda: norm.rms_norm_heads(x, weight, 1e-6, heads, table, fp8), 3 * mb),
+        "rms norm + rope, fp8 keys without their mean": (
+            lambda: norm.rms_norm_keys(x, weight, 1e-6, heads, table, fp8),
+            3 * mb,
+        ),
+        "of that the keys' mean": (lambda: norm.key_shift(x, weight, 1e-6, heads, table, fp8), mb / 16),
         "gelu, fp8 out": (lambda: norm.gelu(wide, fp8), 3 * mb * ffn / dim),
         "quantize rows": (lambda: norm.quantize_rows(x, fp8), 3 * mb),
     }
@@ -143,6 +148,7 @@ def attention_backends(report: Report) -> None:
         if backends.refusal(name, device, torch.bfloat16, 128, needs_lse=True) is None:
             took = seconds(lambda backend=backend, given=given: backend.attend_with_lse(*given), report.repeats)
             report.add("attention", f"self-attention {name}, with its log-sum-exp", took * 1e3, "ms")
+    offset_keys(report, query, key, value)
     report.add("attention", f"auto picks {backends.choose('auto', device, torch.bfloat16, 128, heads).name}", 0, "")
     frames, per_frame = geometry.latent_frames, geometry.tokens_per_frame
     grouped, few = query[0].view(frames, per_frame, heads, 128), draw(frames, 32, heads, 128)
@@ -182,6 +188,23 @@ def attention_backends(report: Report) -> None:
         if backends.refusal("flash_attn_3", device, torch.bfloat16, 128) is None:
             took = seconds(lambda text=text: functions.flash_3(query, text, text), report.repeats)
             report.add("attention", f"cross-attention to {tokens_of} tokens, flash_attn_3", took * 1e3, "ms")
+
+
+def offset_keys(report: Report, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Errors of 8 bits where all keys have an offset in 8 of 128 channels, 8 times their spread."""
+    key = key.clone()
+    key[..., ::16] += 8
+    part, device = slice(0, 2048), query.device
+    exact = lse.eager_attention(query[:, part, :2].float(), key[:, :, :2].float(), value[:, :, :2].float())[0]
+    for name, backend in backends.BACKENDS.items():
+        if backend.exact or backends.refusal(name, device, torch.bfloat16, 128):
+            continue
+        error = relative(backend.attend(query[:, part], key, value)[:, :, :2], exact)
+        report.add("attention", f"self-attention {name}, keys with an offset: error", error, "")
+        if backend.query_dtype is not None:
+            given = query[:, part].to(backend.query_dtype), key.to(backend.query_dtype), value
+            error = relative(backend.attend(*given)[:, :, :2], exact)
+            report.add("attention", f"self-attention {name}, keys with an offset rounded as they are: error", error, "")
 
 
 def region_shares(report: Report, query: Tensor, key: Tensor, value: Tensor, members: Tensor) -> None:

@@ -28,6 +28,27 @@ def models():
     return tiny_transformer(), tiny_vae()
 
 
+@pytest.fixture(scope="session")
+def message_recorder():
+    """Notes every TalkError that the library makes in this process."""
+    from support.messages import Recorder
+
+    with Recorder() as recorder:
+        yield recorder
+
+
+@pytest.fixture(autouse=True)
+def messages_have_their_form(message_recorder):
+    """What a test makes the library say is what a user may be told."""
+    from support.messages import faults, is_unfinished
+
+    message_recorder.take()
+    yield
+    wrong = [(raised, found) for raised in message_recorder.take() if (found := faults(raised.message))]
+    wrong = [f"{raised}: {', '.join(found)}" for raised, found in wrong if not is_unfinished(raised.message)]
+    assert not wrong, "\n".join(wrong)
+
+
 class _Root:
     """The repository is a package of ComfyUI's and not one of the tests': pytest must not import its `__init__.py`."""
 

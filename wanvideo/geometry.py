@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from . import checks
 from .errors import InputError
 
 VAE_STRIDE = (4, 8, 8)  # pixel frames, rows and columns for one latent
@@ -20,6 +22,8 @@ FPS = 25.0  # what the audio adapter was trained at
 DEFAULT_WINDOW = 81
 DEFAULT_OVERLAP = 9
 MAX_SIDE = 8192  # 1024 rotary positions of 8 pixels
+MAX_PIXELS = 4096 * 4096
+MOST_FRAMES = 10**9  # what is larger is a slip of the hand and no number of frames or pixels
 
 
 def snap_frames(num_frames: int) -> int:
@@ -37,7 +41,7 @@ class VideoGeometry:
     """Size of one window of video.
 
     Args:
-        width, height: pixels, multiples of 16, at most 8192.
+        width, height: pixels, multiples of 16, at most 8192 and 16.8 million in all.
         num_frames: pixel frames, 4n + 1.
     Raises:
         InputError: for any other value.
@@ -50,8 +54,10 @@ class VideoGeometry:
     def __post_init__(self) -> None:
         for name in ("width", "height", "num_frames"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise InputError(f"{name} must be a whole number, not {value!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST_FRAMES:
+                raise InputError(
+                    f"{name} {checks.brief(value)} is no whole number of everyday size. Give one, without quotes."
+                )
         for name in ("width", "height"):
             value = getattr(self, name)
             if value < SIZE_MULTIPLE or value > MAX_SIDE or value % SIZE_MULTIPLE:
@@ -61,6 +67,11 @@ class VideoGeometry:
                     f"{name} {value} is not usable: it must be a multiple of {SIZE_MULTIPLE} "
                     f"from {SIZE_MULTIPLE} to {MAX_SIDE}. Use {below} or {above}."
                 )
+        if self.width * self.height > MAX_PIXELS:
+            raise InputError(
+                f"size {self.width}x{self.height} has {self.width * self.height / 1e6:.0f} million pixels, at most "
+                f"{MAX_PIXELS / 1e6:.0f} are taken. Use a smaller one."
+            )
         if self.num_frames < 1 or self.num_frames % 4 != 1:
             below = snap_frames(self.num_frames)
             raise InputError(
@@ -97,7 +108,8 @@ class WindowSpan:
     """Where one window lies in the whole video; all ranges are [start, stop) in pixel frames.
 
     A window always samples `start .. stop`; it adds `new_start .. new_stop` to the video, which ends at the plan's
-    total where that is known. Audio features have one entry a frame, so the audio range is the same as the pixel range.
+    total where that is known, or at a cut. Audio features have one entry a frame, so the audio range is the same as the
+    pixel range.
     """
 
     index: int
@@ -110,6 +122,11 @@ class WindowSpan:
     def num_new(self) -> int:
         return self.new_stop - self.new_start
 
+    @property
+    def begins_scene(self) -> bool:
+        """Whether it repeats no frames of the window before: the video's first window, and the first after a cut."""
+        return self.new_start == self.start
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -121,18 +138,22 @@ class WindowPlan:
         total_frames: frames of the finished video, at least 1; None while that is not known (live audio).
         window: frames a window samples, 4n + 1.
         overlap: leading frames of a later window that repeat the previous one, 4n + 1 and below `window`.
+        cuts: frames other than 0 where a scene begins, rising. A scene's first window begins there and repeats nothing,
+            its last one ends at the next cut, so windows never reach over one.
     Source: the loop of MultiTalk / InfiniteTalk: 1 + ceil((total - window) / (window - overlap)) windows.
     """
 
     total_frames: int | None
     window: int = DEFAULT_WINDOW
     overlap: int = DEFAULT_OVERLAP
+    cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.total_frames is not None and self.total_frames < 1:
-            raise InputError(f"The video would have {self.total_frames} frames. It needs at least 1.")
+            raise InputError(f"The video would have {self.total_frames} frames, at least 1 is needed. Give more sound.")
         for name in ("window", "overlap"):
             value = getattr(self, name)
+            checks.number(name, value, -MOST_FRAMES, MOST_FRAMES, whole=True)
             if value < 1 or value % 4 != 1:
                 below = snap_frames(value)
                 raise InputError(f"{name} {value} is not usable: it must be 4n + 1. Use {below} or {below + 4}.")
@@ -140,6 +161,12 @@ class WindowPlan:
             raise InputError(
                 f"motion_frame {self.overlap} must be smaller than the window of {self.window} frames, "
                 f"or the video would never advance. Use 9 (InfiniteTalk) or 25 (MultiTalk)."
+            )
+
+        if self.cuts and (self.total_frames is None or any(a >= b for a, b in self._scenes())):
+            raise InputError(
+                f"The cuts {list(self.cuts)} do not rise inside of a video of {self.total_frames} frames. "
+                "Give rising frames from 1 on, below its length."
             )
 
     @property
@@ -151,7 +178,34 @@ class WindowPlan:
         """None while the video's length is not known."""
         if self.total_frames is None:
             return None
-        return 1 + math.ceil(max(0, self.total_frames - self.window) / self.stride)
+        return sum(self._windows_of(stop - start) for start, stop in self._scenes())
+
+    def start_of(self, index: int) -> int:
+        """The frame where window `index` begins; beyond the last one, where it would."""
+        first, scene_start, _ = self._scene_of(index)
+        return scene_start + (index - first) * self.stride
+
+    def scene_first(self, index: int) -> int:
+        """The window that begins the scene of window `index`."""
+        return self._scene_of(index)[0]
+
+    def _scene_of(self, index: int) -> tuple[int, int, int | None]:
+        """The first window of a window's scene, and the frames where the scene begins and ends."""
+        if not self.cuts:
+            return 0, 0, self.total_frames
+        first = start = stop = count = 0
+        for start, stop in self._scenes():
+            first, count = first + count, self._windows_of(stop - start)
+            if index < first + count:
+                break
+        return first, start, stop
+
+    def _scenes(self) -> Iterator[tuple[int, int]]:
+        """First frame and end of every scene, of a video of known length."""
+        return itertools.pairwise((0, *self.cuts, self.total_frames or 0))
+
+    def _windows_of(self, num_frames: int) -> int:
+        return 1 + math.ceil(max(0, num_frames - self.window) / self.stride)
 
     def __len__(self) -> int:
         if self.num_windows is None:
@@ -168,10 +222,11 @@ class WindowPlan:
     def __getitem__(self, index: int) -> WindowSpan:
         if index not in self:
             raise IndexError(f"window {index} of {self.num_windows or 'an open number'}")
-        start = index * self.stride
+        first, _, scene_stop = self._scene_of(index)
+        start = self.start_of(index)
         stop = start + self.window
-        new_start = start + self.overlap if index else 0
-        return WindowSpan(index, start, stop, new_start, min(stop, self.total_frames or stop))
+        new_start = start + self.overlap if index > first else start
+        return WindowSpan(index, start, stop, new_start, min(stop, scene_stop or stop))
 
     def __iter__(self) -> Iterator[WindowSpan]:
         indices = itertools.count() if self.num_windows is None else range(self.num_windows)
@@ -209,12 +264,15 @@ def bucket_size(name: str, width: int, height: int) -> tuple[int, int]:
 
 def parse_size(text: str) -> tuple[int, int] | str:
     """`832x480` -> (832, 480); a table's name (`infinitetalk-480`) -> itself; multitalk-* mean the same."""
+    checks.text("size", text, 100)
     name = text.strip().lower().replace("multitalk-", "infinitetalk-")
     if name in SIZE_BUCKETS:
         return name
     parts = name.replace("*", "x").split("x")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+    if len(parts) == 2 and all(re.fullmatch(r" *[0-9]{1,6} *", part) for part in parts):
         width, height = (int(part) for part in parts)
         VideoGeometry(width, height, 1)
         return width, height
-    raise InputError(f"size {text!r} is not usable. Use infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT (832x480).")
+    raise InputError(
+        f"size {checks.brief(text)} is not usable. Use infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT (832x480)."
+    )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .checkpoints.checkpoint import check_speakers
 from .engine.conditioning import encode_request, workload_of_request
 from .engine.encoders import missing
 from .engine.engine import open_engine
@@ -13,16 +14,19 @@ from .engine.files import resolve
 from .engine.host import ProcessHost
 from .engine.inputs import Inputs, open_inputs
 from .engine.manifests import Job, manifest_of
-from .engine.recorded import record, why_unlike
+from .engine.recorded import record, state_of, why_unlike
 from .engine.render import FinishedWindow, render
-from .errors import CheckpointError, OutputError
+from .engine.shared import Beginning, share_beginning
+from .errors import CheckpointError, OutputError, UnsupportedError
 from .memory.planner import Device, RunPlan
+from .ops.attention.backends import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest
 from .runs.find import AUTO, NEVER, open_run
 from .runs.manifest import Manifest
 from .runs.store import Run
 from .sampling.conditioning import Conditioning
+from .sampling.denoiser import check_blocks
 from .sampling.sampler import OnStep
 from .video.writer import check_output, free_name
 
@@ -42,6 +46,7 @@ class TalkingVideoPipeline:
 
     def __init__(self, files: ModelFiles, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
+        known(self.options.attention)
         host = ProcessHost(self.options.device)
         self.named, self.files = files, resolve(files)
         self.engine, self.encoders = open_engine(self.files, self.options, host)
@@ -64,7 +69,11 @@ class TalkingVideoPipeline:
         if folder is None:
             return self._render(request, inputs, on_step, sinks)
         manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, None)
-        return self._record(request, inputs, manifest, Path(folder), resume, on_step, sinks)
+
+        def windows() -> Iterator[FinishedWindow]:
+            yield from self._record(request, inputs, manifest, Path(folder), resume, on_step, sinks)[1]
+
+        return windows()
 
     def generate(
         self, request: TalkRequest, output: str | Path | None = None, *, overwrite: bool = False,
@@ -80,17 +89,21 @@ class TalkingVideoPipeline:
         Returns: the path that was written.
         Raises: as `run`; OutputError when it cannot be written there. What was finished stays playable.
         """
+        if self.engine.ranks.index > 0:
+            raise UnsupportedError("Only the first rank writes a video. Call `assist` on the others.")
         path = check_output(output or request.output or free_name("talking_video.mp4"), overwrite)
         inputs = self.check(request)
         manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, path)
         replaced = path if overwrite else None
-        run, conditioning = self._begin(request, inputs, manifest, path.with_suffix(".run"), resume, replaced)
-        if conditioning is None:
-            run.close()
-        else:
-            for _ in record(self.engine, conditioning, inputs.setup, request.seed, run, (), on_step):
-                pass  # the run has it
+        run, windows = self._record(request, inputs, manifest, path.with_suffix(".run"), resume, on_step, (), replaced)
+        for _ in windows:
+            pass  # the run has it
         return run.save_as(path, overwrite)
+
+    def assist(self, request: TalkRequest) -> None:
+        """Compute this rank's share of a video that the first rank makes. Raises: as `run`."""
+        for _ in self.run(request):
+            pass
 
     def plan(self, request: TalkRequest, device: Device | None = None) -> RunPlan:
         """What a request needs and how long it takes, before anything is loaded.
@@ -109,26 +122,39 @@ class TalkingVideoPipeline:
                 f"{self.files.transformer.name} has no audio adapter, so nobody would speak. "
                 "Name one: infinitetalk.safetensors."
             )
+        check_speakers(self.files.adapter or self.files.transformer, len(request.speakers))
         if self.files.vae is None:
             raise missing("the video", "Wan2.1_VAE.pth")
         self.engine.check(workload_of_request(request, inputs))
+        check_blocks(request.settings.skip_layers, self.engine.weights.num_blocks)
         if self.files.clip_vision is None:
             logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         return inputs
 
     def _record(
         self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,
-        on_step: OnStep | None, sinks: Sequence[FrameSink],
-    ) -> Iterator[FinishedWindow]:  # fmt: skip
-        run, conditioning = self._begin(request, inputs, manifest, folder, resume)
-        if conditioning is None:
+        on_step: OnStep | None, sinks: Sequence[FrameSink], replaced: Path | None = None,
+    ) -> tuple[Run, Iterator[FinishedWindow]]:  # fmt: skip
+        """The run, and the windows that it lacks."""
+        run: Run
+        own: Conditioning | None = None
+
+        def begin() -> Beginning | None:
+            nonlocal run, own
+            run, own = self._begin(request, inputs, manifest, folder, resume, replaced)
+            return None if own is None else Beginning(own, state_of(run))
+
+        beginning = share_beginning(self.engine.team, begin)
+        if beginning is None:
             run.close()
-        else:
-            yield from record(self.engine, conditioning, inputs.setup, request.seed, run, sinks, on_step)
+            return run, iter(())
+        return run, record(
+            self.engine, beginning.conditioning, inputs.setup, request.seed, run, sinks, on_step, own
+        )  # fmt: skip
 
     def _begin(
         self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,
-        replaced: Path | None = None,
+        replaced: Path | None,
     ) -> tuple[Run, Conditioning | None]:  # fmt: skip
         """The run, and what its windows are made from; None where all of them are there, so that no model is needed."""
         run = open_run(manifest, folder, resume, inputs.soundtrack, replaced)
@@ -153,8 +179,10 @@ class TalkingVideoPipeline:
     def _render(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]
     ) -> Iterator[FinishedWindow]:
-        conditioning = self._encode(request, inputs)
-        yield from render(self.engine, conditioning, inputs.setup, request.seed, sinks, on_step)
+        begin = share_beginning(self.engine.team, lambda: Beginning(self._encode(request, inputs)))
+        if begin is not None:
+            setup = inputs.setup
+            yield from render(self.engine, begin.conditioning, setup, request.seed, sinks, on_step, begin.state)
 
     def _encode(self, request: TalkRequest, inputs: Inputs) -> Conditioning:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded

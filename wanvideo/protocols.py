@@ -6,9 +6,10 @@ Legend: S speakers, F video frames, H W pixel rows and columns, T latent frames,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     Blocks = Sequence[nn.Module] | nn.ModuleList
 
+Key = TypeVar("Key", bound=Hashable)
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
 """Standard normal float32 noise of a shape. The order in which a window asks for it is part of the result."""
 
@@ -41,6 +43,15 @@ class AudioSource(Protocol):
         Returns: [S, stop - start, layers, channels] float32 on the CPU. Nothing else of a track needs to be in memory.
         """
         ...
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """A window of a source video: frames [F, H, W, 3] uint8, and region [F, H, W] float32 from 1, where they are made
+    anew, down to 0, where they stay; both on the CPU."""
+
+    frames: Tensor
+    region: Tensor
 
 
 class MotionLatents(Protocol):
@@ -78,6 +89,28 @@ class WindowCondition(Protocol):
 
     def color_reference(self, window_index: int) -> Tensor | None:
         """The picture [3, H, W] in -1..1 whose colors the frames of a window take on; None: they keep theirs."""
+        ...
+
+    def kept(self, window_index: int) -> KeptFrames | None:
+        """The window of a source video whose pixels stay outside of a region; None: all of the window is new.
+
+        Colors are then matched inside of the region, to the source in the same place.
+        """
+        ...
+
+
+class SourceFrames(Protocol):
+    """A source video that a dub keeps parts of, at the result's size and rate; read when it is asked for."""
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """The frames start..stop of the result as the source has them: [F, H, W, 3] uint8 on the CPU.
+
+        There are frames for every number: the source says what follows its end.
+        """
+        ...
+
+    def region(self, start: int, stop: int) -> Tensor:
+        """Where these frames are made anew: [F, H, W] float32, 1 inside, down to 0 where the source's pixels stay."""
         ...
 
 
@@ -123,6 +156,126 @@ class ResidentBlocks:
         return nullcontext()
 
 
+class TokenSplit(Protocol):
+    """Which of a video's tokens a transformer computes, when others compute the rest: some positions of every frame."""
+
+    def start(self, num_frames: int, num_positions: int) -> None:
+        """The tokens that come next are those of T frames of h * w positions each."""
+        ...
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """tokens [T * h * w, ...], frame-major -> the own ones, frame-major too."""
+        ...
+
+    def join(self, tokens: Tensor) -> Tensor:
+        """The own tokens [n, D] -> everybody's [T * h * w, D], frame-major."""
+        ...
+
+    def first_frame(self, num_frames: int, num_positions: int) -> tuple[tuple[int, int], ...]:
+        """Where the first frame's keys lie among all keys of self-attention: runs (start, stop), ascending."""
+        ...
+
+
+class AllTokens:
+    """The `TokenSplit` of a model that computes all tokens, which every model starts with."""
+
+    def start(self, num_frames: int, num_positions: int) -> None:
+        """Nothing depends on the size."""
+
+    def take(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def join(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def first_frame(self, num_frames: int, num_positions: int) -> tuple[tuple[int, int], ...]:
+        return ((0, num_positions),)
+
+
+class RowSplit(Protocol):
+    """Which rows of a picture a VAE computes, when others compute the rows above and below.
+
+    size: how many share a picture.
+    """
+
+    size: int
+
+    def splits(self, num_rows: int) -> bool:
+        """Whether a picture of so many rows of latents is worked on by several; if not, everybody does all of it."""
+        ...
+
+    def start(self, num_rows: int) -> None:
+        """What comes next is of pictures of so many rows of latents."""
+        ...
+
+    def take(self, pictures: Tensor, cell: int) -> Tensor:
+        """The own rows of pictures [..., H, W] that have `cell` rows for a row of latents."""
+        ...
+
+    def join(self, pictures: Tensor, cell: int) -> Tensor:
+        """The own rows [..., rows, W] -> everybody's [..., H, W]."""
+        ...
+
+    def edges(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows [1, C, T, 1, W] above and below one's own [1, C, T, rows, W]; zeros beyond the picture."""
+        ...
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """The own pixels' [T, n, C] -> those of whole pictures [T, N, C], in any order."""
+        ...
+
+
+class Ranks(Protocol):
+    """The processes that make one video together, of which this is one. All of them run the same windows and steps.
+
+    index: of this process. size: how many there are.
+    """
+
+    index: int
+    size: int
+
+    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
+        """`run` of every pass of a step, on whichever ranks; everybody gets all results, which have one shape."""
+        ...
+
+    def agree(self, decision: bool) -> bool:
+        """The decision of the first rank, on all of them."""
+        ...
+
+    def check(self) -> None:
+        """Called by all before every step and at the end of every part of a window. Waits for the others' hosts.
+
+        Raises: torch.cuda.OutOfMemoryError where another rank ran out of memory and all can begin the part anew;
+            UnsupportedError where another one failed or was cancelled.
+        """
+        ...
+
+    def report(self, error: BaseException) -> None:
+        """This rank cannot go on from here because of `error`; the others learn of it in their next `check`.
+
+        Raises: UnsupportedError where it ran out of memory while others wait for it, so that nobody can begin anew.
+        """
+        ...
+
+
+class OneRank:
+    """The `Ranks` of a process that works alone."""
+
+    index, size = 0, 1
+
+    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
+        return {which: run(which) for which in passes}
+
+    def agree(self, decision: bool) -> bool:
+        return decision
+
+    def check(self) -> None:
+        """Nobody else is here."""
+
+    def report(self, error: BaseException) -> None:
+        """Nobody else is here."""
+
+
 class WeightSource(Protocol):
     """The files that a model's weights were read from, by the model's own names of them.
 
@@ -154,6 +307,11 @@ class StepWeights(Protocol):
 
     def prepare(self, device: torch.device) -> None:
         """Called before every forward: have on the device what compiled code will ask for."""
+        ...
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """What they are called in messages, with their strengths; empty where nothing is applied."""
         ...
 
     def set_step(self, model: BlockModel, step: int) -> bool:

@@ -1,21 +1,23 @@
-"""What a user asks for, as frozen data: no torch, no files opened here.
+"""What a user asks for, as frozen data that is checked where it is made: no torch, no files opened here.
 
-`TalkRequest` is one video. It is read from and written to JSON in two forms: our own (`from_json`, every field by its
-name) and the job files of MultiTalk / InfiniteTalk (`from_job`).
+`TalkRequest` is one video. It is read from and written to JSON in two forms (see job.py): our own (`from_json`, every
+field by its name) and the job files of MultiTalk / InfiniteTalk (`from_job`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, UnsupportedError
-from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, WindowPlan, parse_size
+from . import checks
+from .errors import InputError
+from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
+from .job import build, parse_job, read_object
+from .keep import SOURCE_ENDS, Camera, Keep
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -25,6 +27,10 @@ QUANTIZERS = ("fp8", "int8", "fp4")
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead")
 CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6
+MAX_STEPS = 1000
+MAX_PROMPT = 50_000  # characters; the text encoder reads the first 512 tokens
+MAX_PIXELS = 10**6  # of a box's edge
+DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d{1,3})?")
 NEGATIVE_PROMPT = (
     "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
     "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
@@ -47,6 +53,18 @@ class Speaker:
     box: tuple[int, int, int, int] | None = None
     mask: str | None = None
 
+    def __post_init__(self) -> None:
+        _paths(self, "audio", "mask", prefix="speaker.")
+        if self.box is not None:
+            checks.instance("box", self.box, tuple, "four numbers: row_min, col_min, row_max, col_max")
+            if len(self.box) != 4:
+                raise InputError(
+                    f"box {checks.brief(self.box)} has {len(self.box)} numbers. "
+                    "Give four numbers: row_min, col_min, row_max, col_max."
+                )
+            for name, value in zip(("row_min", "col_min", "row_max", "col_max"), self.box, strict=True):
+                checks.number(f"{name} of box {checks.brief(self.box)}", value, 0, MAX_PIXELS, whole=True)
+
 
 @dataclass(frozen=True)
 class Apg:
@@ -54,6 +72,10 @@ class Apg:
 
     momentum: float = -0.75
     norm_threshold: float = 55.0
+
+    def __post_init__(self) -> None:
+        checks.number("apg.momentum", self.momentum, -1, 1)  # beyond, the running difference grows without end
+        checks.number("apg.norm_threshold", self.norm_threshold, -1e9, 1e9)
 
 
 @dataclass(frozen=True)
@@ -78,12 +100,18 @@ class StepCache:
     offload: bool = False
 
     def __post_init__(self) -> None:
-        _choice("step_cache.kind", self.kind, CACHES)
-        _choice("step_cache.coefficients", self.coefficients, ("auto", "480", "720"))
-        _number("step_cache.threshold", self.threshold, 1e-6, 100)
-        _number("step_cache.start_step", self.start_step, 0, 10_000, whole=True)
-        _number("step_cache.end_step", self.end_step, -1, 10_000, whole=True)
-        _number("step_cache.max_skips", self.max_skips, 0, 1000, whole=True)
+        checks.choice("step_cache.kind", self.kind, CACHES)
+        checks.choice("step_cache.coefficients", self.coefficients, ("auto", "480", "720"))
+        checks.number("step_cache.threshold", self.threshold, 1e-6, 100)
+        checks.number("step_cache.start_step", self.start_step, 0, 10_000, whole=True)
+        checks.number("step_cache.end_step", self.end_step, -1, 10_000, whole=True)
+        checks.number("step_cache.max_skips", self.max_skips, 0, 1000, whole=True)
+        _flags(self, "offload", prefix="step_cache.")
+        if 0 <= self.end_step <= self.start_step:
+            raise InputError(
+                f"step_cache.end_step {self.end_step} is not behind start_step {self.start_step}, so no step could be "
+                "skipped. Use a larger one, or -1 for the last step."
+            )
 
 
 @dataclass(frozen=True)
@@ -95,8 +123,16 @@ class SkipLayers:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        _number("skip_layers.start", self.start, 0, 1)
-        _number("skip_layers.end", self.end, 0, 1)
+        checks.instance("skip_layers.blocks", self.blocks, tuple, "a list of blocks")
+        for block in self.blocks:
+            checks.number("skip_layers.blocks", block, 0, 999, whole=True)
+        checks.number("skip_layers.start", self.start, 0, 1)
+        checks.number("skip_layers.end", self.end, 0, 1)
+        if self.end < self.start:
+            raise InputError(
+                f"skip_layers.end {self.end} is before start {self.start}. Give two fractions of the schedule, the "
+                "smaller one first."
+            )
 
 
 @dataclass(frozen=True)
@@ -107,7 +143,8 @@ class LoopSettings:
         mode: infinitetalk (fixed reference, clean motion latents) or multitalk (the last frames are the condition).
         window_frames, motion_frames: frames a window samples, and how many of them repeat the previous one; 4n + 1.
         scheduler, steps, shift: name, number of steps and time shift of the noise schedule.
-        guidance_scale, audio_guidance_scale: 1 means none; a pass that neither needs is not run.
+        guidance_scale, audio_guidance_scale: 1 means none; a pass that neither needs is not run. A tuple has a
+            guidance_scale for each step, and the last one stands for all later steps.
         audio_scale: factor on the audio attention's output.
         apg: adaptive projected guidance instead of plain differences.
         start_step, end_step: part of the schedule to run (-1: to its end); floats are noise levels, not indices.
@@ -125,7 +162,7 @@ class LoopSettings:
     scheduler: str = "multitalk"
     steps: int = 40
     shift: float = 7.0
-    guidance_scale: float = 5.0
+    guidance_scale: float | tuple[float, ...] = 5.0
     audio_guidance_scale: float = 4.0
     audio_scale: float = 1.0
     apg: Apg | None = None
@@ -141,15 +178,26 @@ class LoopSettings:
     skip_layers: SkipLayers | None = None
 
     def __post_init__(self) -> None:
-        _choice("mode", self.mode, MODES)
-        _choice("color_match", self.color_match, COLOR_METHODS)
-        _number("steps", self.steps, 1, 1000, whole=True)
-        _number("shift", self.shift, 0.01, 1000)
-        _number("guidance_scale", self.guidance_scale, 0, 100)
-        _number("audio_guidance_scale", self.audio_guidance_scale, 0, 10000)
-        _number("audio_scale", self.audio_scale, 0, 100)
-        _number("denoise_strength", self.denoise_strength, 0, 1)
-        _number("color_strength", self.color_strength, 0, 1)
+        checks.choice("mode", self.mode, MODES)
+        checks.choice("color_match", self.color_match, COLOR_METHODS)
+        checks.number("steps", self.steps, 1, MAX_STEPS, whole=True)
+        checks.number("shift", self.shift, 0.01, 1000)
+        scales = self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
+        for scale in scales or (None,):
+            checks.number("guidance_scale", scale, 0, 100)
+        checks.number("audio_guidance_scale", self.audio_guidance_scale, 0, 10000)
+        checks.number("audio_scale", self.audio_scale, 0, 100)
+        checks.number("denoise_strength", self.denoise_strength, 0, 1)
+        checks.number("color_strength", self.color_strength, 0, 1)
+        checks.text("scheduler", self.scheduler, 100)
+        _flags(self, "add_noise_to_samples", "tiled_vae")
+        _step("start_step", self.start_step, 0)
+        _step("end_step", self.end_step, -1)
+        if self.sigmas is not None:
+            noise_levels(self.sigmas, self.steps)
+        for name, kind in (("apg", Apg), ("step_cache", StepCache), ("skip_layers", SkipLayers)):
+            if getattr(self, name) is not None:
+                checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
         WindowPlan(1, self.window_frames, self.motion_frames)
 
 
@@ -159,6 +207,14 @@ class LoraFile:
 
     path: str
     strength: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        _paths(self, "path", prefix="lora.")
+        strengths = self.strength if isinstance(self.strength, tuple) else (self.strength,)
+        if not strengths:
+            raise InputError("lora.strength is an empty list. Give one number, or one for each step.")
+        for strength in strengths:
+            checks.number("lora.strength", strength, -1000, 1000)
 
 
 @dataclass(frozen=True)
@@ -175,6 +231,11 @@ class ModelFiles:
     wav2vec: str | None = None
     loras: tuple[LoraFile, ...] = ()
 
+    def __post_init__(self) -> None:
+        _paths(self, "adapter", "folder", "vae", "text_encoder", "tokenizer", "clip_vision", "wav2vec")
+        object.__setattr__(self, "transformer", checks.path("transformer", self.transformer))
+        _all_are("loras", self.loras, LoraFile)
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -183,7 +244,7 @@ class EngineOptions:
     Args:
         device: torch device; None: the GPU if there is one.
         dtype: bf16, fp16 or fp32, in which everything is computed that is not quantized.
-        text_encoder_device: where the prompt is encoded; None: as device.
+        text_encoder_device: cpu to encode the prompt there; None: as device.
         quantize: fp8, int8 or fp4 for the matrices of the transformer's and the text encoder's blocks that are stored
             as plain numbers, fp8 for the latter in place of fp4; None: as stored.
         attention: name of a backend for self-attention; auto: the fastest exact one of this machine.
@@ -209,13 +270,27 @@ class EngineOptions:
     fp16_accumulation: bool = False
 
     def __post_init__(self) -> None:
-        _choice("dtype", self.dtype, DTYPES)
+        checks.choice("dtype", self.dtype, DTYPES)
+        if self.device is not None:
+            checks.text("device", self.device, 20)
+            if not DEVICE.fullmatch(self.device):
+                raise InputError(
+                    f"device {checks.brief(self.device)} cannot be used: models need the memory of a real device. "
+                    "Use cuda, cuda:0 or cpu."
+                )
+        if self.text_encoder_device is not None:
+            checks.choice("text_encoder_device", self.text_encoder_device, ("cpu",))
         if self.quantize is not None:
-            _choice("quantize", self.quantize, QUANTIZERS)
+            checks.choice("quantize", self.quantize, QUANTIZERS)
         if self.compile is not None:
-            _choice("compile", self.compile, COMPILE_MODES)
-        _number("blocks_to_stream", self.blocks_to_stream, -1, 1000, whole=True)
-        _number("prefetch", self.prefetch, 1, 40, whole=True)
+            checks.choice("compile", self.compile, COMPILE_MODES)
+        checks.number("blocks_to_stream", self.blocks_to_stream, -1, 1000, whole=True)
+        checks.number("prefetch", self.prefetch, 1, 40, whole=True)
+        checks.text("attention", self.attention, 100)
+        checks.text("compile_backend", self.compile_backend, 100)
+        _flags(self, "tf32", "fp16_accumulation")
+        if self.vae_tiling is not None:
+            _flags(self, "vae_tiling")
 
 
 @dataclass(frozen=True)
@@ -231,6 +306,11 @@ class TalkRequest:
         fps: frames a second of the result; the audio adapter was trained at 25.
         max_frames: cap on the video's length, 0 for none.
         settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
+        keep: the part of a source video that is made anew, while the rest stays as it is (dub); None: all of it.
+        source_end: what follows the end of a source video: hold, loop or ping-pong.
+        scene_seg: whether a source video is cut into its scenes, each with its own reference.
+        camera: a slow movement over a still reference picture, or None.
+        voice_activity: whether features fade into those of silence where a speaker is quiet.
         normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
     """
@@ -247,22 +327,51 @@ class TalkRequest:
     seed: int = 42
     normalize_loudness: bool = True
     output: str | None = None
+    keep: Keep | None = None
+    source_end: str = "hold"
+    scene_seg: bool = False
+    camera: Camera | None = None
+    voice_activity: bool = False
 
     def __post_init__(self) -> None:
-        if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):
-            raise InputError("prompt is missing. Give one text, or one for each window.")
-        if not self.reference:
-            raise InputError("There is no reference picture. Give the path of a picture or of a video.")
-        if len(self.speakers) > MAX_SPEAKERS:
-            raise InputError(f"{len(self.speakers)} speakers are given; at most {MAX_SPEAKERS} can be told apart.")
-        _choice("audio_type", self.audio_type, AUDIO_TYPES)
-        _number("fps", self.fps, 1, 120)
-        _number("max_frames", self.max_frames, 0, 10_000_000, whole=True)
-        _number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        checks.instance("prompts", self.prompts, tuple, 'a list of texts, one a window, such as ("She talks.",)')
+        if not self.prompts:
+            raise InputError("prompts is empty. Give one text, or one for each window.")
+        for prompt in self.prompts:
+            checks.text("prompt", prompt, MAX_PROMPT)
+        checks.text("negative_prompt", self.negative_prompt, MAX_PROMPT)
+        object.__setattr__(self, "reference", checks.path("reference", self.reference))
+        _paths(self, "output")
+        _all_are("speakers", self.speakers, Speaker)
+        checks.choice("audio_type", self.audio_type, AUDIO_TYPES)
+        checks.number("fps", self.fps, 1, 120)
+        checks.number("max_frames", self.max_frames, 0, 10_000_000, whole=True)
+        checks.instance("settings", self.settings, LoopSettings, "LoopSettings(...)")
+        checks.number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        _flags(self, "normalize_loudness", "scene_seg", "voice_activity")
+        checks.choice("source_end", self.source_end, SOURCE_ENDS)
+        for name, kind in (("keep", Keep), ("camera", Camera)):
+            if getattr(self, name) is not None:
+                checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
         self._check_regions()
-        parse_size(self.size if isinstance(self.size, str) else "x".join(map(str, self.size)))
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if isinstance(self.size, str):
+            parse_size(self.size)
+        elif isinstance(self.size, tuple) and len(self.size) == 2:
+            VideoGeometry(*self.size, 1)
+        else:
+            raise InputError(
+                f"size {checks.brief(self.size)} is not usable. Use infinitetalk-480, infinitetalk-720 or "
+                "(width, height)."
+            )
 
     def _check_regions(self) -> None:
+        if len(self.speakers) > MAX_SPEAKERS:
+            raise InputError(
+                f"speakers has {len(self.speakers)} people; at most {MAX_SPEAKERS} can be told apart. Leave some out."
+            )
         placed = [speaker for speaker in self.speakers if speaker.box or speaker.mask]
         if placed and len(placed) != len(self.speakers):
             raise InputError(
@@ -270,14 +379,20 @@ class TalkRequest:
             )
         if not placed and len(self.speakers) > 2:
             raise InputError(
-                f"{len(self.speakers)} speakers need a box or mask each; only two can be placed by themselves."
+                f"{len(self.speakers)} speakers need a box or mask each; only two can be placed by themselves. "
+                'Give each one, in a job as "bbox".'
             )
         for number, speaker in enumerate(self.speakers, 1):
-            if speaker.box and not (0 <= speaker.box[0] < speaker.box[2] and 0 <= speaker.box[1] < speaker.box[3]):
+            if speaker.box and not (speaker.box[0] < speaker.box[2] and speaker.box[1] < speaker.box[3]):
                 raise InputError(
                     f"The box of speaker {number}, {list(speaker.box)}, is empty. "
-                    "It is [row_min, col_min, row_max, col_max] in pixels of the reference, origin top left."
+                    "Give [row_min, col_min, row_max, col_max] in pixels of the reference, origin top left."
                 )
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether anybody speaks."""
+        return any(speaker.audio is not None for speaker in self.speakers)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data from which `from_json` rebuilds an equal request."""
@@ -286,135 +401,65 @@ class TalkRequest:
     @classmethod
     def from_json(cls, data: dict[str, Any] | str | Path) -> TalkRequest:
         """Read what `to_json` wrote (data, or the path of a JSON file). Unknown keys are errors."""
-        return _build(cls, read_json(data), "request")
+        return build(cls, read_object(data, "a request"), "request")
 
     @classmethod
     def from_job(cls, data: dict[str, Any] | str | Path, **settings: Any) -> TalkRequest:
-        """Read a job of the reference implementation.
+        """Read a job of the reference implementation (see `job.Job`).
 
-        Args:
-            data: the job, or the path of its JSON file: prompt, cond_video or cond_image, cond_audio {person1: ...},
-                audio_type, bbox {person1: [row_min, col_min, row_max, col_max]}.
-            settings: further fields of TalkRequest.
-        Raises:
-            InputError: for unknown or missing keys and for boxes that do not match the audios.
+        Args: data: the job, or the path of its JSON file. settings: further fields of TalkRequest.
+        Raises: InputError for unknown or missing keys, and for boxes that do not match the sounds.
         """
-        job = read_json(data)
-        _known_keys(job, _JOB_KEYS, "job")
-        reference = job.get("cond_video") or job.get("cond_image")
-        if not reference:
-            raise InputError('The job names no picture. Add "cond_video": "path of a picture or video".')
-        if job.get("tts_audio"):
-            raise UnsupportedError(
-                '"tts_audio" is not there yet. Make the speech first and name its file in "cond_audio".'
-            )
-        audios, boxes = job.get("cond_audio") or {}, job.get("bbox") or {}
-        if not isinstance(audios, dict) or not isinstance(boxes, dict):
-            raise InputError('"cond_audio" and "bbox" are objects: {"person1": ..., "person2": ...}.')
-        if boxes and set(boxes) != set(audios):
-            raise InputError(
-                f"bbox names {_names(boxes)} but cond_audio names {_names(audios)}. Both must name the same persons."
-            )
-        speakers = tuple(
-            Speaker(None if audios[name] in (None, "None", "") else str(audios[name]), _box(name, boxes.get(name)))
-            for name in sorted(audios)
+        job = parse_job(data)
+        speakers = tuple(Speaker(audio, box) for audio, box in zip(job.audios, job.boxes, strict=True))
+        keep = None if job.keep is None else build(Keep, job.keep, "keep")
+        return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, keep=keep, **settings)
+
+
+def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:
+    """The steps + 1 noise levels of a schedule of one's own, of which the last one, 0, may be left out.
+
+    Raises: InputError for another number of them, and where they do not fall from at most 1 to 0.
+    """
+    checks.instance("sigmas", sigmas, Sequence, "a list of noise levels")
+    for index, level in enumerate(sigmas):
+        checks.number(f"sigmas[{index}]", level, 0, 1)
+    levels = [*map(float, sigmas), *([0.0] if len(sigmas) == steps else [])]
+    if len(levels) != steps + 1:
+        raise InputError(
+            f"sigmas holds {len(levels)} noise levels, which does not fit {steps} steps. "
+            f"Give {steps + 1}, or {steps} and 0 is appended."
         )
-        if len(speakers) > 1 and "audio_type" not in job:
-            raise InputError('Two or more persons need "audio_type": "para" (together) or "add" (one after another).')
-        prompt = job.get("prompt", "")
-        prompts = tuple(prompt) if isinstance(prompt, list) else (str(prompt),)
-        return cls(
-            prompts=prompts, reference=str(reference), speakers=speakers,
-            audio_type=job.get("audio_type", "para"), **settings,
-        )  # fmt: skip
+    for index, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+        if not level > following:
+            raise InputError(
+                f"sigmas[{index}] = {level:g} is followed by {following:g}. Give noise levels that fall from at most "
+                "1 to 0."
+            )
+    return levels
 
 
-_JOB_KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio")
+def _paths(owner: Any, *names: str, prefix: str = "") -> None:
+    """Check the paths among an instance's fields, and keep them as text."""
+    for name in names:
+        if (value := getattr(owner, name)) is not None:
+            object.__setattr__(owner, name, checks.path(prefix + name, value))
 
 
-def read_json(data: dict[str, Any] | str | Path) -> dict[str, Any]:
-    """A JSON object from `data` itself or from the UTF-8 file it names."""
-    if isinstance(data, dict):
-        return data
-    path = Path(data)
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}.") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path} holds a {type(parsed).__name__}; a job is one JSON object {{...}}.")
-    return parsed
+def _flags(owner: Any, *names: str, prefix: str = "") -> None:
+    for name in names:
+        checks.flag(prefix + name, getattr(owner, name))
 
 
-def _build(cls: type, data: Any, where: str) -> Any:
-    """A dataclass from plain data, field by field, following the types that the fields are declared with."""
-    if not isinstance(data, dict):
-        raise InputError(f"{where} must be an object {{...}}, not {data!r}.")
-    fields = {item.name: item for item in dataclasses.fields(cls)}
-    _known_keys(data, fields, where)
-    values = {}
-    for name, value in data.items():
-        inner = _NESTED.get((cls, name))
-        if inner and isinstance(value, list | tuple):
-            value = tuple(_build(inner, item, f"{where}.{name}[{i}]") for i, item in enumerate(value))
-        elif inner and value is not None:
-            value = _build(inner, value, f"{where}.{name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
-    missing = [name for name, item in fields.items() if name not in values and _is_required(item)]
-    if missing:
-        raise InputError(f"{where} lacks {', '.join(missing)}.")
-    return cls(**values)
+def _all_are(name: str, values: Any, kind: type) -> None:
+    checks.instance(name, values, tuple, f"a list of {kind.__name__}(...)")
+    for value in values:
+        checks.instance(f"One of {name}", value, kind, f"{kind.__name__}(...)")
 
 
-def _is_required(item: dataclasses.Field) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-_NESTED = {
-    (TalkRequest, "speakers"): Speaker,
-    (TalkRequest, "settings"): LoopSettings,
-    (LoopSettings, "apg"): Apg,
-    (LoopSettings, "step_cache"): StepCache,
-    (LoopSettings, "skip_layers"): SkipLayers,
-    (ModelFiles, "loras"): LoraFile,
-}
-
-
-def _known_keys(data: dict[str, Any], known: Any, where: str) -> None:
-    for key in data:
-        if key not in known:
-            close = difflib.get_close_matches(key, list(known), 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(known)}."
-            raise InputError(f"{where} has the unknown key {key!r}. {hint}")
-
-
-def _box(name: str, value: Any) -> tuple[int, int, int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
-        raise InputError(f"The box of {name}, {value!r}, must be four numbers: row_min, col_min, row_max, col_max.")
-    row_min, col_min, row_max, col_max = map(int, value)
-    return row_min, col_min, row_max, col_max
-
-
-def _names(mapping: dict[str, Any]) -> str:
-    return ", ".join(sorted(mapping)) or "nobody"
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"{name} {value!r} is not offered.{hint} Use one of {', '.join(allowed)}.")
-
-
-def _number(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
-    kind = int if whole else int | float
-    if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
-        raise InputError(f"{name} {value!r} is not usable: it must be a {'whole ' * whole}number from {low} to {high}.")
+def _step(name: str, value: Any, low: int) -> None:
+    """A step's index, or as a float a noise level; -1 is the end where `low` allows it."""
+    if isinstance(value, float) and value != low:
+        checks.number(f"{name} as a noise level", value, 0, 1)
+    elif not isinstance(value, float):
+        checks.number(name, value, low, MAX_STEPS, whole=True)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,21 @@ def parse_json(data: str | bytes, what: str, error: type[TalkError] = InputError
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise error(f"{what} has the key {twice!r} twice. Remove one of them.")
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise error(f"{what} has the key {twice[:120]!r} twice. Remove one of them.")
         return found
 
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         return json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
     except RecursionError:
-        raise error(f"{what} is nested too deep to be read. It is damaged, or not meant for this.") from None
+        raise error(
+            f"{what} is nested too deep to be read: it is damaged or not meant for this. Name another."
+        ) from None
     except UnicodeDecodeError as cause:
         raise error(f"{what} is not UTF-8 text (byte {cause.start}). Save it as UTF-8.") from None
     except json.JSONDecodeError as cause:
-        hint = " In a path write / or \\\\." if "escape" in cause.msg else ""
+        hint = " In a path write / or \\\\." if "escape" in cause.msg else " Mend it there."
         raise error(f"{what}, line {cause.lineno}, column {cause.colno}: {cause.msg}.{hint}") from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import wanvideo
-from wanvideo.cli.generate import build_parser
+from wanvideo.cli.flags import build_parser
 from wanvideo.cli.main import COMMANDS
 from wanvideo.request import TalkRequest
 

@@ -4,9 +4,14 @@ import json
 
 import pytest
 
-from wanvideo.cli.generate import read_job, yes_or_no
+from wanvideo.cli.flags import build_parser
+from wanvideo.cli.generate import read_job
 from wanvideo.cli.main import main, run
+from wanvideo.cli.parser import yes_or_no
 from wanvideo.errors import InputError, TalkError, UnsupportedError
+from wanvideo.keep import Keep
+from wanvideo.lora.few_steps import few_steps_of
+from wanvideo.parallel.layout import WantedRanks
 from wanvideo.request import Apg, Speaker
 
 JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "speech.wav"}}
@@ -34,6 +39,27 @@ def test_defaults_are_the_reference_script_s(read):
     assert (request.size, request.seed, request.max_frames, request.fps) == ("infinitetalk-480", 42, 81, 25.0)
     assert job.files.transformer == job.files.folder == "weights/Wan2.1-I2V-14B-480P"
     assert not job.overwrite and job.options.text_encoder_device is None
+
+
+REFERENCE = (
+    "task size frame_num max_frame_num ckpt_dir infinitetalk_dir quant_dir wav2vec_dir dit_path lora_dir lora_scale "
+    "offload_model ulysses_size ring_size t5_fsdp t5_cpu dit_fsdp save_file audio_save_dir base_seed input_json "
+    "motion_frame mode sample_steps sample_shift sample_text_guide_scale sample_audio_guide_scale "
+    "num_persistent_param_in_dit audio_mode use_teacache teacache_thresh use_apg apg_momentum apg_norm_threshold "
+    "color_correction_strength scene_seg quant"
+).split()
+
+
+def test_every_flag_of_the_reference_is_there_with_its_default():
+    flags = vars(build_parser("generate").parse_args([]))
+    assert set(REFERENCE) <= set(flags)
+    given = {name: flags[name] for name in REFERENCE if flags[name] not in (None, False, [])}
+    assert given == {
+        "task": "infinitetalk-14B", "size": "infinitetalk-480", "frame_num": 81, "lora_scale": [1.2], "ulysses_size": 1,
+        "ring_size": 1, "audio_save_dir": "save_audio", "base_seed": 42, "input_json": "examples.json", "mode": "clip",
+        "sample_text_guide_scale": 5.0, "sample_audio_guide_scale": 4.0, "audio_mode": "localfile",
+        "teacache_thresh": 0.2, "apg_momentum": -0.75, "apg_norm_threshold": 55.0, "color_correction_strength": 1.0,
+    }  # fmt: skip
 
 
 def test_every_flag_of_a_full_command_line_arrives(read):
@@ -145,15 +171,26 @@ def test_the_whole_transformer_may_be_one_file(read):
     assert files.transformer == "merged.pt" and files.folder == BASE[1]
 
 
+def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
+    request = read().request
+    assert (request.keep, request.scene_seg, request.source_end) == (None, False, "hold")
+    request = read("--dub", "mask.png", "--dub_feather", "4", "--scene_seg", "--source_end", "ping-pong").request
+    assert request.keep == Keep("mask.png", feather=4) and request.scene_seg and request.source_end == "ping-pong"
+    assert read("--scene_seg", "false").request.scene_seg is False and not request.voice_activity
+    assert read("--dub", "auto").request.keep == Keep(mouth="auto")
+    assert read("--voice_activity").request.voice_activity
+
+
+def test_a_job_may_say_what_is_made_anew(read):
+    assert read(job={**JOB, "keep": {"box": [1, 2, 30, 40]}}).request.keep == Keep(box=(1, 2, 30, 40))
+    with pytest.raises(InputError, match="keep has the unknown key 'boxes'. Did you mean 'box'"):
+        read(job={**JOB, "keep": {"boxes": [1, 2, 30, 40]}})
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--ulysses_size", "2"], "Several GPUs"),
-        (["--ring_size", "2"], "Several GPUs"),
-        (["--dit_fsdp"], "--dit_fsdp"),
-        (["--t5_fsdp"], "--t5_fsdp"),
         (["--audio_mode", "tts"], "tts"),
-        (["--scene_seg"], "--scene_seg"),
     ],
     ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else None,
 )
@@ -163,12 +200,18 @@ def test_what_is_not_there_yet_says_so(read, flags, word):
     assert word in str(caught.value)
 
 
-def test_speech_synthesis_and_torchrun_are_not_there_yet(read, monkeypatch):
+def test_speech_synthesis_is_not_there_yet(read):
     with pytest.raises(UnsupportedError, match="tts_audio.*not there yet"):
         read(job={**JOB, "cond_audio": {}, "tts_audio": {"text": "(s1) Hello.", "human1_voice": "am_adam.pt"}})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UnsupportedError, match="no torchrun"):
-        read()
+
+
+def test_ranks_of_one_video(read, monkeypatch):
+    for flags in (["--ulysses_size", "2"], ["--ring_size", "2"], ["--ulysses_size", "2", "--dit_fsdp"]):
+        with pytest.raises(InputError, match="torchrun --nproc_per_node=2"):
+            read(*flags)
+    assert read("--dit_fsdp", "--t5_fsdp", "--parallel", "auto").ranks == WantedRanks(is_auto=True, shard=True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert read("--ulysses_size", "2", "--ring_size", "2").ranks == WantedRanks(2, 2)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +225,9 @@ def test_speech_synthesis_and_torchrun_are_not_there_yet(read, monkeypatch):
         (["--sample_steps", "0"], ["steps 0"]),
         (["--sample_steps", "-4"], ["steps -4"]),
         (["--color_correction_strength", "1.5"], ["1.5", "0 to 1"]),
-        (["--sample_text_guide_scale", "nan"], ["guidance_scale"]),
-        (["--max_frame_num", "-1", "--mode", "streaming"], ["max_frames"]),
-        (["--teacache_thresh", "0", "--use_teacache"], ["threshold"]),
+        (["--sample_text_guide_scale", "nan"], ["--sample_text_guide_scale nan", "0 to 100"]),
+        (["--max_frame_num", "-1", "--mode", "streaming"], ["--max_frame_num -1"]),
+        (["--teacache_thresh", "0", "--use_teacache"], ["--teacache_thresh 0"]),
     ],
     ids=lambda value: "=".join(value[:2]).lstrip("-") if value[0].startswith("--") else None,
 )
@@ -237,7 +280,129 @@ def test_no_model_is_named(read):
         read(base=[])
 
 
+# Few-step LoRAs, silent jobs
+
+LIGHTX2V = "loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        (LIGHTX2V, 4), ("lightx2v_I2V_14B_480p_cfg_step_distill_rank128_bf16.safetensors", 4),
+        ("C:\\loras\\Wan22-Lightning-4steps.safetensors", 4), ("some_8step_lora.safetensors", 8),
+        ("Wan2.1_I2V_14B_FusionX_LoRA.safetensors", None), ("style_v14steps.safetensors", None), ("", None),
+        ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", None), ("lightx2v/my_style.safetensors", None),
+    ],
+)  # fmt: skip
+def test_few_step_loras_are_told_by_name(name, steps):
+    assert few_steps_of(name) == steps
+
+
+def test_a_few_step_lora_takes_the_noise_levels_that_it_was_made_for(read, caplog):
+    caplog.set_level("INFO", logger="wanvideo")
+    settings = read("--sample_steps", "4", "--lora_dir", LIGHTX2V, "--sample_shift", "11").request.settings
+    assert (settings.scheduler, settings.steps, settings.shift) == ("flowmatch_distill", 4, 11.0)
+    assert "made for 4 steps of flowmatch_distill, which is used" in caplog.text
+    assert read("--lora_dir", "style.safetensors").request.settings.scheduler == "multitalk"
+
+
+def test_a_few_step_lora_under_other_settings_names_the_flag_that_mends_it(read, caplog):
+    caplog.set_level("WARNING", logger="wanvideo")
+    assert read("--lora_dir", LIGHTX2V, "--scheduler", "multitalk").request.settings.scheduler == "multitalk"
+    assert "Use --scheduler flowmatch_distill." in caplog.text and "Use --sample_steps 4." in caplog.text
+    caplog.clear()
+    read("--lora_dir", LIGHTX2V, "--scheduler", "lcm", "--sample_steps", "4")
+    assert not caplog.text
+
+
+def test_a_silent_job_is_one_window_unless_its_length_is_said(read, caplog):
+    caplog.set_level("INFO", logger="wanvideo")
+    silent = {"prompt": "p", "cond_video": "face.png"}
+    assert read("--mode", "streaming", job=silent).request.max_frames == 0
+    assert "one window" in caplog.text and "--max_frame_num" in caplog.text
+    assert read("--mode", "streaming", "--max_frame_num", "200", job=silent).request.max_frames == 200
+    assert read("--mode", "streaming").request.max_frames == 1000
+    assert read("--mode", "streaming", "--max_frame_num", "0").request.max_frames == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--sample_step", "4"], ["'--sample_step' is no flag", "'--sample_steps'"]),
+        (["--qant=fp8"], ["'--qant=fp8' is no flag", "--quant"]),
+        (["stray"], ["'stray' is no flag", "--help"]),
+        (["--sample_steps", "four"], ["--sample_steps: 'four' is no whole number"]),
+        (["--sample_steps", "4.5"], ["'4.5' is no whole number"]),
+        (["--fps", "fast"], ["--fps: 'fast' is no number"]),
+        (["--fps", "inf"], ["--fps inf", "1 to 120"]),
+        (["--mode", "clips"], ["--mode 'clips'", "'clip'", "clip, streaming"]),
+        (["--quant", "fp7"], ["--quant 'fp7'", "fp8, int8, fp4"]),
+        (["--overwrite", "perhaps"], ["--overwrite: 'perhaps' is neither true nor false"]),
+        (["--attention", "nope"], ["--attention 'nope'", "sdpa"]),
+        (["--device", "meta"], ["--device 'meta'", "cuda:0 or cpu"]),
+        (["--scheduler", "unipcc"], ["--scheduler 'unipcc'", "'unipc'"]),
+        (["--scheduler", "deis"], ["--scheduler 'deis'", "dpm++"]),
+        (["--sample_steps", "10", "--scheduler", "flowmatch_causvid"], ["--sample_steps 10", "at most 9"]),
+        (["--apg_momentum", "nan"], ["--apg_momentum nan", "-1 to 1"]),
+        (["--apg_norm_threshold", "inf"], ["--apg_norm_threshold inf"]),
+        (["--teacache_thresh", "-1"], ["--teacache_thresh -1"]),
+        (["--base_seed", str(2**64)], ["--base_seed"]),
+        (["--ulysses_size", "0"], ["--ulysses_size 0"]),
+        (["--num_persistent_param_in_dit", "-5"], ["--num_persistent_param_in_dit -5"]),
+        (["--blocks_to_swap", "-2"], ["--blocks_to_swap -2", "-1"]),
+        (["--lora_dir", "a", "--lora_scale", "nan"], ["--lora_scale nan"]),
+        (["--lora_dir", ""], ["--lora_dir is an empty path"]),
+        (["--save_file", "a\0b"], ["--save_file", "'\\x00'"]),
+        (["--vae_path", "\ud800"], ["--vae_path", "'\\ud800'"]),
+        (["--input_json", ""], ["--input_json", "empty path"]),
+        (["--preset", "balance"], ["'balance'", "03_balanced"]),
+        (["--preset"], ["--preset: expected one argument"]),
+    ],
+    ids=lambda value: " ".join(map(ascii, value))[:40] if value[0].startswith(("--", "stray")) else "",
+)
+def test_wrong_flags_are_one_sentence_that_names_them(read, flags, words):
+    with pytest.raises(TalkError) as caught:
+        read(*flags)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
 # The program around the commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "--size", "huge"], ["bench", "--steps", "0"], ["bench", "--device", "meta"],
+        ["bench", "--frames", "80"],
+        ["bench", "--attention", "nope"], ["bench", "--video", "infinitetalk-480"], ["bench", "--blocks_to_swap", "-3"],
+        ["convert", "--to", "fp7"], ["convert"], ["demo", "--tow"], ["make-models", "--seed", "-1", "--out", "x"],
+        ["make-models", "--seed", "x", "--out", "x"], ["plan", "--memory_gb", "nan"], ["presets", "nope"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_answers_wrong_flags(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extra = ["--device", "cpu"] if arguments[0] == "bench" and "--device" not in arguments else []
+    assert main([*arguments, *extra]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") <= 3 and "Traceback" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_no_error(capsys):
+    for command in ("generate", "plan", "bench", "convert"):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0 and "--" in capsys.readouterr().out
+
+
+def test_what_nobody_thought_of_is_told_without_a_traceback(capsys):
+    def breaks(arguments):
+        raise KeyError("x")
+
+    assert run(breaks, []) == 1
+    message = capsys.readouterr().err
+    assert "KeyError: 'x'" in message and "test_flags.py, line" in message and "Traceback" not in message
 
 
 def test_help_lists_every_command(capsys):

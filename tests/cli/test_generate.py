@@ -282,7 +282,7 @@ def test_unusable_places(refused, tmp_path):
     (tmp_path / "file.txt").write_text("not a folder")
     assert "cannot be written" in refused("--save_file", str(tmp_path / "file.txt" / "out"))
     assert "cannot be written" in refused("--save_file", "/proc/out")
-    assert "cannot be written" in refused("--save_file", str(tmp_path / ("long" * 70)))
+    assert "more than 255 bytes" in refused("--save_file", str(tmp_path / ("long" * 70)))
 
 
 def test_an_existing_video_is_kept_unless_asked(tmp_path, capsys):

@@ -50,6 +50,8 @@ def test_every_node_is_there_with_all_it_says(client):
     nodes = client.nodes_of(PACK_NAME)
     assert len(nodes) >= 38
     for name, node in nodes.items():
+        if node.get("deprecated"):  # what only refuses a graph is in no menu
+            continue
         assert node["description"] and node["display_name"] != name and node["category"].startswith("Talking Video"), (
             name
         )
@@ -166,6 +168,16 @@ def test_free_releases_the_models_and_they_come_back(server, client):
     assert any("image-to-video transformer" in line for line in loaded(lines)), "its memory was given back"
 
 
+def test_comfyui_cannot_decode_the_last_window_as_the_whole_video(client):
+    graph = short(num_frames=53)
+    sampler = id_of(graph, "WanVideoSampler")
+    graph["81"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
+    graph["82"] = {"class_type": "VAEDecode", "inputs": {"vae": ["81", 0], "samples": [sampler, 0]}}
+    graph["83"] = {"class_type": "PreviewImage", "inputs": {"images": ["82", 0]}}
+    message = client.run(graph, expect="error").error()["exception_message"]
+    assert "Take its frames from WanVideoPassImagesFromSamples" in message
+
+
 def test_all_ways_out_of_the_sampler_show_the_same_frames(client, tmp_path):
     graph = short("06_from_wanvideowrapper")
     sampler, vae = id_of(graph, "WanVideoSampler"), id_of(graph, "WanVideoVAELoader")
@@ -187,32 +199,20 @@ def test_all_ways_out_of_the_sampler_show_the_same_frames(client, tmp_path):
     assert len(pictures["90"]) == 29 and pictures["90"] == pictures["91"]
 
 
-MISTAKES = {
-    "width 100": ("WanVideoImageToVideoMultiTalk", {"width": 104}, "width 104 is not usable"),
-    "motion": ("WanVideoImageToVideoMultiTalk", {"motion_frame": 29}, "motion_frame 29 must be smaller"),
-    "cfg without negative": ("WanVideoSampler", {"cfg": 5.0}, "negative prompt"),
-    "skip": ("WanVideoSampler", {"start_step": 9}, "start_step"),
-    "riflex": ("WanVideoSampler", {"riflex_freq_index": 4}, "riflex_freq_index is not supported"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found_before_the_transformer_is_loaded(server, client, mistake):
-    kind, inputs, said = MISTAKES[mistake]
+def test_a_missing_negative_prompt_is_found_before_the_transformer_is_loaded(server, client):
     client.free()
     graph = short()
-    inputs_of(graph, kind).update(inputs)
-    if "negative" in mistake:
-        cached = id_of(graph, "WanVideoTextEncodeCached")
-        graph["91"] = {
-            "class_type": "LoadWanVideoT5TextEncoder",
-            "inputs": {"model_name": graph[cached]["inputs"]["model_name"], "precision": "fp32"},
-        }
-        graph["92"] = {"class_type": "WanVideoTextEncodeSingle", "inputs": {"prompt": "She talks.", "t5": ["91", 0]}}
-        inputs_of(graph, "WanVideoSampler")["text_embeds"] = ["92", 0]
+    inputs_of(graph, "WanVideoSampler")["cfg"] = 5.0
+    cached = id_of(graph, "WanVideoTextEncodeCached")
+    graph["91"] = {
+        "class_type": "LoadWanVideoT5TextEncoder",
+        "inputs": {"model_name": graph[cached]["inputs"]["model_name"], "precision": "fp32"},
+    }
+    graph["92"] = {"class_type": "WanVideoTextEncodeSingle", "inputs": {"prompt": "She talks.", "t5": ["91", 0]}}
+    inputs_of(graph, "WanVideoSampler")["text_embeds"] = ["92", 0]
     with new_log(server) as lines:
         run = client.run(graph, expect="error")
-    assert said in run.error()["exception_message"]
+    assert "negative prompt" in run.error()["exception_message"]
     assert not any("image-to-video transformer" in line for line in loaded(lines))
 
 
@@ -223,13 +223,6 @@ def test_saved_names_are_found_on_any_system_and_missing_ones_answered(client):
     inputs_of(graph, "WanVideoVAELoader")["model_name"] = "wanvideo\\no_such_vae.safetensors"
     with pytest.raises(PromptRefused, match=r"no_such_vae.safetensors is missing(?s:.)*vae(?s:.)*https://"):
         client.run(graph)
-
-
-def test_a_file_in_the_wrong_slot_is_named(client):
-    graph = short()
-    inputs_of(graph, "MultiTalkModelLoader")["model"] = "wan2.1_i2v_480p_14B_fp16.safetensors"
-    message = client.run(graph, expect="error").error()["exception_message"]
-    assert "wan2.1_i2v_480p_14B_fp16.safetensors" in message and "audio adapter" in message
 
 
 def test_an_unknown_scheduler_is_answered_with_the_nearest(client):

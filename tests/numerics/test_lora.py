@@ -12,6 +12,7 @@ from support import recipes
 from support.packed import packed_transformer
 from support.tiny import tiny_transformer
 
+from wanvideo.errors import CheckpointError
 from wanvideo.lora.apply import apply_loras
 from wanvideo.lora.use import LoraUse
 from wanvideo.memory.placement import check_parameters
@@ -102,13 +103,13 @@ def test_reference_vectors(dialect):
                 assert (value - dense.get_tensor(key)).abs().max() <= 1e-5, name
 
 
-def test_what_fits_nothing_is_reported_and_changes_nothing(caplog):
+def test_what_fits_nothing_is_refused_and_changes_nothing():
     model = tiny_transformer()
     before = state(model)
-    (report,) = apply_loras(model, [LoraUse(file_of(CASE["misfit"]["keys"]))])
+    with pytest.raises(CheckpointError, match=r"16 channels \(text-to-video\)") as error:
+        apply_loras(model, [LoraUse(file_of(CASE["misfit"]["keys"]))])
+    assert "blocks.7.self_attn.q.weight" in str(error.value)
     assert_same_state(model, before)
-    assert report.matched == 0 and report.total == 2
-    assert "16 channels (text-to-video)" in caplog.text and "blocks.7.self_attn.q.weight" in caplog.text
 
 
 def test_a_text_to_video_lora_keeps_what_fits():

@@ -111,7 +111,7 @@ def required():
         pytest.skip(str(reason))
 
 
-KEEP_FRAMES = """
+TEST_NODES = """
 from pathlib import Path
 import folder_paths
 import numpy as np
@@ -127,7 +127,21 @@ class KeepFrames:
         np.save(Path(folder_paths.get_output_directory(), name + ".npy"), (images * 255).round().byte().cpu().numpy())
         return {}
 
-NODE_CLASS_MAPPINGS = {"KeepFrames": KeepFrames}
+class AnyType(str):
+    def __ne__(self, other):
+        return False
+
+class AnyValue:
+    RETURN_TYPES, FUNCTION, CATEGORY = (AnyType("*"),), "give", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("STRING", {"default": ""}), "kind": (["str", "int", "float"],)}}
+
+    def give(self, value, kind):
+        return ({"str": str, "int": int, "float": float}[kind](value),)
+
+NODE_CLASS_MAPPINGS = {"KeepFrames": KeepFrames, "AnyValue": AnyValue}
 """
 
 
@@ -137,9 +151,9 @@ def start_with_pack(comfyui, base):
     server = ComfyServer(comfyui, base, ["--preview-method", "latent2rgb"])
     install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
     put_models(server.models)
-    folder = server.custom_nodes / "keep-frames"
+    folder = server.custom_nodes / "test-nodes"
     folder.mkdir()
-    (folder / "__init__.py").write_text(KEEP_FRAMES, encoding="utf-8")
+    (folder / "__init__.py").write_text(TEST_NODES, encoding="utf-8")
     put_inputs(base / "input")
     with server:
         assert not server.import_errors(), "\n".join(server.import_errors().values())

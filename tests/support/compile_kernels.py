@@ -66,7 +66,8 @@ def row_kernels(stores):
     rows.add_gated(stream, change, vector)
     rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, None)
     if FP8 in stores:
-        rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, FP8)
+        shift = rows.key_mean(change, vector, 1e-6, HEADS, table, torch.arange(4))
+        rows.rms_norm_heads(change, vector, 1e-6, HEADS, table, FP8, shift)
     rows.scale_products(empty(4, WIDTH, dtype=torch.int32), vector[:4, None], vector[:, None], change[0], BF16)
     pixels = empty(1, 96, 1, 8, 8).contiguous(memory_format=torch.channels_last_3d)
     rows.pixel_norm_silu(torch.empty_like(pixels), pixels, empty(96))

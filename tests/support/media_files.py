@@ -78,6 +78,22 @@ def video(path, frames, *, fps=25, times=None, codec="libx264", keyframe=12, **s
     return path
 
 
+def film(path, seconds=0.5):
+    """A video with sound; its container follows from the suffix."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=48000, layout="mono")
+        frames = [av.VideoFrame.from_ndarray(levels, "rgb24") for levels in numbered_frames(round(25 * seconds))]
+        samples = av.AudioFrame.from_ndarray(tone(48000, seconds).T.copy(), "fltp", "mono")
+        samples.sample_rate, samples.pts = 48000, 0
+        for stream, given in ((picture, frames), (sound, [samples])):
+            for frame in (*given, None):
+                for packet in stream.encode(frame):
+                    container.mux(packet)
+    return path
+
+
 def turned(path, matrix):
     """Put a display matrix (a, b, c, d) into the first track header of an mp4."""
     data = bytearray(path.read_bytes())

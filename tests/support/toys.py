@@ -35,6 +35,9 @@ class Mirror:
     def color_reference(self, window_index: int) -> None:
         return None
 
+    def kept(self, window_index: int) -> None:
+        return None
+
 
 @dataclass
 class PngFolder:

@@ -54,7 +54,7 @@ CASES = {
     "i2v": (transformer, Kind.TRANSFORMER, "Wan2.1 image-to-video transformer"),
     "i2v comfy": (lambda: prefixed(transformer(), "model.diffusion_model."), Kind.TRANSFORMER, "Wan2.1 image-to-video"),
     "t2v": (lambda: without(transformer(16), "img"), Kind.TRANSFORMER, "text-to-video"),
-    "wan2.2 i2v": (lambda: without(transformer(), "img"), Kind.TRANSFORMER, "Wan2.2 image-to-video"),
+    "wan2.2 i2v": (lambda: without(transformer(), "img"), Kind.OTHER, "Wan2.2 image-to-video"),
     "wan2.2 ti2v": (lambda: without(transformer(48), "img"), Kind.OTHER, "Wan2.2 TI2V transformer .48 channels"),
     "vace": (lambda: transformer(**{"vace_blocks.0.before_proj.weight": (8, 8)}), Kind.OTHER, "VACE"),
     "merged": (lambda: transformer() | adapter(), Kind.TRANSFORMER, "with an audio adapter"),
@@ -66,7 +66,7 @@ CASES = {
     "flux vae": (lambda: shapes({"decoder.mid.block_1.norm1.weight": (512,)}), Kind.OTHER, "Flux VAE"),
     "tiny vae": (
         lambda: shapes({"decoder.1.weight": (256, 16, 3, 3), "decoder.3.conv.0.weight": (1, 1)}),
-        Kind.OTHER,
+        Kind.TINY_VAE,
         "preview VAE",
     ),
     "umt5": (lambda: recipes.t5_state_dict(5), Kind.TEXT_ENCODER, "UMT5 text encoder"),

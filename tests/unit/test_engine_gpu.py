@@ -10,6 +10,7 @@ from wanvideo import TalkingVideoPipeline
 from wanvideo.engine import encoders
 from wanvideo.engine.encoders import encode_text
 from wanvideo.memory.residency import module_bytes
+from wanvideo.ops.linear.formats import FORMATS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,14 +36,14 @@ def test_float32_frames_are_the_cpu_s(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dtype": "bf16"}, {"dtype": "fp16"}, {"dtype": "bf16", "quantize": "fp8"}], ids=str
+    "changes", [{"dtype": "bf16"}, {"dtype": "fp16"}, {"quantize": "fp8"}, {"quantize": "int8"}], ids=str
 )
 @pytest.mark.parametrize("adapter", ["single", "multi"])
 def test_blocks_that_stream_change_no_frame(tmp_path, changes, adapter):
     sounds = [jobs.speech(tmp_path), jobs.speech(tmp_path, name="b.wav", frequency=300.0)][: 1 + (adapter == "multi")]
     files, shown = jobs.official_files(adapter, loras=()), []
     for num_streamed in (0, 1, 2):
-        pipeline = TalkingVideoPipeline(files, options(blocks_to_stream=num_streamed, **changes))
+        pipeline = TalkingVideoPipeline(files, options(blocks_to_stream=num_streamed, **{"dtype": "bf16"} | changes))
         shown.append(video(pipeline, tmp_path, sounds=sounds))
         residency = pipeline.engine.residency
         assert residency.num_streamed == num_streamed
@@ -51,6 +52,13 @@ def test_blocks_that_stream_change_no_frame(tmp_path, changes, adapter):
             assert residency.device_bytes >= module_bytes(residency.model)
         assert torch.equal(video(pipeline, tmp_path, sounds=sounds), shown[-1])  # and once more with what is there
     assert shown[0].std() > 1 and all(torch.equal(frames, shown[0]) for frames in shown[1:])
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8", "fp4"])
+def test_weights_are_quantized_to_the_same_bits_on_both_devices(name):
+    weight = torch.randn(512, 448, generator=torch.Generator().manual_seed(0)).bfloat16()
+    there, here = (FORMATS[name].quantize(weight.to(device)) for device in ("cuda", "cpu"))
+    assert all(torch.equal(there[key].cpu().view(torch.uint8), here[key].view(torch.uint8)) for key in here)
 
 
 def test_weights_that_are_there_count_as_the_run_s_own(tmp_path):

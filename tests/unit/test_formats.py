@@ -7,6 +7,7 @@ import torch
 from support import recipes
 from support.checks import relative_error
 from support.quantized_files import GGUF_TYPES
+from support.rounding import E4M3_ERROR, with_offset, with_outliers
 from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.quantize import pack_linears
@@ -30,6 +31,16 @@ BOUNDS = {
     "fp8": 0.036, "fp8_e5m2": 0.072, "int8": 0.009, "fp4": 0.11, "Q8_0": 0.006, "Q5_0": 0.045, "Q5_1": 0.045,
     "Q4_0": 0.09, "Q4_1": 0.09,
 }  # fmt: skip
+
+
+# Activations as trained models have them; what rounding the weights does is relative to these, whatever they are.
+ACTIVATIONS = {
+    "plain": lambda x: x,
+    "offset": lambda x: with_offset(x, 16, 8),
+    "outliers": lambda x: with_outliers(x, 6, 30),
+    "huge outliers": lambda x: with_outliers(x, 3, 1000),
+    "rows of all sizes": lambda x: x * torch.logspace(-3, 3, len(x), dtype=torch.float32, device=x.device)[:, None],
+}
 
 
 def dense_weight():
@@ -65,6 +76,17 @@ def test_error_of_a_layer_is_the_rounding_of_its_format(name, dtype):
     widened = torch.nn.functional.linear(x, layer.dense_weight(dtype), bias)
     assert torch.equal(out, widened)
     check_parameters(layer, "cpu")
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("name", BOUNDS)
+def test_error_of_a_layer_does_not_depend_on_its_activations(name, kind):
+    """Rounding of weights is independent of them. Where few columns of the weight carry the result, or one row of
+    activations does, the error is a mean of fewer squares: three standard deviations of it are allowed."""
+    weight, x = recipes.tensor("format.tall", (512, COLUMNS), 1), recipes.tensor("format.x", (90, COLUMNS), 1)
+    x = ACTIVATIONS[kind](x)
+    out, exact = layer_of(name, weight)(x), torch.nn.functional.linear(x, weight)
+    assert BOUNDS[name] / 4 < relative_error(out, exact) < BOUNDS[name] * (1 + 3 / (2 * 512) ** 0.5)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -175,6 +197,52 @@ def test_products_in_8_bits(name, storage, rows):
     assert relative_error(out, expected) < (
         1e-6 if storage == torch.int8 else 0.004
     )  # fp8 products are given back in bf16
+
+
+def product_bound(layer, weight, x, rows):
+    """Largest relative error of rows [L, K] of x times the layer's weight [N, K], from the rounding of both.
+
+    fp8 misses a part of each number, at most where all fractions are 1; int8 an evenly distributed part of its row's
+    step. Errors are independent of each other: their squares add up.
+    """
+    if layer.weight.dtype != torch.int8:
+        return 2**0.5 * (2**0.5 * E4M3_ERROR)
+    of_rows = rows.scale.square().sum() * weight.square().sum()
+    of_weights = layer.weight_scale.square().sum() * x.float().square().sum()
+    exact = torch.nn.functional.linear(x.float(), weight).square().sum()
+    return float(1.1 * ((of_rows + of_weights) / 12 / exact).sqrt())
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("name, storage", [("int8", torch.int8), ("fp8", torch.float8_e4m3fn)])
+def test_error_of_products_in_8_bits(name, storage, kind):
+    """Both factors rounded, as GPUs multiply them; the products themselves are exact (above)."""
+    weight, x = recipes.tensor("w", (256, 512), 1), ACTIVATIONS[kind](recipes.tensor("x", (400, 512), 1))
+    layer, rows = layer_of(name, weight), quantize_rows(x, storage)
+    out = torch.nn.functional.linear(rows.dense(torch.float32), layer.dense_weight(torch.float32))
+    bound = product_bound(layer, weight, x, rows)
+    assert bound / 4 < relative_error(out, torch.nn.functional.linear(x, weight)) < bound < 0.06
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_error_of_products_in_4_bits(kind):
+    """Activations have one fp8 scale for 16 neighbors: an outlier costs them, and nobody else."""
+    weight, x = recipes.tensor("w", (256, 512), 1), ACTIVATIONS[kind](recipes.tensor("x", (400, 512), 1))
+    rows = layer_of("fp4", x).dense_weight(torch.float32)
+    exact = torch.nn.functional.linear(x, weight)
+    assert relative_error(rows @ layer_of("fp4", weight).dense_weight(torch.float32).T, exact) < 2**0.5 * BOUNDS["fp4"]
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+def test_error_of_products_in_8_bits_on_the_gpu(name, kind):
+    weight, x = (recipes.tensor(part, (size, 768), 1).cuda() for part, size in (("w", 512), ("x", 4096)))
+    x = ACTIVATIONS[kind](x).bfloat16()
+    layer = layer_of(name, weight, torch.zeros(512, dtype=torch.bfloat16, device="cuda")).cuda()
+    bound = product_bound(layer, weight, x, quantize_rows(x, layer.input_dtype)) + 2**-8  # and results in bf16
+    assert relative_error(layer(x), torch.nn.functional.linear(x.float(), weight)) < bound
 
 
 @GPU

@@ -15,6 +15,7 @@ EVERYWHERE = {
     "_scale_products", "_grouped_attention", "_dual_context_attention", "_region_shares",
 }  # fmt: skip
 LATER = {
+    "_key_sums",
     "_column_ranges",
     "_transpose_values",
     "_conv",

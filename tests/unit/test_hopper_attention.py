@@ -171,7 +171,7 @@ def test_shares_of_regions(name, keys):
     members = torch.zeros(3, 1560, device=DEVICE)
     members[0, :500], members[1, 800:1200], members[2, 1200:] = 1, 1, 1
     backend, regions = backends.BACKENDS[name], first_keys(members)
-    rows, shares = dispatch.self_attention(query, key, value, regions, backend, torch.bfloat16)
+    rows, (shares, *_) = dispatch.self_attention(query, key, value, regions, backend, torch.bfloat16)
     for_fp8, _ = dispatch.self_attention(query, key, value, None, backend, FP8)
     missed = shares - eager_shares(query, key, regions)
     plain = backend.attend(query, key, value)[0].flatten(1)
@@ -194,7 +194,7 @@ def test_shares_where_keys_behind_the_frame_weigh_all(name, frame):
     query, key[:, frame:] = query * 0.3 + 4 * direction, key[:, frame:] + 5 * direction
     query, key = typed(name, query, key)
     regions = first_keys(torch.eye(2, device=DEVICE).repeat_interleave(frame // 2, 1))
-    _, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    _, (shares, *_) = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
     largest, mean = SUM_ERRORS[name]
     missing = (shares.sum(0) - 1).abs()
     assert missing.max() <= largest and missing.mean() <= mean
@@ -220,8 +220,8 @@ def test_shares_do_not_depend_on_where_the_frame_lies(name, frame, ranks):
     marked = in_slices(everywhere, frame, ranks)[0, :, :, 0].T
     regions = FrameRegions.among(marked[:3], marked[3] > 0)
     key_there, value_there = (in_slices(x, frame, ranks) for x in (key, value))
-    rows, shares = dispatch.self_attention(query, key, value, first_keys(members), backend, torch.bfloat16)
-    rows_there, there = dispatch.self_attention(query, key_there, value_there, regions, backend, torch.bfloat16)
+    rows, (shares, *_) = dispatch.self_attention(query, key, value, first_keys(members), backend, torch.bfloat16)
+    rows_there, (there, *_) = dispatch.self_attention(query, key_there, value_there, regions, backend, torch.bfloat16)
     missed = there - eager_shares(query, key, first_keys(members))
     assert missed.abs().max() <= 5e-3 and missed.mean().abs() <= 2e-4 and (there - shares).abs().max() <= 5e-3
     assert (rows_there - rows).float().norm() <= TOLERANCES[name] * rows.float().norm()
@@ -240,7 +240,7 @@ def test_shares_where_keys_before_the_frame_weigh_all(name, start):
     key[:, ~inside] += 5 * direction
     query, key = typed(name, query, key)
     regions = FrameRegions(torch.eye(2, device=DEVICE).repeat_interleave(224, 1), ((start, start + 448),))
-    rows, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    rows, (shares, *_) = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
     assert (shares - eager_shares(query, key, regions)).abs().mean() <= 5e-3
     expected = dispatch.attend(query.float(), key.float(), value.float())[0].flatten(1)
     assert (rows - expected).norm() <= TOLERANCES[name] * expected.norm()
@@ -279,7 +279,7 @@ def test_parts_of_the_keys_merge_to_all_of_them(name):
 def test_more_regions_than_indicators(name):
     (query, key), value = drawn(name, (1, 200, 2, 128), (1, 700, 2, 128), (1, 700, 2, 128))
     regions = first_keys(torch.eye(7, device=DEVICE).repeat_interleave(60, 1))
-    _, shares = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
+    _, (shares, *_) = dispatch.self_attention(query, key, value, regions, backends.BACKENDS[name], torch.bfloat16)
     assert (shares - eager_shares(query, key, regions)).abs().max() <= 5e-3
 
 

@@ -67,6 +67,21 @@ def test_rms_norm_heads(rotated):
     assert (ours - norm.rms_norm_heads(x, weight, 1e-6, HEADS, table)).abs().max() <= 2e-5
 
 
+@pytest.mark.parametrize("rotated", [True, False])
+def test_keys_without_their_mean(monkeypatch, rotated):
+    """Of a sample that fills no program's rows; the rounding to 8 bits is that of `test_rms_norm_heads`."""
+    monkeypatch.setattr(norm, "SAMPLED_KEYS", 9)
+    x, weight = draw(23, WIDTH) + 3, draw(WIDTH) + 1
+    table = video_rope(1, 1, 23, WIDTH // HEADS, x.device) if rotated else None
+    tokens = norm.sampled_tokens(23, x.device)
+    assert 1 < len(tokens) % rows.KEYS_TOGETHER and len(tokens) < 23
+    ours, cpu = rows.key_mean(x, weight, 1e-6, HEADS, table, tokens), [y.cpu() for y in (x, weight)]
+    eager = norm.key_shift(*cpu, 1e-6, HEADS, None if table is None else table.cpu(), FP8).to(DEVICE)
+    assert ours.shape == (HEADS, WIDTH // HEADS) and (ours - eager).abs().max() <= 2e-5
+    shifted = rows.rms_norm_heads(x, weight, 1e-6, HEADS, table, None, ours)
+    assert (shifted - (norm.rms_norm_heads(x, weight, 1e-6, HEADS, table) - ours)).abs().max() <= 2e-5
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_and_quantize(dtype):
     x = draw(ROWS, WIDTH) * 3
@@ -138,7 +153,7 @@ def test_shares_do_not_depend_on_the_order_of_keys():
     everywhere = torch.nn.functional.pad(members, (0, 133))
     in_frame = torch.arange(203, device=DEVICE) < 70
     sdpa, frame_first = plain.SDPA, FrameRegions.of_first_keys(members)
-    rows, shares = plain.self_attention(query, key, value, frame_first, sdpa, torch.float32)
+    rows, (shares, *_) = plain.self_attention(query, key, value, frame_first, sdpa, torch.float32)
     again = FrameRegions.among(everywhere, in_frame)
     assert again.come_first and again.spans == frame_first.spans and torch.equal(again.members, members)
     for order in (
@@ -148,7 +163,7 @@ def test_shares_do_not_depend_on_the_order_of_keys():
     ):
         regions = FrameRegions.among(everywhere[:, order], in_frame[order])
         ours = plain.self_attention(query, key[:, order], value[:, order], regions, sdpa, torch.float32)
-        assert (ours[0] - rows).abs().max() <= 1e-5 and (ours[1] - shares).abs().max() <= 1e-6
+        assert (ours[0] - rows).abs().max() <= 1e-5 and (ours[1].values - shares).abs().max() <= 1e-6
         kernel = attention.region_shares(query[0], regions.keys_of_frame(key[0, order]), regions.members)
         assert (kernel - shares).abs().max() <= 2e-5
 
@@ -231,12 +246,13 @@ def test_absorbed_attention(rotated):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no fp8")
-@pytest.mark.parametrize("rotated", [False, True])
-def test_absorbed_attention_in_fp8(rotated):
-    """As near to exact as the same layers in fp8 without absorbing."""
+@pytest.mark.parametrize(("rotated", "offset"), [(False, 0), (True, 0), (False, 8)])
+def test_absorbed_attention_in_fp8(rotated, offset):
+    """As near to exact as the same layers in fp8 without absorbing; what a head's keys have in common costs nothing."""
     groups, length, width, heads, keys = 3, 600, 5120, 40, 64 if rotated else 32
     hidden, key, value = (draw(groups, n, width).bfloat16() for n in (length, keys, keys + 1))
     key, value = (x[:, :keys].unflatten(-1, (heads, -1)) for x in (key, value))
+    key = key + offset * draw(heads, width // heads, seed=1).sign().bfloat16()
     exact = [projection(width, i, torch.bfloat16) for i in (0, 1)]
     query, out = (FORMATS["fp8"].layer(tuple(x.weight.shape), quantize_by_rows(x.weight, FP8)) for x in exact)
     query.bias, out.bias = (x.bias for x in exact)

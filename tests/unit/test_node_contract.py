@@ -9,6 +9,8 @@ from support.pack import load_pack
 
 CONTRACT = json.loads((Path(__file__).parent / "data" / "node_contract.json").read_text(encoding="utf-8"))
 NODES = load_pack().NODE_CLASS_MAPPINGS
+# What a new node starts with where what users know cuts their speech; saved graphs have a value of their own.
+OTHER_DEFAULTS = {("MultiTalkWav2VecEmbeds", "num_frames"): 0}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -32,7 +34,7 @@ def test_widgets_start_with_what_users_know(name):
     specs = NODES[name].INPUT_TYPES()
     for item, kind, default, group in CONTRACT[name]["inputs"]:
         if kind in WIDGETS and default is not None:
-            assert specs[group][item][1]["default"] == default, item
+            assert specs[group][item][1]["default"] == OTHER_DEFAULTS.get((name, item), default), item
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -9,7 +9,8 @@ from support.pack import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = load_pack()
-NODES = PACK.NODE_CLASS_MAPPINGS
+# What only refuses a graph is in no menu and says everything in its answer.
+NODES = {name: node for name, node in PACK.NODE_CLASS_MAPPINGS.items() if not getattr(node, "DEPRECATED", False)}
 TEXTS = {
     language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
     for language in ("en", "zh")

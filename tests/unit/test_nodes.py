@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from support import media_files as media
 from support.pack import load_pack, node
 
 from wanvideo.synthetic.models import make_models
@@ -33,7 +35,10 @@ def here(tmp_path, monkeypatch):
 def parts(models):
     """What a graph has before its sampler."""
     file = {path.parent.name: str(path) for path in sorted(models.rglob("*.safetensors"))}
-    adapter = node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob("*Single*"))))[0]
+    adapter, several = (
+        node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob(name))))[0]
+        for name in ("*Single*", "*_multi_*")
+    )
     base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
     text = node("WanVideoTextEncodeCached").process(
         file["text_encoders"], "fp32", "one|two", "bad", use_disk_cache=False
@@ -43,6 +48,7 @@ def parts(models):
         "base": base,
         "adapter": adapter,
         "model": node("WanVideoModelLoader").loadmodel(base, "fp32", multitalk_model=adapter)[0],
+        "model_for_several": node("WanVideoModelLoader").loadmodel(base, "fp32", multitalk_model=several)[0],
         "vae": node("WanVideoVAELoader").loadmodel(file["vae"], "fp32")[0],
         "text": text[0],
         "clip": clip,
@@ -174,10 +180,13 @@ def test_two_speakers_are_left_and_right_or_masked(parts, embeds):
     batch = torch.cat((left, right))
     batched = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), **two, ref_target_masks=batch)[0]
     assert torch.equal(masked.masks((64, 48), 64, 48), batched.masks((64, 48), 64, 48))
-    assert images(sample(parts, embeds, masked)).shape[0] == 10
+    model = parts["model_for_several"]
+    assert images(sample(parts, embeds, masked, model=model)).shape[0] == 10
+    with pytest.raises(ValueError, match="adapter for one person"):
+        sample(parts, embeds, masked)
     listener = node("MultiTalkWav2VecEmbeds").process(wav2vec, audio(0.4), num_frames=0, ref_target_masks=batch)[0]
     assert listener.audio.num_speakers == 2 and not torch.equal(*listener.audio.features(0, 10))
-    assert images(sample(parts, embeds, listener)).shape[0] == 10
+    assert images(sample(parts, embeds, listener, model=model)).shape[0] == 10
     for wrong, said in (
         ({"mask_1": left}, "1 masks for 2 speakers"),
         ({"mask_1": left, "ref_target_masks": batch}, "Use the batch or single masks"),
@@ -233,11 +242,65 @@ def test_finished_videos_go_where_output_path_says(parts, speech, tmp_path):
     assert again["output_path"].endswith("talking_video_2.mp4"), "nothing is overwritten"
 
 
+class VideoFile:
+    """A VIDEO as Load Video gives it."""
+
+    def __init__(self, path):
+        self.get_stream_source = lambda: str(path)
+
+
+def test_a_video_with_a_mask_is_dubbed(parts, speech, tmp_path):
+    frames = media.numbered_frames(20)
+    source = VideoFile(media.video(tmp_path / "source.mp4", frames))
+    mask, talk = torch.zeros(1, 48, 64), node("WanVideoImageToVideoMultiTalk")
+    mask[:, :16, :24] = 1
+    embeds = talk.process(parts["vae"], **SIZE, source_video=source, keep_mask=mask)[0]
+    dubbed = images(sample(parts, embeds, speech))
+    levels = torch.tensor([media.level_of(index) for index in range(20)]) / 255
+    assert dubbed.shape[0] == 20 and (dubbed[:, 36:, 44:] - levels[:, None, None, None]).abs().max() < 6 / 255
+    with pytest.raises(ValueError, match="keep_mask says what of a video is made anew. Connect source_video"):
+        talk.process(parts["vae"], **SIZE, start_image=picture(), keep_mask=mask)
+
+
 @pytest.mark.parametrize("cache", ["WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache"])
 def test_step_caches_are_taken_by_the_sampler(parts, embeds, speech, cache):
     setting = getattr(node(cache), NODES[cache].FUNCTION)(0.3)[0]
     assert images(sample(parts, embeds, speech, steps=7, cache_args=setting)).shape[0] == 20
     assert getattr(node(cache), NODES[cache].FUNCTION)(0.0)[0] is None
+
+
+def test_a_lora_that_fits_nothing_is_refused_where_the_model_is_chosen(parts, tmp_path, caplog):
+    pair = {f"lora_unet_other.lora_{side}.weight": torch.zeros(4, 4) for side in ("down", "up")}
+    safetensors.torch.save_file(pair, tmp_path / "other.safetensors")
+    lora = node("WanVideoLoraSelect").getlorapath(str(tmp_path / "other.safetensors"))[0]
+    for choose in (
+        lambda: node("WanVideoModelLoader").loadmodel(parts["base"], "fp32", lora=lora),
+        lambda: node("WanVideoSetLoRAs").setlora(parts["model"], lora),
+    ):
+        with pytest.raises(ValueError, match="other.safetensors fits nothing of this model"):
+            choose()
+    mixed = pair | safetensors.torch.load_file(parts["lora"])
+    safetensors.torch.save_file(mixed, tmp_path / "mixed.safetensors")
+    lora = node("WanVideoLoraSelect").getlorapath(str(tmp_path / "mixed.safetensors"))[0]
+    node("WanVideoSetLoRAs").setlora(parts["model"], lora)
+    assert "parameters that it changes are in the model" in caplog.text
+
+
+def test_a_cfg_for_each_step_is_taken_by_the_sampler(parts, embeds, speech):
+    plain = images(sample(parts, embeds, speech, cfg=4.0))
+    assert torch.equal(images(sample(parts, embeds, speech, cfg=[4.0, 4.0])), plain)
+    assert torch.equal(images(sample(parts, embeds, speech, cfg=[1.0])), images(sample(parts, embeds, speech)))
+    assert not torch.equal(images(sample(parts, embeds, speech, cfg=[4.0, 1.0])), plain)
+    with pytest.raises(ValueError, match="no room for audio guidance"):
+        sample(parts, embeds, replace(speech, guidance_scale=2.0), cfg=[4.0, 1.0])
+
+
+def test_speech_that_is_cut_is_said(parts, caplog):
+    process = node("MultiTalkWav2VecEmbeds").process
+    process(parts["speech_encoder"], audio(0.8), num_frames=20)
+    assert "of speech" not in caplog.text
+    process(parts["speech_encoder"], audio(0.8), num_frames=15)
+    assert "num_frames 15 ends the video after 0.60 s of 0.80 s of speech. 0 takes all of it." in caplog.text
 
 
 def test_layers_are_skipped_in_the_pass_without_the_prompt(parts, embeds, speech):

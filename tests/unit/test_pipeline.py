@@ -276,10 +276,10 @@ def sound_of(folder, samples, name="bad.wav", subtype="FLOAT"):
         (lambda folder: sound_of(folder, np.zeros((16000, 1))), ["speaker 1", "silent"]),
         (lambda folder: sound_of(folder, np.full((16000, 1), np.nan)), ["bad.wav", "NaN"]),
         (lambda folder: sound_of(folder, np.zeros((0, 1))), ["bad.wav", "empty"]),
-        (lambda folder: str(folder / "nowhere.wav"), ["nowhere.wav", "no sound file"]),
+        (lambda folder: str(folder / "nowhere.wav"), ["no file", "nowhere.wav", "a sound file"]),
         (lambda folder: str(Path(__file__)), ["test_pipeline.py", "sound"]),
         (lambda folder: jobs.picture(folder, name="loud.png"), ["loud.png"]),
-        (lambda folder: str(folder), ["no sound file"]),
+        (lambda folder: str(folder), ["is a folder", "a sound file"]),
     ],
     ids=["silent", "nan", "empty", "missing", "text", "picture", "folder"],
 )  # fmt: skip

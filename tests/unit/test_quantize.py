@@ -163,7 +163,7 @@ def test_quanto_maps(tmp_path):
         with pytest.raises(CheckpointError, match="single_fp8.json is not the map of infinitetalk_single_fp8.safetens"):
             load.load_transformer([path])
     listed.write_text("{")
-    with pytest.raises(CheckpointError, match="map of .* is unreadable"):
+    with pytest.raises(CheckpointError, match=r"infinitetalk_single_fp8\.json, line 1"):
         load.load_transformer(path)
     listed.unlink()
     load.load_transformer(path)
@@ -243,9 +243,9 @@ BROKEN = [
     (
         "two layers mixed up",
         lambda: changed(files.fp8_plain(BASE), weight=torch.zeros(256, 384).to(E4M3)),
-        "another size",
+        r"blocks\.0\.ffn\.0\.weight is \[256, 384\], not \[384, 256\]",
     ),
-    ("a scale of nothing", lambda: files.fp8_plain(BASE) | {"blocks.9.x.weight_scale": torch.ones(1)}, "too many"),
+    ("a scale of nothing", lambda: files.fp8_plain(BASE) | {"blocks.1.x.weight_scale": torch.ones(1)}, "too many"),
 ]
 
 

@@ -1,6 +1,5 @@
 """Pictures and videos that come in: reading, fitting, frames by time, speakers' regions."""
 
-import tracemalloc
 from fractions import Fraction
 
 import av
@@ -12,10 +11,9 @@ from PIL import Image
 from support import media_files as media
 
 from wanvideo.errors import InputError
-from wanvideo.geometry import WindowPlan
 from wanvideo.request import Speaker
 from wanvideo.video.picture import fit, fit_mask, load_mask, load_picture
-from wanvideo.video.reader import References, VideoFrames, is_video, picture_size, probe
+from wanvideo.video.reader import VideoFrames, is_video, picture_size, probe
 from wanvideo.video.regions import speaker_masks, stack_masks
 
 ORIENTATION = 0x0112
@@ -82,16 +80,16 @@ def test_cmyk_gray_and_one_bit(tmp_path):
 
 
 def test_unusable_pictures_say_why(tmp_path):
-    with pytest.raises(InputError, match="no picture .*missing.png"):
+    with pytest.raises(InputError, match="no file .*missing.png.* a picture"):
         load_picture(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(InputError, match="text.png is not a picture"):
+    with pytest.raises(InputError, match="text.png is a text file, not a picture"):
         load_picture(tmp_path / "text.png")
     Image.fromarray(gradient(300, 300)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
     with pytest.raises(InputError, match="cut.png cannot be read"):
         load_picture(tmp_path / "cut.png")
-    with pytest.raises(InputError, match="cannot be read|not a picture"):
+    with pytest.raises(InputError, match="is a folder"):
         load_picture(tmp_path)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(InputError, match="floating point"):
@@ -102,7 +100,7 @@ def test_a_picture_of_monstrous_size_is_refused(tmp_path, monkeypatch):
     Image.fromarray(gradient()).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     for reader in (load_picture, picture_size):
-        with pytest.raises(InputError, match="huge.png is too large"):
+        with pytest.raises(InputError, match="huge.png has too many pixels. At most 67 million"):
             reader(tmp_path / "huge.png")
 
 
@@ -301,7 +299,8 @@ def test_unusable_videos_say_why(tmp_path):
     (tmp_path / "notes.txt").write_text("hello, this is a long enough text file\n" * 20)
     (tmp_path / "empty.mp4").touch()
     media.wav(tmp_path / "speech.wav", media.tone(16000, 0.5), 16000)
-    for name, says in (("notes.txt", "neither a picture nor a video|text file"), ("empty.mp4", "neither"),
+    for name, says in (("notes.txt", "a text file, not a picture or a video"),
+                       ("empty.mp4", "cannot be read as a picture or a video"),
                        ("speech.wav", "no video, only audio")):  # fmt: skip
         for reader in (is_video, VideoFrames, probe, picture_size):
             with pytest.raises(InputError, match=says):
@@ -318,42 +317,6 @@ def test_probe_counts_what_the_file_does_not_state(tmp_path):
         info = probe(path)
         assert (info.frames, info.width, info.height, info.audio_rate) == (33, 64, 48, None)
         assert info.duration_s == pytest.approx(33 / 30, abs=0.002) and info.fps == pytest.approx(30, rel=0.01)
-
-
-# References
-
-
-def test_a_still_picture_is_the_reference_of_all_windows(tmp_path):
-    Image.fromarray(gradient(48, 64)).save(tmp_path / "picture.png")
-    references = References(tmp_path / "picture.png", 32, 32, WindowPlan(500), 25)
-    assert len(references) == 1
-    assert torch.equal(references[0], fit(gradient(48, 64), 32, 32))
-    with pytest.raises(IndexError):
-        references[1]
-
-
-def test_a_video_is_followed_window_by_window(tmp_path):
-    """30 source frames a second against 25 of the result: the window's start counts in seconds."""
-    path = media.video(tmp_path / "clip.mp4", media.numbered_frames(44), fps=30)
-    plan = WindowPlan(60, window=13, overlap=5)
-    references = References(path, 64, 48, plan, 25)
-    assert len(references) == len(plan)
-    indices = [media.index_of((reference.numpy() + 1) * 127.5) for reference in references]
-    assert indices == [min(int(span.start / 25 * 30 + 1e-6), 43) for span in plan]
-    assert torch.equal(references[2], references[2]) and references[0].shape == (3, 48, 64)
-    references.close()
-
-
-def test_references_hold_no_more_than_two_pictures(tmp_path):
-    path = media.video(tmp_path / "clip.mp4", media.numbered_frames(300, 240, 320))
-    references = References(path, 320, 240, WindowPlan(600, window=13, overlap=5), 25)
-    references[1]
-    tracemalloc.start()
-    for index in range(2, len(references)):
-        references[index]
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 8 * 320 * 240 * 3 * 4
 
 
 # Regions

@@ -226,14 +226,14 @@ def test_odd_rates_and_many_channels_become_what_aac_has(tmp_path):
 def test_unusable_sound_is_refused_before_a_frame_is_made(tmp_path):
     (tmp_path / "text.wav").write_text("not a sound")
     media.video(tmp_path / "mute.mp4", media.numbered_frames(3))
-    for name, says in (("gone.wav", "no sound file .*gone.wav"), ("text.wav", "text.wav is not a sound file"),
+    for name, says in (("gone.wav", "no file .*gone.wav"), ("text.wav", "text.wav is a text file, not a sound file"),
                        ("mute.mp4", "mute.mp4 holds no sound")):  # fmt: skip
         with pytest.raises(InputError, match=says):
             Soundtrack((tmp_path / name,))
     with pytest.raises(InputError, match="names no sound"):
         Soundtrack(())
     with pytest.raises(InputError, match="audio_type 'both'"):
-        Soundtrack((Waveform(np.zeros(100), 100),), "both")
+        Soundtrack((Waveform(np.zeros(100), 16000),), "both")
     for samples, rate in ((np.full(100, np.nan), 16000), (np.zeros((100, 2)), 16000), (np.zeros(100), 0)):
         with pytest.raises(InputError, match="[Ss]ound"):
             Waveform(samples, rate)

@@ -5,7 +5,6 @@ Legend: C channels, N samples.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from .decode import SoundFile, check_format, check_values
 from .spool import Spool
 
 SAMPLE_RATE = 16000  # of the audio encoder
@@ -74,18 +74,16 @@ def load_audio(path: str | Path) -> Sound:
 
     Raises: InputError when the file is missing, is no sound, holds none, or holds values that are no numbers.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no sound file {path}.")
-    sound = _load_with_libsndfile(path)
-    return _load_with_ffmpeg(path) if sound is None else sound
+    file = SoundFile(path)
+    return _sound_of(_joined(file.pieces()), file.rate, str(path))
 
 
 def from_array(samples: np.ndarray, rate: int, name: str = "the sound") -> Sound:
     """Sound from float samples [C, N] at `rate` Hz."""
     samples = np.atleast_2d(np.asarray(samples, np.float32))
+    check_format(rate, samples.shape[0], name)
     starts = range(0, samples.shape[-1], BLOCK)
-    return _sound_of((samples[:, start : start + BLOCK].mean(0) for start in starts), rate, name)
+    return _sound_of((samples[:, start : start + BLOCK].T for start in starts), rate, name)
 
 
 def check_speech(sound: Sound, who: str) -> None:
@@ -99,55 +97,21 @@ def check_speech(sound: Sound, who: str) -> None:
         )
 
 
-def _load_with_libsndfile(path: Path) -> Sound | None:
-    """libsndfile is exact for wav and flac. None: the file is for FFmpeg."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as file:
-            blocks = (block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
-            return _sound_of(blocks, file.samplerate, str(path))
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless sound, as *.raw is taken for
-        return None
-
-
-def _load_with_ffmpeg(path: Path) -> Sound:
-    import av
-
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise InputError(f"{path} holds no sound. Give a file with a sound track.")
-            stream = container.streams.audio[0]
-            rate = stream.rate
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            frames = itertools.chain(container.decode(stream), [None])  # None: what the resampler still holds
-            blocks = (piece.to_ndarray().mean(0) for frame in frames for piece in resampler.resample(frame))
-            first = next(blocks, None)
-            if first is None:
-                raise InputError(f"{path} holds a sound track without any sound. It may be cut off.")
-            return _sound_of(itertools.chain([first], blocks), rate, str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as sound ({error.strerror}). Give wav, flac, mp3, m4a or a video."
-        ) from None
-
-
 def _sound_of(blocks: Iterable[np.ndarray], rate: int, name: str) -> Sound:
-    """Blocks [N] of one channel at `rate` Hz, checked and brought to 16 kHz."""
-    sound = Sound.of(_resampled(_checked(_joined(blocks), name), rate), name)
+    """Blocks [N, C] at `rate` Hz, checked and brought to one channel at 16 kHz."""
+    sound = Sound.of(_resampled((block.mean(1) for block in _checked(blocks, name)), rate), name)
     if not sound.num_samples:
         raise InputError(f"{name} is empty: it has no samples.")
     return sound
 
 
-def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The small frames of a codec as blocks of about BLOCK samples."""
+def _joined(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The small frames [n, C] of a codec as blocks of about BLOCK samples."""
     held: list[np.ndarray] = []
     num_held = 0
-    for block in blocks:
-        held.append(block)
-        num_held += len(block)
+    for piece in pieces:
+        held.append(piece)
+        num_held += len(piece)
         if num_held >= BLOCK:
             yield np.concatenate(held)
             held, num_held = [], 0
@@ -157,8 +121,7 @@ def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _checked(blocks: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
     for block in blocks:
-        if not np.isfinite(block).all():
-            raise InputError(f"{name} has values that are no numbers (NaN or infinite). Decode or export it again.")
+        check_values(block, name)
         yield block
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .detect import Identity, canonical, check_fit, identify
+from ..errors import CheckpointError
+from ..untrusted import answered
+from .detect import SLOTS, Identity, canonical, check_fit, describe, identify
 from .dialects import Kind, dequantized
 from .quantize import BLOCKS, check_quanto_map, packed, with_markers
 from .reader import TensorSource, open_tensors
+from .tables import check_shapes
 
+IMAGE_CHANNELS = 36  # of latents, of their mask and of a picture's latents
+_SPEAKERS = re.compile(r"(?<![a-z])(single(?![ _-]?file)|multi)(?![a-z])")
 Tensors = str | Path | Sequence[str | Path] | Mapping[str, Tensor] | TensorSource
 
 
@@ -42,16 +48,37 @@ class Checkpoint:
     def kind(self) -> Kind:
         return self.identity.kind
 
+    @property
+    def is_single(self) -> bool | None:
+        """Whether an audio adapter is for one speaker only; None where neither name nor metadata tells.
+
+        The keys of adapters for one and for several are the same. Metadata counts first, then the file's name, then
+        that of its folder (InfiniteTalk/single/infinitetalk.safetensors).
+        """
+        if not self.identity.has_audio:
+            return None
+        texts = [self.source.metadata.get(key, "") for key in ("modelspec.title", "title", "name")]
+        texts += [name for path in self.paths[:1] for name in (path.stem, path.parent.name)]
+        for text in texts:
+            words = set(_SPEAKERS.findall(text.lower()))
+            if len(words) == 1:
+                return words == {"single"}
+        return None
+
     @cached_property
     def canonical(self) -> TensorSource:
         """Its tensors by the model's own names, each weight with its scales as one.
 
-        Raises: CheckpointError or UnsupportedError for a storage format that is damaged or cannot be read.
+        Raises: CheckpointError or UnsupportedError for a storage format that is damaged or cannot be read, and for
+            tensors that decide the model's sizes and do not fit each other.
         """
-        if len(self.paths) == 1:
-            check_quanto_map(self.paths[0], self.source)
-        renamed = canonical(self.source, self.identity)
-        return (packed if self.kind in BLOCKS else dequantized)(renamed)
+        with answered(self.name, CheckpointError):
+            if len(self.paths) == 1:
+                check_quanto_map(self.paths[0], self.source)
+            renamed = canonical(self.source, self.identity)
+            tensors = (packed if self.kind in BLOCKS else dequantized)(renamed)
+        check_shapes(self.name, self.kind, tensors.shapes)
+        return tensors
 
 
 def recognize(weights: Tensors) -> Checkpoint:
@@ -60,13 +87,40 @@ def recognize(weights: Tensors) -> Checkpoint:
     Args: weights: as for `open_tensors`.
     Raises: CheckpointError: nothing is there, it is damaged or incomplete, or it is no file of weights.
     """
-    source = with_markers(open_tensors(weights))
+    source = open_tensors(weights)
+    with answered(source.name, CheckpointError):
+        source = with_markers(source)
+        identity = identify(source)
     paths: tuple[Path, ...] = ()
     if not isinstance(weights, Mapping):
         listed = [weights] if isinstance(weights, str | Path) else weights
         paths = tuple(Path(path).expanduser() for path in listed)
     is_borrowed = isinstance(weights, Mapping) and not isinstance(weights, TensorSource)
-    return Checkpoint(paths, source, identify(source), is_borrowed)
+    return Checkpoint(paths, source, identity, is_borrowed)
+
+
+def check_image_to_video(base: Checkpoint) -> None:
+    """Raises: CheckpointError when a transformer takes no picture, as a text-to-video one."""
+    channels = base.identity.channels
+    if channels is not None and channels != IMAGE_CHANNELS:
+        slot = SLOTS[Kind.TRANSFORMER]
+        raise CheckpointError(
+            f"{describe(base.identity, base.name)}, which takes no picture; needed is {slot.wanted}, e.g. "
+            f"{slot.example} in models/{slot.folder}."
+        )
+
+
+def check_speakers(source: Checkpoint, num_speakers: int) -> None:
+    """Check that an adapter was trained for this many speakers, where its name or metadata tells.
+
+    Args: source: the adapter, or the transformer that it is merged into.
+    Raises: CheckpointError for more than one with an adapter for a single person.
+    """
+    if num_speakers > 1 and source.is_single:
+        raise CheckpointError(
+            f"{source.name} is an audio adapter for one person, by its name; there are {num_speakers} speakers, who "
+            "would all move their lips together.\nUse the multi version (infinitetalk_multi, or MultiTalk)."
+        )
 
 
 def with_adapter(base: Checkpoint, adapter: Checkpoint | None) -> TensorSource:
@@ -76,8 +130,9 @@ def with_adapter(base: Checkpoint, adapter: Checkpoint | None) -> TensorSource:
     """
     if adapter is None:
         return base.canonical
+    own, other = base.canonical, adapter.canonical
     check_fit(base.name, base.identity, adapter.name, adapter.identity)
-    return base.canonical.only(lambda key: not is_audio_key(key)) | adapter.canonical
+    return own.only(lambda key: not is_audio_key(key)) | other
 
 
 def is_audio_key(key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,8 @@ from ..errors import CheckpointError
 from ..ops.linear.formats import FORMATS
 from .dialects import SCALES, Found, Kind, find_dialect, to_canonical
 from .reader import PackedTensor, TensorSource, few
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .tables import Shapes, block_count, rank_checked
+from .variants import base_of, variant_of
 
 DTYPE_NAMES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64",
@@ -28,7 +28,7 @@ class Identity:
     family: in words, with an article. storage: the dtype or packed format that most of its bytes have, with `scaled` or
     `quanto` where scales lie beside the weights. found: how its tensors are named, where we can read it. has_audio: a
     transformer with the adapter merged in. dim, num_layers, channels: width, depth and input (or latent) channels where
-    they are known.
+    they are known. instead: what to use in its place, a sentence, where that is not what the slot needs anyway.
     """
 
     kind: Kind
@@ -39,6 +39,7 @@ class Identity:
     num_layers: int | None = None
     channels: int | None = None
     has_audio: bool = False
+    instead: str = ""
 
     @property
     def dialect(self) -> str:
@@ -89,27 +90,20 @@ SLOTS = {
 
 LORA_MARKERS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1", ".lokr_w1")
 LORA_ENDS = (".diff", ".diff_b", ".diff_m", ".w_norm", ".b_norm")
-BASES = {
-    16: "a Wan2.1 text-to-video transformer (16 channels)",
-    36: "a Wan2.1 image-to-video transformer (36 channels)",
-    48: "a Wan2.2 TI2V transformer (48 channels)",
-}
-VARIANTS = {
-    "vace_blocks.": "a VACE transformer",
-    "face_adapter.": "a Wan2.2 Animate transformer",
-    "casual_audio_encoder.": "a Wan2.2 S2V transformer",
-    "control_adapter.": "a Wan Fun camera transformer",
-    "audio_model.": "an Ovi transformer",
-}
 # What nobody can use here but is easily put into a slot: (keys that it has, what it is).
 OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("vace_blocks.0.", "vace_patch_embedding."), "a VACE module without its transformer"),
+    (("proj_model.proj.", "blocks.0.cross_attn.k_proj."), "a FantasyTalking audio module"),
+    (("proj_model.proj.", "blocks.0.cross_attn.processor.k_proj."), "a FantasyTalking audio module"),
+    (("proj_model.", "ip_adapter.blocks.0.cross_attn."), "a FantasyPortrait module"),
+    (("controlnet_patch_embedding.", "controlnet_blocks.0."), "a Uni3C ControlNet"),
+    (("audio_model.patch_embedding.0.", "audio_model.blocks.0."), "an Ovi audio transformer"),
+    (("blocks.0.attn.qkv.", "blocks.0.ffn.w1."), "a LongCat transformer"),
     (("vision_model.embeddings.position_embedding.weight", "vision_model.head.probe"), "a SigLIP vision encoder"),
     (("text_model.embeddings.token_embedding.weight",), "a CLIP text encoder"),
     (("visual.transformer.resblocks.0.",), "a CLIP in OpenCLIP's naming"),
     (("decoder.mid.block_1.norm1.weight",), "a Stable Diffusion or Flux VAE"),
     (("decoder.mid_block.resnets.0.norm1.weight",), "a Stable Diffusion or Flux VAE"),
-    (("decoder.1.weight", "decoder.3.conv.0.weight"), "a tiny preview VAE (TAE)"),
     (("hubert.feature_extractor.",), "a HuBERT audio encoder"),
     (("feature_extractor.conv_layers.0.0.weight",), "a wav2vec2 in fairseq's naming (use pytorch_model.bin)"),
     (("model.encoder.embed_positions.weight", "model.encoder.conv1.weight"), "a Whisper audio encoder"),
@@ -128,6 +122,9 @@ def identify(source: TensorSource) -> Identity:
         key.endswith(LORA_ENDS) for key in source
     ):
         return Identity(Kind.LORA, "a LoRA", storage)
+    tiny = _tiny_vae(source)
+    if tiny:
+        return Identity(Kind.TINY_VAE, tiny, storage)
     z_dim = _wan22_vae_channels(source)
     if z_dim:
         return Identity(Kind.OTHER, f"a Wan2.2 VAE with {z_dim} latent channels", storage, channels=z_dim)
@@ -135,7 +132,7 @@ def identify(source: TensorSource) -> Identity:
     if found is None:
         return _other(source, storage)
     shapes = to_canonical(source, found).shapes
-    return _DESCRIBE[found.dialect.kind](shapes, storage, found)
+    return _DESCRIBE[found.dialect.kind](source.name, shapes, storage, found)
 
 
 def _other(source: TensorSource, storage: str) -> Identity:
@@ -143,6 +140,17 @@ def _other(source: TensorSource, storage: str) -> Identity:
         if all(any(key.startswith(marker) for key in source) for marker in markers):
             return Identity(Kind.OTHER, family, storage)
     return Identity(Kind.UNKNOWN, f"of no kind that is known here (its tensors: {few(source)})", storage)
+
+
+def _tiny_vae(source: TensorSource) -> str:
+    """TAEHV has plain numbered layers: taew2_1 for Wan2.1, taew2_2 for Wan2.2, taehv for HunyuanVideo."""
+    for prefix in ("", "taesd_", "vae.", "model.", "taehv."):
+        key = f"{prefix}decoder.1.weight"
+        if key in source and f"{prefix}decoder.3.conv.0.weight" in source and len(source.shape(key)) == 4:
+            channels = source.shape(key)[1]
+            family = {16: "of Wan2.1 (taew2_1)", 48: "of Wan2.2 (taew2_2)"}.get(channels, f"of {channels} channels")
+            return f"a tiny preview VAE (TAE) {family}, which shows latents quickly and roughly"
+    return ""
 
 
 def _wan22_vae_channels(source: TensorSource) -> int | None:
@@ -155,58 +163,56 @@ def _wan22_vae_channels(source: TensorSource) -> int | None:
     return None
 
 
-def _transformer(shapes: Shapes, storage: str, found: Found) -> Identity:
-    patch = shapes.get("patch_embedding.weight", (0, 0))
-    dim, channels = patch[0], patch[1]
-    family = BASES.get(channels, f"a Wan transformer with {channels} input channels")
-    if channels == 36 and not any(key.startswith("img_emb.") for key in shapes):
-        family = "a Wan2.2 image-to-video transformer (36 channels, no CLIP input)"
+def _transformer(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    variant = variant_of(shapes)
+    layers = block_count(shapes, "blocks.")
+    if variant is not None and variant.is_other:
+        return Identity(Kind.OTHER, variant.family, storage, found, num_layers=layers, instead=variant.instead)
+    dim, channels = rank_checked(name, Kind.TRANSFORMER, shapes, "patch_embedding.weight")[:2]
+    has_image = any(key.startswith("img_emb.") for key in shapes)
+    base = base_of(dim, channels, has_image)
+    family = base.family
     has_audio = any(key.startswith("audio_proj.") for key in shapes)
     if has_audio:
         family += " with an audio adapter"
-    kind = Kind.TRANSFORMER
-    for start, name in VARIANTS.items():
-        if any(key.startswith(start) for key in shapes):
-            kind, family = Kind.OTHER, name
-    if channels == 48:
-        kind = Kind.OTHER
-    return Identity(kind, family, storage, found, dim, _layers(shapes, "blocks."), channels, has_audio)
+    kind = Kind.OTHER if base.is_other else Kind.TRANSFORMER
+    return Identity(kind, family, storage, found, dim, layers, channels, has_audio, base.instead)
 
 
-def _adapter(shapes: Shapes, storage: str, found: Found) -> Identity:
-    dim = next((shape[0] for key, shape in shapes.items() if key.endswith("norm_x.weight")), None)
-    family = SLOTS[Kind.ADAPTER].wanted
-    return Identity(Kind.ADAPTER, family, storage, found, dim, _layers(shapes, "blocks."), has_audio=True)
+def _adapter(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    dim = rank_checked(name, Kind.ADAPTER, shapes, "blocks.0.norm_x.weight")[0]
+    layers = block_count(shapes, "blocks.")
+    return Identity(Kind.ADAPTER, SLOTS[Kind.ADAPTER].wanted, storage, found, dim, layers, has_audio=True)
 
 
-def _vae(shapes: Shapes, storage: str, found: Found) -> Identity:
-    channels = shapes["conv2.weight"][0]
-    family = f"a Wan2.1 VAE ({channels} channels)"
-    return Identity(Kind.VAE, family, storage, found, shapes["encoder.conv1.weight"][0], channels=channels)
+def _vae(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    channels = rank_checked(name, Kind.VAE, shapes, "conv2.weight")[0]
+    width = rank_checked(name, Kind.VAE, shapes, "encoder.conv1.weight")[0]
+    return Identity(Kind.VAE, f"a Wan2.1 VAE ({channels} channels)", storage, found, width, channels=channels)
 
 
-def _text_encoder(shapes: Shapes, storage: str, found: Found) -> Identity:
-    rows, dim = shapes["shared.weight"]
-    layers = _layers(shapes, "encoder.block.")
+def _text_encoder(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    rows, dim = rank_checked(name, Kind.TEXT_ENCODER, shapes, "shared.weight")
+    layers = block_count(shapes, "encoder.block.")
     per_layer = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight" in shapes
     if layers > 1 and not per_layer:
         return Identity(Kind.OTHER, f"a T5 text encoder with {rows} tokens, as of Flux or SD3", storage, found, dim)
     return Identity(Kind.TEXT_ENCODER, f"a UMT5 text encoder ({dim} wide)", storage, found, dim, layers)
 
 
-def _clip_vision(shapes: Shapes, storage: str, found: Found) -> Identity:
-    dim = shapes["vision_model.embeddings.class_embedding"][-1]
-    layers = _layers(shapes, "vision_model.encoder.layers.")
+def _clip_vision(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    dim = rank_checked(name, Kind.CLIP_VISION, shapes, "vision_model.embeddings.class_embedding")[-1]
+    layers = block_count(shapes, "vision_model.encoder.layers.")
     return Identity(Kind.CLIP_VISION, f"a CLIP vision encoder ({dim} wide)", storage, found, dim, layers)
 
 
-def _audio_encoder(shapes: Shapes, storage: str, found: Found) -> Identity:
-    dim = shapes["encoder.layer_norm.weight"][0] if "encoder.layer_norm.weight" in shapes else None
-    layers = _layers(shapes, "encoder.layers.")
+def _audio_encoder(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    dim = rank_checked(name, Kind.AUDIO_ENCODER, shapes, "encoder.layer_norm.weight")[0]
+    layers = block_count(shapes, "encoder.layers.")
     return Identity(Kind.AUDIO_ENCODER, f"a wav2vec2 audio encoder ({dim} wide)", storage, found, dim, layers)
 
 
-_DESCRIBE: dict[Kind, Callable[[Shapes, str, Found], Identity]] = {
+_DESCRIBE: dict[Kind, Callable[[str, Shapes, str, Found], Identity]] = {
     Kind.TRANSFORMER: _transformer,
     Kind.ADAPTER: _adapter,
     Kind.VAE: _vae,
@@ -214,11 +220,6 @@ _DESCRIBE: dict[Kind, Callable[[Shapes, str, Found], Identity]] = {
     Kind.CLIP_VISION: _clip_vision,
     Kind.AUDIO_ENCODER: _audio_encoder,
 }
-
-
-def _layers(shapes: Shapes, start: str) -> int:
-    depth = start.count(".")
-    return 1 + max((int(key.split(".")[depth]) for key in shapes if key.startswith(start)), default=-1)
 
 
 def storage_of(source: TensorSource) -> str:
@@ -258,9 +259,10 @@ def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = Non
     if identity.kind is kind:
         return
     wanted = SLOTS[kind]
+    instead = f"\n{identity.instead}" if identity.instead and kind is Kind.TRANSFORMER else ""
     raise CheckpointError(
         f"{describe(identity, name)}; the {slot or kind.value} slot needs {wanted.wanted}, "
-        f"e.g. {wanted.example} in models/{wanted.folder}."
+        f"e.g. {wanted.example} in models/{wanted.folder}.{instead}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Kind(str, Enum):
     CLIP_VISION = "CLIP vision encoder"
     AUDIO_ENCODER = "audio encoder"
     LORA = "LoRA"
+    TINY_VAE = "tiny VAE"
     TOKENIZER = "tokenizer"
     OTHER = "another model"
     UNKNOWN = "unknown"
@@ -38,20 +40,22 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """How one tensor of theirs becomes one or more of ours, and back."""
+    """How one tensor of theirs becomes one or more of ours, and back. sides: how many theirs can have."""
 
     to_ours: tuple[Callable[[Tensor], Tensor], ...]
     to_theirs: Callable[..., Tensor]
+    sides: tuple[int, ...] = ()
 
 
 KEEP = Change((lambda tensor: tensor,), lambda tensor: tensor)
 SPLIT_ROWS = Change(
     (lambda rows: rows.tensor_split(3)[0], lambda rows: rows.tensor_split(3)[1], lambda rows: rows.tensor_split(3)[2]),
     lambda *parts: torch.cat(parts),
+    (1, 2),
 )
-FLATTEN = Change((lambda tensor: tensor.flatten(),), lambda tensor: tensor[None, None])
-UNBATCH = Change((lambda tensor: tensor[0],), lambda tensor: tensor[None])
-TRANSPOSE = Change((lambda tensor: tensor.t(),), lambda tensor: tensor.t())
+FLATTEN = Change((lambda tensor: tensor.flatten(),), lambda tensor: tensor[None, None], (1, 2, 3))
+UNBATCH = Change((lambda tensor: tensor[0],), lambda tensor: tensor[None], (3,))
+TRANSPOSE = Change((lambda tensor: tensor.t(),), lambda tensor: tensor.t(), (2,))
 
 
 @dataclass(frozen=True)
@@ -316,10 +320,22 @@ def _renamed(name: str, tensor: StoredTensor, rules: tuple[Rule, ...]) -> list[t
             if rule.change is KEEP:
                 return [(ours[0], tensor)]
             return [
-                (new, StoredTensor.derived([tensor], change))
+                (new, _changed(name, tensor, rule.change.sides, change))
                 for new, change in zip(ours, rule.change.to_ours, strict=True)
             ]
     return [(name, tensor)]
+
+
+def _changed(
+    name: str, tensor: StoredTensor, sides: tuple[int, ...], change: Callable[[Tensor], Tensor]
+) -> StoredTensor:
+    if len(tensor.shape) not in sides or 0 in tensor.shape:
+        wanted = " or ".join(map(str, sides))
+        raise CheckpointError(
+            f"{name} is {list(tensor.shape)}, not of {wanted} sides. The file is damaged, or made for another model; "
+            "download it again."
+        )
+    return StoredTensor.derived([tensor], change)
 
 
 def from_canonical(source: TensorSource, dialect: Dialect, prefix: str = "") -> TensorSource:
@@ -361,6 +377,7 @@ UNUSED_SCALES = (".scale_input", ".input_scale", ".output_scale", ".comfy_quant"
 def dequantized(source: TensorSource) -> TensorSource:
     """8-bit weights with a scale, per tensor or per row, as plain numbers that are multiplied out when they are read.
 
+    Raises: CheckpointError for scales that do not fit.
     Source: the layouts `weight` + `scale_weight` / `weight_scale` (ComfyUI) and `weight._data` + `weight._scale`
     (quanto). Scales of activations are left out: they only matter where activations are 8 bits too.
     """
@@ -370,11 +387,23 @@ def dequantized(source: TensorSource) -> TensorSource:
         if key.endswith((*SCALES, *UNUSED_SCALES, "._scale")) or key == "scaled_fp8":
             continue
         if leaf == "_data":
-            tensors[layer] = StoredTensor.derived([tensor, source[layer + "._scale"]], _scaled)
+            tensors[layer] = _multiplied(source, key, layer + "._scale")
             continue
         scale = next((layer + end for end in SCALES if leaf == "weight" and layer + end in source), None)
-        tensors[key] = tensor if scale is None else StoredTensor.derived([tensor, source[scale]], _scaled)
+        tensors[key] = tensor if scale is None else _multiplied(source, key, scale)
     return source.replaced(tensors)
+
+
+def _multiplied(source: TensorSource, key: str, scale: str) -> StoredTensor:
+    if scale not in source:
+        raise CheckpointError(f"{source.name} has {key} without {scale}. Download it again.")
+    shape, found = source.shape(key), source.shape(scale)
+    if math.prod(found) != 1 and (not shape or math.prod(found) != shape[0]):
+        raise CheckpointError(
+            f"{source.name} has {scale} of shape {list(found)} for a weight of shape {list(shape)}; one number for the "
+            "tensor or one a row can be read. Download it again."
+        )
+    return StoredTensor.derived([source[key], source[scale]], _scaled)
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

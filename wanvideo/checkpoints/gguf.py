@@ -7,10 +7,8 @@ vocabulary among them), and because what is cut short should be named in a plain
 from __future__ import annotations
 
 import math
-import mmap
 import re
 import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UnsupportedError
 from ..ops.linear.gguf import LAYOUTS
+from .mapped import MAX_RANK, MappedFile, Span, first_overlap, is_shape, readable_size
 
 DENSE = {
     0: torch.float32, 1: torch.float16, 24: torch.int8, 25: torch.int16, 26: torch.int32, 27: torch.int64,
@@ -35,8 +34,9 @@ UNREAD = {
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # what the shape was before it was brought to four sides at most
-LARGEST_COUNT, MOST_SIDES = 1 << 24, 8
-PAGE = mmap.ALLOCATIONGRANULARITY
+ALIGNMENT, MAX_ALIGNMENT = "general.alignment", 1 << 20
+MAX_ENTRIES = 1 << 22  # of tensors, settings and lists together; the vocabulary of UMT5 has 256,000 words
+MAX_NAME_BYTES = 1 << 12
 # llama.cpp's names of a T5 encoder, as those of transformers.
 T5_NAMES = (
     (r"token_embd\.", "shared."),
@@ -69,10 +69,9 @@ class GGUFFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.name, self.size = path.name, path.stat().st_size
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._at = 4
+        self._file = MappedFile(path)
+        self.name, self.size = self._file.name, self._file.size
+        self._at, self._entries = 4, 0
         try:
             self.places = self._read_header()
         except (struct.error, UnicodeDecodeError, OverflowError):
@@ -80,36 +79,43 @@ class GGUFFile:
         end = max((place.stop for place in self.places.values()), default=0)
         if end > self.size:
             raise CheckpointError(
-                f"{self.name} is cut short: its header promises {end} bytes, the file has {self.size}. "
-                "Download it again."
+                f"{self.name} is cut short: its header promises {readable_size(end)}, the file has "
+                f"{readable_size(self.size)}. Download it again."
             )
+        shared = first_overlap(Span(key, place.start, place.stop) for key, place in self.places.items())
+        if shared:
+            raise self._damaged(f"bytes that the tensors {shared[0]!r} and {shared[1]!r} share")
 
     def _read_header(self) -> dict[str, GGUFPlace]:
         version = self._number("I")
         if version not in (2, 3):
             raise UnsupportedError(f"{self.name} is GGUF version {version}; versions 2 and 3 can be read.")
         num_tensors, num_settings = self._count(), self._count()
-        settings = {self._string(): self._value(self._number("I")) for _ in range(num_settings)}
+        settings: dict[str, Any] = {}
+        for _ in range(num_settings):
+            key = self._string()
+            if key in settings:
+                raise self._damaged(f"the setting {key!r} twice")
+            settings[key] = self._setting(key)
         found = [self._description() for _ in range(num_tensors)]
-        alignment = settings.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise self._damaged(f"an alignment of {alignment!r}")
+        alignment = settings.get(ALIGNMENT, 32)
+        if type(alignment) is not int or not 1 <= alignment <= MAX_ALIGNMENT:
+            raise self._damaged("an alignment that cannot be one")
         data_start = -(-self._at // alignment) * alignment
-        places = {}
+        places: dict[str, GGUFPlace] = {}
         for key, shape, kind, offset in found:
-            original = settings.get(ORIGINAL_SHAPE + key)
-            place = self._place(key, shape, kind, data_start + offset, original)
-            if _t5_name(key) in places:
+            name = _t5_name(key)
+            if name in places:
                 raise self._damaged(f"two tensors called {key!r}")
-            places[_t5_name(key)] = place
+            places[name] = self._place(key, shape, kind, data_start + offset, settings.get(ORIGINAL_SHAPE + key))
         return places
 
     def _description(self) -> tuple[str, tuple[int, ...], int, int]:
         key = self._string()
         num_sides = self._number("I")
-        if num_sides > MOST_SIDES:
-            raise self._damaged(f"{num_sides} sides for the tensor {key!r}")
-        sides = [self._number("Q") for _ in range(num_sides)]
+        sides = [self._number("Q") for _ in range(min(num_sides, MAX_RANK + 1))]
+        if not is_shape(sides):
+            raise self._damaged(f"a shape for the tensor {key!r} that no tensor can have")
         return key, tuple(reversed(sides)), self._number("I"), self._number("Q")
 
     def _place(self, key: str, shape: tuple[int, ...], kind: int, start: int, original: Any) -> GGUFPlace:
@@ -120,39 +126,51 @@ class GGUFFile:
             )
         count, columns = math.prod(shape), shape[-1] if shape else 1
         if original is not None:
-            if not isinstance(original, list) or math.prod(original) != count:
-                raise self._damaged(f"{count} numbers for {key!r} of shape {original}")
-            shape = tuple(map(int, original))
+            if not is_shape(original) or math.prod(original) != count:
+                raise self._damaged(f"{count} numbers for {key!r}, whose original shape has another count")
+            shape = tuple(original)
         if kind in DENSE:
             return GGUFPlace(shape, DENSE[kind], None, start, start + count * DENSE[kind].itemsize)
         layout = LAYOUTS[PACKED[kind]]
         if columns % layout.block_size:
             raise self._damaged(f"rows of {columns} numbers in {key!r}, in blocks of {layout.block_size}")
+        if not count:
+            raise self._damaged(f"no numbers in {key!r}")
         size = count // layout.block_size * layout.block_bytes
         return GGUFPlace(shape, torch.uint8, PACKED[kind], start, start + size)
 
     def _number(self, code: str) -> Any:
-        (value,) = struct.unpack_from(f"<{code}", self._map, self._at)
+        (value,) = struct.unpack_from(f"<{code}", self._file.data, self._at)
         self._at += struct.calcsize(f"<{code}")
         return value
 
     def _count(self) -> int:
+        """How many of something follow; all of them together are few enough to be read in a few seconds."""
         count = self._number("Q")
-        if count > LARGEST_COUNT:
-            raise self._damaged(f"{count} entries announced")
+        self._entries += count
+        if self._entries > MAX_ENTRIES:
+            raise self._damaged(f"{self._entries} entries announced in its header")
         return count
 
     def _string(self) -> str:
         length = self._number("Q")
-        if self._at + length > self.size:
-            raise struct.error
-        self._at += length
-        return self._map[self._at - length : self._at].decode()
+        if length > MAX_NAME_BYTES:
+            raise self._damaged(f"a name of {length} bytes")
+        start = self._at
+        self._skip(length)
+        return self._file.data[start : self._at].decode()
 
-    def _value(self, kind: int) -> Any:
-        """A setting; of lists of text, which nothing needs, only that they are there."""
+    def _skip(self, num_bytes: int) -> None:
+        if self._at + num_bytes > self.size:
+            raise struct.error
+        self._at += num_bytes
+
+    def _setting(self, key: str) -> Any:
+        """The value of a setting that tensors depend on; of others only that it is there."""
+        kind = self._number("I")
         if kind == STRING:
-            return self._string()
+            self._skip(self._number("Q"))
+            return ""
         if kind in SCALARS:
             return self._number(SCALARS[kind])
         if kind != ARRAY:
@@ -160,40 +178,29 @@ class GGUFFile:
         kind, count = self._number("I"), self._count()
         if kind == STRING:
             for _ in range(count):
-                length = self._number("Q")
-                self._at += length
-            return None
-        if kind == ARRAY:
-            return [self._value(ARRAY) for _ in range(count)]
+                self._skip(self._number("Q"))
+            return ""
         if kind not in SCALARS:
-            raise self._damaged(f"a list of type {kind}")
-        values = struct.unpack_from(f"<{count}{SCALARS[kind]}", self._map, self._at)
-        self._at += struct.calcsize(f"<{count}{SCALARS[kind]}")
-        return list(values)
+            raise self._damaged(f"a list of type {kind}, where only numbers and text are read")
+        if key.startswith(ORIGINAL_SHAPE) and count <= MAX_RANK:
+            return [self._number(SCALARS[kind]) for _ in range(count)]
+        self._skip(count * struct.calcsize(f"<{SCALARS[kind]}"))
+        return ()
 
     def _damaged(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.name} is damaged: it has {what}. Download it again.")
 
     def bytes(self, place: GGUFPlace) -> Tensor:
         """The stored bytes as a read-only view [n] uint8 of the mapped file."""
-        if place.start == place.stop:
-            return torch.empty(0, dtype=torch.uint8)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the buffer is read-only, and nobody writes to it
-            return torch.frombuffer(self._map, dtype=torch.uint8, count=place.stop - place.start, offset=place.start)
+        return self._file.bytes(place.start, place.stop)
 
     def tensor(self, place: GGUFPlace) -> Tensor:
         """A tensor of plain numbers."""
-        data = self.bytes(place)
-        if place.start % place.dtype.itemsize:
-            data = data.clone()
-        return data.view(place.dtype).view(place.shape)
+        return self._file.numbers(place.start, place.stop, place.dtype).view(place.shape)
 
     def release(self, place: GGUFPlace) -> None:
         """Let go of the pages of a tensor that has been copied; reading it again only reads the file again."""
-        start, stop = -(-place.start // PAGE) * PAGE, place.stop // PAGE * PAGE
-        if stop > start and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+        self._file.release(place.start, place.stop)
 
 
 def _t5_name(key: str) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,12 +23,14 @@ from ..errors import CheckpointError, InputError
 from ..memory.placement import check_parameters
 from ..ops.linear.formats import FORMATS, QUANTIZERS, SealedLinear
 from ..ops.linear.layer import Linear
+from ..untrusted import answered
 from .checkpoint import Checkpoint, Tensors, recognize, with_adapter
 from .detect import DTYPE_NAMES, check_kind
 from .dialects import Kind
+from .fit import check_finite, check_tensors
 from .folders import file_for
 from .quantize import BLOCKS, can_quantize, quantized
-from .reader import PackedTensor, StoredTensor, TensorSource, few
+from .reader import PackedTensor, TensorSource
 
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
@@ -38,43 +41,9 @@ if TYPE_CHECKING:
 
 Weights = Tensors | Checkpoint
 Device = torch.device | str
+OnlyBlocks = Callable[[int], bool]
 Model = TypeVar("Model", bound=nn.Module)
 logger = logging.getLogger("wanvideo")
-
-_OTHER_PARTS = "another model of an all-in-one file"
-# Tensors that no result depends on: (how their names begin, why). A file may hold them in vain, or lack them.
-HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
-    Kind.TRANSFORMER: (
-        ("first_stage_model.", _OTHER_PARTS),
-        ("cond_stage_model.", _OTHER_PARTS),
-        ("text_encoders.", _OTHER_PARTS),
-        ("clip_vision.", _OTHER_PARTS),
-        ("vae.", _OTHER_PARTS),
-    ),
-    Kind.VAE: (),
-    Kind.TEXT_ENCODER: (
-        ("encoder.embed_tokens.", "the same tensor as shared.weight"),
-        ("decoder.", "only the encoder is used"),
-        ("lm_head.", "only the encoder is used"),
-        ("spiece_model", "the tokenizer, which load_tokenizer reads"),
-    ),
-    Kind.CLIP_VISION: (
-        ("textual.", "only the image half is used"),
-        ("text_model.", "only the image half is used"),
-        ("text_projection.", "only the image half is used"),
-        ("visual_projection.", "projects to the space shared with text, which is not used"),
-        ("log", "the temperature of contrastive training (log_scale, logit_scale)"),
-        ("vision_model.post_layernorm.", "the last norm, which the layer that is read comes before"),
-        ("vision_model.embeddings.position_ids", "0, 1, 2, ..."),
-    ),
-    Kind.AUDIO_ENCODER: (
-        ("quantizer.", "only for pre-training"),
-        ("project_hid.", "only for pre-training"),
-        ("project_q.", "only for pre-training"),
-        ("lm_head.", "only for speech recognition"),
-        ("masked_spec_embed", "only for training"),
-    ),
-}
 
 
 def load_transformer(
@@ -84,6 +53,7 @@ def load_transformer(
     dtype: torch.dtype = torch.bfloat16,
     device: Device = "cpu",
     quantize: str | None = None,
+    only_blocks: OnlyBlocks | None = None,
 ) -> WanTransformer:
     """The transformer, with its audio adapter if there is one.
 
@@ -94,6 +64,7 @@ def load_transformer(
         dtype: of all weights but quantized ones and the few small ones that stay in float32.
         quantize: "fp8", "int8" or "fp4" for the matrices of the blocks that are stored as plain numbers; None for none.
             Matrices that are quantized in their file keep that format.
+        only_blocks: says of a block's number whether it is read; the others stay on the meta device.
     Raises: CheckpointError before anything is read if a file is of another kind or the two do not fit each other.
     """
     from ..models.transformer import TransformerConfig, WanTransformer
@@ -107,7 +78,7 @@ def load_transformer(
             logger.warning("%s has an audio adapter already; that of %s takes its place.", checkpoint.name, extra.name)
         family = family.removesuffix(" with an audio adapter") + " with an audio adapter"
     chosen = _quantized(source, Kind.TRANSFORMER, quantize, device)
-    model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device)
+    model = _build(TransformerConfig, WanTransformer, chosen, Kind.TRANSFORMER, family, dtype, device, only_blocks)
     if not (checkpoint.is_borrowed or (extra is not None and extra.is_borrowed)):
         model.source = source
     return model
@@ -126,14 +97,15 @@ def load_text_encoder(
     dtype: torch.dtype = torch.bfloat16,
     device: Device = "cpu",
     quantize: str | None = None,
+    only_blocks: OnlyBlocks | None = None,
 ) -> TextEncoder:
-    """The UMT5 text encoder from a file, an official folder or a state dict; quantize as in `load_transformer`."""
+    """The UMT5 text encoder from a file, an official folder or a state dict; arguments as in `load_transformer`."""
     from ..models.text_encoder import TextEncoder, TextEncoderConfig
 
     _check_quantize(quantize)
     checkpoint = open_checkpoint(source, Kind.TEXT_ENCODER)
     tensors, family = _quantized(checkpoint.canonical, Kind.TEXT_ENCODER, quantize, device), checkpoint.identity.family
-    model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, family, dtype, device)
+    model = _build(TextEncoderConfig, TextEncoder, tensors, Kind.TEXT_ENCODER, family, dtype, device, only_blocks)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear):
             _replace(model, name, SealedLinear(layer))
@@ -203,19 +175,20 @@ def _quantized(source: TensorSource, kind: Kind, quantize: str | None, device: D
 @torch.no_grad()
 def _build(
     config: Any, model: Callable[[Any], Model], source: TensorSource, kind: Kind, family: str,
-    dtype: torch.dtype, device: Device,
+    dtype: torch.dtype, device: Device, only_blocks: OnlyBlocks | None = None,
 ) -> Model:  # fmt: skip
     start = time.perf_counter()
-    try:
-        sizes = config.from_shapes(source.shapes)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.name}: {error}") from None
+    with answered(source.name, CheckpointError):
+        try:
+            sizes = config.from_shapes(source.shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.name}: {error}") from None
     from accelerate import init_empty_weights
 
-    with init_empty_weights(include_buffers=True):
+    with init_empty_weights(include_buffers=True), answered(source.name, CheckpointError):
         empty = model(sizes)
-    filled = fill(empty, source, kind, dtype=dtype, device=device)
-    tensors = [*filled.parameters(), *filled.buffers()]
+    filled = fill(empty, source, kind, dtype=dtype, device=device, only_blocks=only_blocks)
+    tensors = [tensor for tensor in (*filled.parameters(), *filled.buffers()) if not tensor.is_meta]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     formats = Counter(stored.format for stored in packed_layers(source, kind).values())
     numbers = " + ".join([DTYPE_NAMES.get(dtype, str(dtype)), *(f"{n} x {item}" for item, n in formats.items())])
@@ -236,24 +209,29 @@ def packed_layers(source: TensorSource, kind: Kind) -> dict[str, PackedTensor]:
     }
 
 
-def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, device: Device) -> Model:
+def fill(
+    model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, device: Device,
+    only_blocks: OnlyBlocks | None = None,
+) -> Model:  # fmt: skip
     """Give a model that was built on the meta device its weights.
 
     Args:
         source: canonical names. kind: says which tensors do no harm when they are too many or missing.
         dtype: what floating-point tensors become, but for those of which `model.keep_float32(name)` says otherwise and
             the quantized matrices of blocks, whose layers take the format of their weights.
+        only_blocks: as in `load_transformer`.
     Returns: the model in eval mode, without gradients, on `device`.
     Raises: CheckpointError naming what is missing, left over or of another shape.
     """
     wanted = model.state_dict(keep_vars=True)
-    _check_keys(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, kind)
+    check_tensors(source, wanted, kind)
     keep_float32: Callable[[str], bool] = getattr(model, "keep_float32", lambda name: False)
     packed_names = set()
+    where: Callable[[str], Device] = partial(_device_of, kind=kind, device=device, only_blocks=only_blocks)
     for name, stored in packed_layers(source, kind).items():
         dense = model.get_submodule(name)
         if isinstance(dense, nn.Linear):
-            _replace(model, name, _packed_layer(dense, stored, device))
+            _replace(model, name, _packed_layer(dense, stored, where(name)))
             packed_names.add(f"{name}.weight")
     placed: dict[int, Tensor] = {}  # tensors that have two names stay one
     for name, empty in wanted.items():
@@ -263,20 +241,31 @@ def fill(model: Model, source: TensorSource, kind: Kind, *, dtype: torch.dtype, 
             target = empty.dtype
             if target.is_floating_point:
                 target = torch.float32 if keep_float32(name) else dtype
-            tensor = _owned(source.get(name), empty, target, device)
+            tensor = _owned(source, name, empty, target, where(name))
             placed[id(empty)] = nn.Parameter(tensor, False) if isinstance(empty, nn.Parameter) else tensor
         _assign(model, name, placed[id(empty)])
     for name, buffer in model.named_buffers():
-        if name not in wanted:
+        if name not in wanted and where(name) != "meta":
             _assign(model, name, _unsaved(name, buffer).to(device))
     model.eval().requires_grad_(False)
-    check_parameters(model, device)
+    if only_blocks is None:
+        check_parameters(model, device)
     return model
+
+
+def _device_of(name: str, kind: Kind, device: Device, only_blocks: OnlyBlocks | None) -> Device:
+    """Where a tensor goes: to the meta device if it belongs to a block that is not read."""
+    start = BLOCKS.get(kind)
+    if only_blocks is None or start is None or not name.startswith(start):
+        return device
+    return device if only_blocks(int(name.removeprefix(start).partition(".")[0])) else "meta"
 
 
 def _packed_layer(dense: nn.Linear, stored: PackedTensor, device: Device) -> nn.Linear:
     """The layer in the format of its weight, filled, its bias still empty."""
     layer = FORMATS[stored.format].empty((dense.out_features, dense.in_features), dense.bias is not None)
+    if device == "meta":
+        return layer
     for name, tensor in stored.read_parts().items():
         wanted = getattr(layer, name)
         own = tensor
@@ -293,13 +282,16 @@ def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, layer)
 
 
-def _owned(stored: StoredTensor | None, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:
+def _owned(source: TensorSource, name: str, empty: Tensor, dtype: torch.dtype, device: Device) -> Tensor:
     """The stored numbers in memory of their own; zeros where a file lacks what nothing depends on."""
+    if device == "meta":
+        return torch.empty_like(empty, dtype=dtype, device=device, requires_grad=False)
+    stored = source.get(name)
     if isinstance(stored, PackedTensor):
         tensor = stored.dense(dtype).to(device)
     else:
         tensor = torch.empty_like(empty, dtype=dtype, device=device, requires_grad=False)
-        tensor.zero_() if stored is None else tensor.copy_(stored.read())
+        tensor.zero_() if stored is None else tensor.copy_(check_finite(source.name, name, stored.read()))
     if stored is not None:
         stored.release()
     return tensor
@@ -316,24 +308,3 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     setattr(owner, leaf, tensor)
-
-
-def _check_keys(source: TensorSource, wanted: Mapping[str, tuple[int, ...]], kind: Kind) -> None:
-    harmless = tuple(start for start, _ in HARMLESS[kind])
-    missing = [name for name in wanted if name not in source and not name.startswith(harmless)]
-    surplus = [name for name in source if name not in wanted and not name.startswith(harmless)]
-    misshapen = [
-        f"{name} is {list(source.shape(name))}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in source and source.shape(name) != shape
-    ]
-    faults = [
-        f"{len(names)} {what} ({few(names)})"
-        for names, what in ((missing, "missing"), (surplus, "too many"), (misshapen, "of another size"))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{source.name} does not fit: of the {len(wanted)} tensors of its {kind.value}, {'; '.join(faults)}.\n"
-            "It is incomplete, or made for another model. Download it again, or use another version of it."
-        )

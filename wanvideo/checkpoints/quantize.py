@@ -17,6 +17,7 @@ from ..errors import CheckpointError, UnsupportedError
 from ..ops.linear.formats import FORMATS, quantizer
 from ..ops.linear.fp4 import padded_sizes
 from ..ops.linear.layer import Linear
+from ..untrusted import parse_json, read_json
 from .dialects import COMFY_PREFIXES, Kind
 from .reader import PackedTensor, StoredTensor, TensorSource, few
 
@@ -35,6 +36,7 @@ SCALES = (".weight_scale", ".scale_weight")
 UNUSED = (".input_scale", ".scale_input", ".output_scale")
 BLOCKS = {Kind.TRANSFORMER: "blocks.", Kind.ADAPTER: "blocks.", Kind.TEXT_ENCODER: "encoder.block."}
 TEXT_ENCODER_FORMATS = {"fp4": "fp8"}  # what text encoders take instead: prompts suffer from 4 bits
+MAX_MARKER_BYTES = 1 << 16
 MULTIPLE = 16  # sizes of matrices that are quantized are multiples of it, as the kernels that multiply them need
 
 
@@ -70,14 +72,15 @@ def with_markers(source: TensorSource) -> TensorSource:
     text = source.metadata.get("_quantization_metadata")
     if text is None:
         return source
-    try:
-        layers = {name: json.dumps(item).encode() for name, item in json.loads(text)["layers"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise CheckpointError(f"{source.name} has unreadable _quantization_metadata. Download it again.") from None
+    data = parse_json(text, f"{source.name} has unreadable _quantization_metadata (download it again)", CheckpointError)
+    listed = data.get("layers") if isinstance(data, dict) else None
+    if not isinstance(listed, dict) or not all(isinstance(item, dict) for item in listed.values()):
+        raise CheckpointError(f"{source.name} has unreadable _quantization_metadata. Download it again.")
+    layers = {name: json.dumps(item).encode() for name, item in listed.items()}
     tensors = dict(source)
-    for name, data in layers.items():
+    for name, content in layers.items():
         full = next((p + name for p in ("", *COMFY_PREFIXES) if f"{p}{name}.weight" in source), name)
-        marker = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        marker = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         tensors[f"{full}.comfy_quant"] = StoredTensor.in_memory(marker)
     return source.replaced(tensors)
 
@@ -116,7 +119,7 @@ def _weight(source: TensorSource, name: str, weight: StoredTensor) -> StoredTens
     if f"{name}.pre_quant_scale" in source:
         raise UnsupportedError(f"{label} scales its inputs (pre_quant_scale), which cannot be read. Use another file.")
     bias = source.get(f"{name}.bias")
-    rows = None if bias is None else bias.shape[0]
+    rows = bias.shape[0] if bias is not None and len(bias.shape) == 1 else None
     layer = Layer(label, weight, scale, source.get(f"{name}.weight_scale_2"), rows)
     if wanted is torch.uint8 or (wanted is None and layer.scale_2 is not None):
         return _fp4(layer)
@@ -137,14 +140,19 @@ def _comfy_format(source: TensorSource, name: str, label: str) -> torch.dtype | 
     marker = source.get(f"{name}.comfy_quant")
     if marker is None:
         return None
-    try:
-        settings = json.loads(bytes(marker.read().flatten().view(torch.uint8).tolist()))
-        found = settings["format"]
-    except (ValueError, LookupError, TypeError, RuntimeError):
-        raise CheckpointError(f"{label} has an unreadable comfy_quant marker. Download the file again.") from None
-    parameters = settings.get("params") if isinstance(settings.get("params"), dict) else {}
+    settings = None
+    if marker.dtype in (torch.uint8, torch.int8) and 0 < _count(marker) <= MAX_MARKER_BYTES:
+        text = bytes(marker.read().flatten().view(torch.uint8).tolist())
+        settings = parse_json(
+            text, f"{label} has an unreadable comfy_quant marker (download it again)", CheckpointError
+        )
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or not isinstance(found, str):
+        raise CheckpointError(f"{label} has an unreadable comfy_quant marker. Download the file again.")
+    inner = settings.get("params")
+    parameters = inner if isinstance(inner, dict) else {}
     if found not in COMFY_FORMATS or settings.get("convrot") or parameters.get("convrot"):
-        what = found if found not in COMFY_FORMATS else f"{found} with rotated weights"
+        what = found[:40] if found not in COMFY_FORMATS else f"{found} with rotated weights"
         raise UnsupportedError(f"{label} is stored as {what}; {', '.join(COMFY_FORMATS)} can be read.")
     return COMFY_FORMATS[found]
 
@@ -174,7 +182,7 @@ def _by_rows(layer: Layer, dtype: torch.dtype) -> PackedTensor:
 
 
 def _check_row_scale(layer: Layer, scale: StoredTensor) -> None:
-    rows = layer.weight.shape[0]
+    rows = layer.weight.shape[0] if layer.weight.shape else 1
     if scale.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UnsupportedError(f"{layer.name} has scales of {scale.dtype} (mxfp8?), which cannot be read.")
     if scale.shape not in ((), (1,), (1, 1), (rows,), (rows, 1)):
@@ -191,6 +199,8 @@ def _fp4(layer: Layer) -> PackedTensor:
         raise CheckpointError(f"{layer.name} is stored as nvfp4 without {missing}. Download the file again.")
     if weight.dtype != torch.uint8 or len(weight.shape) != 2:
         raise CheckpointError(f"{layer.name} is marked as nvfp4 but stored as {weight.dtype}. The file is damaged.")
+    if 0 in weight.shape:
+        raise CheckpointError(f"{layer.name} is empty ({list(weight.shape)}). The file is damaged.")
     shape = layer.rows or weight.shape[0], weight.shape[1] * 2
     packed_shape, scale_shape = padded_sizes(*shape)
     found = weight.shape, (_count(scale), scale.dtype.itemsize), _count(scale_2)
@@ -271,11 +281,10 @@ def check_quanto_map(path: Path, source: TensorSource) -> None:
     map_path = next((item for item in _map_paths(path) if item.is_file()), None)
     if not layers or map_path is None:
         return
-    try:
-        listed = json.loads(map_path.read_text(encoding="utf-8"))
-        types = {name: item["weights"] for name, item in listed.items() if item.get("weights", "none") != "none"}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise CheckpointError(f"{map_path.name}, the map of {path.name}, is unreadable. Download it again.") from None
+    listed = read_json(map_path, f"the map of {path.name}", CheckpointError)
+    if not isinstance(listed, dict) or not all(isinstance(item, dict) for item in listed.values()):
+        raise CheckpointError(f"{map_path.name}, the map of {path.name}, is unreadable. Download it again.")
+    types = {name: str(item["weights"]) for name, item in listed.items() if item.get("weights", "none") != "none"}
     wrong = [n for n, key in layers.items() if QUANTO_TYPES.get(types.get(n, "")) != source[key].dtype]
     wrong += [name for name in types if name not in layers]
     if wrong:

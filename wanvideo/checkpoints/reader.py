@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
-import logging
 import math
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,19 +21,17 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..ops.linear.formats import FORMATS
 from ..ops.linear.gguf import LAYOUTS
+from ..untrusted import answered, read_json, regular_file
+from .file_kinds import WEB_PAGE, kind_of
 from .gguf import GGUFFile, GGUFPlace
 from .safetensors_file import SafetensorsFile, is_safetensors
+from .torch_file import TorchFile
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".gguf", *TORCH_SUFFIXES)
 STANDARD_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # what training scripts put a state dict into
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)")
-_DAMAGE = (  # what the unpickler stumbles over in a broken file
-    RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
-)  # fmt: skip
-logger = logging.getLogger("wanvideo")
-
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})(?P<suffix>\.\w+)")
+MAX_SHARDS = 1000
 PathLike = str | Path
 
 
@@ -212,12 +205,13 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
         if not source:
             raise CheckpointError("The list of model files is empty. Name at least one file.")
         return open_tensors(source[0]) if len(source) == 1 else _from_files([Path(path) for path in source])
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _from_files(_main_checkpoint(path), path.name)
-    if SHARD.fullmatch(path.name) and path.is_file():
-        return _from_files(_all_shards(path))
-    return _from_file(path)
+    with answered(str(source)[:200], CheckpointError, "opened"):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return _from_files(_main_checkpoint(path), path.name)
+        if SHARD.fullmatch(path.name) and path.is_file():
+            return _from_files(_all_shards(path))
+        return _from_file(path)
 
 
 def checkpoints_in(folder: PathLike) -> list[list[Path]]:
@@ -239,10 +233,19 @@ def checkpoints_in(folder: PathLike) -> list[list[Path]]:
 def _indexed(index: Path) -> list[str]:
     """The files that an index names; none if it is no index after all."""
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (ValueError, LookupError, TypeError, AttributeError):
+        data = read_json(index, "an index", CheckpointError)
+    except CheckpointError:
         return []
-    return sorted({str(name) for name in files})
+    names = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(names, dict):
+        return []
+    files = sorted({name for name in names.values() if isinstance(name, str)})
+    outside = next((name for name in files if Path(name).name != name or "\\" in name), None)
+    if outside is not None or len(files) > MAX_SHARDS or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(
+            f"{index.name} does not name the files of a model that lie beside it. Download the folder again."
+        )
+    return files
 
 
 def _main_checkpoint(folder: Path) -> list[Path]:
@@ -276,6 +279,8 @@ def _all_shards(path: Path) -> list[Path]:
     if shard is None:
         return [path]
     digits, count = len(shard["number"]), int(shard["count"])
+    if not 1 <= count <= MAX_SHARDS:
+        raise CheckpointError(f"{path.name} says that its model has {count} parts; at most {MAX_SHARDS} are read.")
     names = [f"{shard['stem']}-{n:0{digits}}-of-{shard['count']}{shard['suffix']}" for n in range(1, count + 1)]
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
@@ -299,34 +304,40 @@ def _from_files(paths: Sequence[Path], name: str | None = None) -> TensorSource:
 
 
 def _from_file(path: Path) -> TensorSource:
-    path = path.expanduser()
-    head = _head(path)
-    for matches, opener in _FORMATS:
-        if matches(head):
-            return opener(path)
-    raise CheckpointError(f"{path.name} is not a model file: it begins with {head[:16]!r}. Download it again.")
+    path = _existing(path)
+    with answered(path.name, CheckpointError):
+        head = _head(path)
+        for matches, opener in _FORMATS:
+            if matches(head):
+                return opener(path)
+    raise CheckpointError(f"{path.name} is {kind_of(head)}, not a model file. Download it again, or name another file.")
+
+
+def _existing(path: Path) -> Path:
+    try:
+        is_missing = not path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        is_missing = False  # the next line says what is wrong with it
+    if is_missing:
+        raise CheckpointError(f"There is no model file {path}.{_similar(path.expanduser())}")
+    return regular_file(path, "a model file", CheckpointError)
 
 
 def _head(path: Path) -> bytes:
     """The first bytes of a file; what is no file of weights at all is refused here."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder where a file is wanted. Name the file in it.")
-    if not path.is_file():
-        raise CheckpointError(f"There is no model file {path}.{_similar(path)}")
     with path.open("rb") as file:
         head = file.read(1024)
     size = path.stat().st_size
     if not size:
         raise CheckpointError(f"{path.name} is empty (0 bytes). Download it again: {path}")
     if head.startswith(b"version https://git-lfs.github.com"):
-        real = re.search(rb"size (\d+)", head)
+        real = re.search(rb"size (\d{1,15})\b", head)
         real_size = f" of {int(real[1]) / 1e9:.2f} GB" if real else ""
         raise CheckpointError(
             f"{path.name} is a Git LFS pointer ({size} bytes), download the real file{real_size}: "
             f'run "git lfs pull" in its folder, or download it with a browser.'
         )
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"<") and (b"<html" in text or b"<!doctype" in text or text.startswith(b"<?xml")):
+    if kind_of(head) == WEB_PAGE:
         raise CheckpointError(
             f"{path.name} is a web page ({size} bytes), not a model: the download gave an error page or asked for "
             "a log-in. Download the file itself."
@@ -343,7 +354,15 @@ def _similar(path: Path) -> str:
 
 
 def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
-    tensors = {key: StoredTensor.in_memory(value) for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            continue
+        if not isinstance(key, str):
+            raise CheckpointError(f"{name} has the {type(key).__name__} {key!r:.100} as a name. Names are text.")
+        if value.layout is not torch.strided:
+            raise CheckpointError(f"{name} has {key} as a {value.layout} tensor. Give dense tensors.")
+        tensors[key] = StoredTensor.in_memory(value)
     if not tensors:
         kinds = few(sorted({type(value).__name__ for value in state.values()})) or "nothing"
         raise CheckpointError(f"{name} holds no tensors (but {kinds}). It is not a file of weights.")
@@ -361,49 +380,13 @@ def _open_safetensors(path: Path) -> TensorSource:
     return TensorSource(tensors, path.name, file.metadata)
 
 
-def _open_torch_zip(path: Path) -> TensorSource:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise CheckpointError(
-            f"{path.name} is cut short or damaged ({path.stat().st_size} bytes). Download it again."
-        ) from None
-    if not any(name.endswith("/data.pkl") for name in names):
-        raise CheckpointError(f"{path.name} is a zip archive of {few(names)}, not a model. Unpack it first.")
-    return _unpickle(path, mapped=True)
-
-
-def _open_torch_legacy(path: Path) -> TensorSource:
-    logger.info("%s has torch's old format, which cannot be memory-mapped: it is read as a whole.", path.name)
-    return _unpickle(path, mapped=False)
-
-
-def _unpickle(path: Path, mapped: bool) -> TensorSource:
-    """Tensors only: torch's restricted unpickler refuses everything that could run code."""
-    mapped = mapped and path.suffix != ".safetensors"  # torch would take the name at its word
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # torch's own advice on deprecated storage types
-            state = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|class '?([\w.]+)|got ([\w.]+)", str(error))
-        what = next(filter(None, found.groups()), "Python objects") if found else "Python objects"
-        raise CheckpointError(
-            f"{path.name} holds more than tensors ({what}), which could run code on this machine; it was not loaded. "
-            "Use a .safetensors version of the model."
-        ) from None
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path.name} cannot be read, it is cut short or damaged ({reason}).") from None
-    while isinstance(state, Mapping):
-        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
-        if inner is None:
-            return _from_state_dict(state, path.name)
-        state = inner
-    raise CheckpointError(
-        f"{path.name} holds a {type(state).__name__}, not named tensors. It is not a file of weights."
-    )
+def _open_torch(path: Path) -> TensorSource:
+    file = TorchFile(path)
+    tensors = {
+        key: StoredTensor(place.shape, place.dtype, partial(file.tensor, place), partial(file.release, place))
+        for key, place in file.places.items()
+    }
+    return TensorSource(tensors, path.name)
 
 
 def _open_gguf(path: Path) -> TensorSource:
@@ -429,11 +412,8 @@ def _gguf_tensor(file: GGUFFile, place: GGUFPlace) -> StoredTensor:
 
 
 def _refuse_json(path: Path) -> TensorSource:
+    data = read_json(path, "a small JSON file", CheckpointError)
     kind = "a JSON file"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        data = None
     if isinstance(data, dict) and "weight_map" in data:
         kind = "the index of a model in several files; name its folder instead"
     elif isinstance(data, dict) and "added_tokens" in data:
@@ -443,8 +423,8 @@ def _refuse_json(path: Path) -> TensorSource:
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], TensorSource]], ...] = (
     (lambda head: head.startswith(b"GGUF"), _open_gguf),
-    (lambda head: head.startswith(b"PK\x03\x04"), _open_torch_zip),
+    (lambda head: head.startswith(b"PK\x03\x04"), _open_torch),
     (is_safetensors, _open_safetensors),
-    (lambda head: head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05", _open_torch_legacy),
+    (lambda head: head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"), _open_torch),
     (lambda head: head.lstrip()[:1] in (b"{", b"["), _refuse_json),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,17 +9,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..engine.host import ProcessHost
+from ..errors import InputError
 from ..geometry import VideoGeometry, parse_size
 from ..memory.budget import GIB, IMAGE_TOKENS
 from ..memory.residency import Residency
 from ..models.audio_adapter import AudioConfig
 from ..models.transformer import TransformerConfig
 from ..models.vae import VAEConfig, WanVAE
+from ..ops.attention.backends import known
 from ..ops.precision import DTYPES
-from ..request import QUANTIZERS, LoopSettings
+from ..request import QUANTIZERS, EngineOptions, LoopSettings
 from ..sampling.loop import Conditioning, run_windows
 from ..sampling.window import StepReport
 from ..synthetic.random_weights import full_config, random_transformer, random_vae
+from .flags import FLAGS
+from .parser import Parser, named, whole
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,16 @@ def sizes() -> dict[str, Size]:
     }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m wanvideo bench", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser("python -m wanvideo bench", description=__doc__)
     parser.add_argument("--size", choices=("full", "small", "tiny"), default="full", help="of the models")
     parser.add_argument("--video", help="WIDTHxHEIGHT; 832x480 if not given")
-    parser.add_argument("--frames", type=int, help="of a window, 4n + 1; 81 if not given")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--frames", type=whole, help="of a window, 4n + 1; 81 if not given")
+    parser.add_argument("--steps", type=whole, default=4)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
     parser.add_argument("--quant", choices=QUANTIZERS, help="format of the blocks' matrices")
     parser.add_argument("--attention", default="auto", help="backend of self-attention")
-    parser.add_argument("--blocks_to_swap", type=int, default=0, help="blocks that stream")
+    parser.add_argument("--blocks_to_swap", type=whole, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
@@ -119,17 +123,31 @@ def random_conditioning(config: TransformerConfig, geometry: VideoGeometry, num_
     )
 
 
+def _pixels(text: str) -> tuple[int, int]:
+    size = parse_size(text)
+    if isinstance(size, str):
+        raise InputError(f"--video {text!r} is a table of sizes. Give one of them, WIDTHxHEIGHT.")
+    return size
+
+
 @torch.no_grad()
 def main(argv: list[str]) -> int:
     """Print seconds of steps, encode, decode and windows, peak memory, and whether every frame is finite."""
     flags = build_parser().parse_args(argv)
-    size, device = sizes()[flags.size], torch.device(flags.device)
-    frames = flags.frames or size.frames
-    geometry = VideoGeometry(*parse_size(flags.video or size.video), frames)
-    settings = LoopSettings(
-        window_frames=frames, motion_frames=size.motion, scheduler="multitalk", steps=flags.steps, shift=11.0,
-        guidance_scale=1.0, audio_guidance_scale=1.0, tiled_vae=flags.tiled_vae,
-    )  # fmt: skip
+    with named(FLAGS):
+        options = EngineOptions(
+            flags.device, flags.dtype, quantize=flags.quant, attention=flags.attention,
+            blocks_to_stream=flags.blocks_to_swap,
+        )  # fmt: skip
+        known(options.attention)
+        size, device = sizes()[flags.size], ProcessHost(options.device).device
+    frames = size.frames if flags.frames is None else flags.frames
+    with named({**FLAGS, "num_frames": "--frames", "window": "--frames", "steps": "--steps", "size": "--video"}):
+        geometry = VideoGeometry(*_pixels(flags.video or size.video), frames)
+        settings = LoopSettings(
+            window_frames=frames, motion_frames=size.motion, scheduler="multitalk", steps=flags.steps, shift=11.0,
+            guidance_scale=1.0, audio_guidance_scale=1.0, tiled_vae=flags.tiled_vae,
+        )  # fmt: skip
     transformer = random_transformer(size.transformer, device, DTYPES[flags.dtype], flags.quant)
     Residency(transformer, device).place(flags.blocks_to_swap)
     attention = transformer.set_attention(flags.attention)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ..request import EngineOptions, LoopSettings, ModelFiles, Speaker, TalkRequ
 from ..synthetic.models import make_models
 from ..video.reader import probe
 from ..video.writer import check_output
+from .parser import Parser
 from .progress import Progress
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -18,8 +18,8 @@ SIZE = (192, 112)
 logger = logging.getLogger("wanvideo")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m wanvideo demo", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser("python -m wanvideo demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the models and the video")
     parser.add_argument("--two", action="store_true", help="two people who speak one after another")
     parser.add_argument("--overwrite", action="store_true", help="replace the video of an earlier demo")

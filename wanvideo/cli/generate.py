@@ -8,30 +8,23 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .. import checks
 from ..errors import InputError, UnsupportedError
-from ..geometry import FPS, parse_size, snap_frames
-from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset, preset_names
-from ..request import (
-    COLOR_METHODS,
-    COMPILE_MODES,
-    DTYPES,
-    MODES,
-    QUANTIZERS,
-    Apg,
-    EngineOptions,
-    LoopSettings,
-    LoraFile,
-    ModelFiles,
-    StepCache,
-    TalkRequest,
-)
+from ..geometry import parse_size, snap_frames
+from ..keep import Keep
+from ..lora.few_steps import few_steps_of
+from ..ops.attention.backends import known
+from ..parallel.layout import WantedRanks
+from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset
+from ..request import Apg, EngineOptions, LoopSettings, LoraFile, ModelFiles, StepCache, TalkRequest
+from ..sampling.setup import SamplingSetup
+from .flags import DEFAULT_STEPS, FEW_STEP_SCHEDULER, FLAGS, MOST_FRAMES, SCHEDULER, TASKS, build_parser
+from .parser import Parser, named
 
 logger = logging.getLogger("wanvideo")
-TASKS = tuple(f"{mode}-14B" for mode in MODES)
-DEFAULT_STEPS = 40
 ALWAYS_COMPUTED = 5  # first steps that the reference's TeaCache never leaves out
 NUM_BLOCKS, BLOCK_PARAMETERS, OTHER_PARAMETERS = 40, 464_200_000, 330_000_000  # of the 14B model with its adapter
 PRESET_FLAGS = {
@@ -44,84 +37,6 @@ DEFAULT_SHIFT = {"480": 7.0, "720": 11.0}
 DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
 
 
-def yes_or_no(text: str) -> bool:
-    """`true`, `yes`, `1` ... as the reference's flags take them."""
-    value = text.strip().lower()
-    if value in ("yes", "true", "t", "y", "1", "on"):
-        return True
-    if value in ("no", "false", "f", "n", "0", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def build_parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        program,
-        description="Make a talking video from a job file.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    switch = {"nargs": "?", "const": True, "default": False, "type": yes_or_no, "metavar": "BOOL"}
-
-    add("--preset", help=f"{', '.join(preset_names())} or {AUTO}; what other flags say wins over it")
-    add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
-    add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
-    add("--overwrite", **switch, help="replace the result if it exists")
-    add("--resume", default="auto", metavar="auto|never|RUN", help="go on with an unfinished run of the same request")
-    add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
-
-    add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or the transformer's file")
-    add("--infinitetalk_dir", help="audio adapter file (single or multi), or its folder")
-    add("--wav2vec_dir", help="chinese-wav2vec2-base folder or file")
-    add("--dit_path", help="file of a whole merged transformer, in place of the shards in --ckpt_dir")
-    add("--vae_path", help="VAE file, where --ckpt_dir has none")
-    add("--t5_path", help="text encoder file, where --ckpt_dir has none")
-    add("--clip_path", help="CLIP vision file, where --ckpt_dir has none")
-    add("--lora_dir", nargs="+", default=[], help="LoRA files")
-    add("--lora_scale", nargs="+", type=float, default=[1.2], help="one strength for all LoRAs or one for each")
-    add("--quant", choices=QUANTIZERS, help="quantize what is stored as plain numbers")
-    add("--quant_dir", help="quantized transformer file; t5_QUANT.safetensors beside it is used too")
-
-    add("--task", default="infinitetalk-14B", help=f"one of {', '.join(TASKS)}")
-    add("--size", default="infinitetalk-480", help="infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT")
-    add("--mode", choices=("clip", "streaming"), default="clip", help="one window, or as long as the sound")
-    add("--frame_num", type=int, default=81, help="frames of a window, 4n + 1")
-    add("--max_frame_num", type=int, default=1000, help="most frames of a video in streaming mode")
-    add("--fps", type=float, default=FPS, help="frames a second of the result; the adapters were trained at 25")
-    add("--motion_frame", type=int, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B, if not given")
-    add("--base_seed", type=int, default=42, help="below 0: random")
-    add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
-    add("--scene_seg", **switch, help="cut a source video into its scenes")
-
-    add("--scheduler", default="multitalk", help="noise schedule; 4-step LoRAs want flowmatch_distill")
-    add("--sample_steps", type=int, help=f"steps; {DEFAULT_STEPS} if not given")
-    add("--sample_shift", type=float, help="time shift; 7 at 480, 11 at 720 if not given")
-    add("--sample_text_guide_scale", type=float, default=5.0, help="1: none")
-    add("--sample_audio_guide_scale", type=float, default=4.0, help="1: none")
-    add("--use_teacache", **switch, help="skip steps that change little")
-    add("--teacache_thresh", type=float, default=0.2, help="0.2 to 0.5; higher is faster and coarser")
-    add("--use_apg", **switch, help="adaptive projected guidance")
-    add("--apg_momentum", type=float, default=-0.75)
-    add("--apg_norm_threshold", type=float, default=55.0)
-    add("--color_match", choices=COLOR_METHODS, default="lab", help="how colors are held to the reference")
-    add("--color_correction_strength", type=float, default=1.0, help="0 to 1")
-
-    add("--device", help="torch device; the GPU if there is one")
-    add("--dtype", choices=DTYPES, default="bf16")
-    add("--t5_cpu", **switch, help="encode the prompt on the CPU")
-    add("--offload_model", type=yes_or_no, metavar="BOOL", help="for compatibility; encoders always leave the GPU")
-    add("--num_persistent_param_in_dit", type=int, help="parameters that stay on the GPU; 0 streams every block")
-    add("--blocks_to_swap", type=int, help="blocks that stream; -1 or not given: as few as memory asks for")
-    add("--attention", default="auto", help="self-attention: auto, sdpa, flash_attn_3, hopper, fp8, sageattn ...")
-    add("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="compile the transformer's blocks")
-    add("--tiled_vae", type=yes_or_no, metavar="BOOL", help="VAE in tiles; where memory asks for it if not given")
-    add("--ulysses_size", type=int, default=1, help="sequence-parallel degree")
-    add("--ring_size", type=int, default=1, help="ring-attention degree")
-    add("--dit_fsdp", **switch, help="shard the transformer over GPUs")
-    add("--t5_fsdp", **switch, help="shard the text encoder over GPUs")
-    return parser
-
-
 @dataclass(frozen=True)
 class Job:
     """All that a command line asks for."""
@@ -131,37 +46,56 @@ class Job:
     options: EngineOptions
     overwrite: bool
     resume: str
+    ranks: WantedRanks = WantedRanks()
 
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
     """Parse flags and job file; no model is opened."""
     flags = _parse(argv, program)
     _refuse_what_is_missing(flags)
+    with named(FLAGS):
+        request, options, files = _request(flags), _options(flags), _files(flags)
+        SamplingSetup.of(request.settings, request.has_speech)
+    ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
+    return Job(request, files, options, flags.overwrite, flags.resume, ranks)
+
+
+def _request(flags: argparse.Namespace) -> TalkRequest:
     size = parse_size(flags.size)
-    settings = _settings(flags, size)
+    checks.number("seed", flags.base_seed, -(2**64), 2**64 - 1, whole=True)
+    most = MOST_FRAMES if flags.max_frame_num is None else flags.max_frame_num
     request = TalkRequest.from_job(
         flags.input_json,
         size=size,
-        settings=settings,
+        settings=_settings(flags, size),
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
         fps=flags.fps,
-        max_frames=flags.frame_num if flags.mode == "clip" else flags.max_frame_num,
-    )
-    output = flags.save_file or _name(flags, request)
-    output = output if output.lower().endswith(".mp4") else f"{output}.mp4"
-    request = TalkRequest(**{**vars(request), "output": output})
+        max_frames=flags.frame_num if flags.mode == "clip" else most,
+        source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,
+    )  # fmt: skip
+    if flags.dub is not None:
+        request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
+    if not request.has_speech and flags.mode != "clip" and flags.max_frame_num is None:
+        logger.info("Nobody speaks in the job: the video is one window. For a longer one say --max_frame_num.")
+        request = replace(request, max_frames=0)
+    output = checks.path("output", flags.save_file or _name(flags, request))
+    return replace(request, output=output if output.lower().endswith(".mp4") else f"{output}.mp4")
+
+
+def _options(flags: argparse.Namespace) -> EngineOptions:
     options = EngineOptions(
         device=flags.device, dtype=flags.dtype, text_encoder_device="cpu" if flags.t5_cpu else None,
         quantize=flags.quant, attention=flags.attention, blocks_to_stream=_streamed(flags), vae_tiling=flags.tiled_vae,
         compile=flags.compile,
     )  # fmt: skip
-    return Job(request, _files(flags), options, flags.overwrite, flags.resume)
+    known(options.attention)
+    return options
 
 
 def _parse(argv: list[str], program: str) -> argparse.Namespace:
     """All flags; those that are not given are as the preset has them, if one is named."""
     parser = build_parser(program)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(program, add_help=False)
     first.add_argument("--preset")
     name = first.parse_known_args(argv)[0].preset
     if name is None:
@@ -187,20 +121,23 @@ def _defaults(preset: Preset) -> dict[str, object]:
     return values
 
 
-def _free_bytes(first: argparse.ArgumentParser, argv: list[str]) -> int:
+def _free_bytes(first: Parser, argv: list[str]) -> int:
     """Free device memory, 0 without a GPU."""
     import torch
 
     from ..memory.budget import free_device_bytes
 
     first.add_argument("--device")
-    device = torch.device(first.parse_known_args(argv)[0].device or "cuda")
+    with named(FLAGS):
+        name = EngineOptions(device=first.parse_known_args(argv)[0].device).device
+    device = torch.device(name or "cuda")
     return free_device_bytes(device) if device.type == "cuda" and torch.cuda.is_available() else 0
 
 
 def _streamed(flags: argparse.Namespace) -> int:
     if flags.num_persistent_param_in_dit is None:
         return -1 if flags.blocks_to_swap is None else flags.blocks_to_swap
+    checks.number("--num_persistent_param_in_dit", flags.num_persistent_param_in_dit, 0, 2**63, whole=True)
     staying = max(0, flags.num_persistent_param_in_dit - OTHER_PARAMETERS) // BLOCK_PARAMETERS
     return NUM_BLOCKS - min(staying, NUM_BLOCKS)
 
@@ -210,26 +147,41 @@ def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSet
     motion = DEFAULT_MOTION[mode] if flags.motion_frame is None else flags.motion_frame
     if motion % 4 != 1:
         motion = snap_frames(motion)
-        logger.info("motion_frame %d is not 4n + 1: %d is used.", flags.motion_frame, motion)
+        logger.info("motion_frame %s is not 4n + 1: %d is used.", flags.motion_frame, motion)
+    apg = Apg(flags.apg_momentum, flags.apg_norm_threshold)  # wrong numbers are refused even where they go unused
+    cache = StepCache(threshold=flags.teacache_thresh, start_step=ALWAYS_COMPUTED, coefficients=_table(size))
     return LoopSettings(
         mode=mode,
         window_frames=flags.frame_num,
         motion_frames=motion,
-        scheduler=flags.scheduler,
+        scheduler=_scheduler(flags),
         steps=DEFAULT_STEPS if flags.sample_steps is None else flags.sample_steps,
         shift=DEFAULT_SHIFT[_table(size)] if flags.sample_shift is None else flags.sample_shift,
         guidance_scale=flags.sample_text_guide_scale,
         audio_guidance_scale=flags.sample_audio_guide_scale,
-        apg=Apg(flags.apg_momentum, flags.apg_norm_threshold) if flags.use_apg else None,
+        apg=apg if flags.use_apg else None,
         color_match=flags.color_match,
         color_strength=flags.color_correction_strength,
         tiled_vae=bool(flags.tiled_vae),
-        step_cache=StepCache(
-            threshold=flags.teacache_thresh, start_step=ALWAYS_COMPUTED, coefficients=_table(size)
-        )  # fmt: skip
-        if flags.use_teacache
-        else None,
+        step_cache=cache if flags.use_teacache else None,
     )
+
+
+def _scheduler(flags: argparse.Namespace) -> str:
+    """The one that is named, else the one that the LoRAs were made for."""
+    lora, steps = next(((Path(path).name, n) for path in flags.lora_dir if (n := few_steps_of(path))), (None, 0))
+    if lora is None:
+        return flags.scheduler or SCHEDULER
+    if flags.scheduler is None:
+        logger.info("%s was made for %d steps of %s, which is used: --scheduler says otherwise.",
+                    lora, steps, FEW_STEP_SCHEDULER)  # fmt: skip
+    elif flags.scheduler == SCHEDULER:
+        logger.warning("%s was made for %d steps of other noise levels than those of %s. Use --scheduler %s.",
+                       lora, steps, SCHEDULER, FEW_STEP_SCHEDULER)  # fmt: skip
+    if flags.sample_steps is None:
+        logger.warning("%s was made for %d steps and %d will run. Use --sample_steps %d.",
+                       lora, steps, DEFAULT_STEPS, steps)  # fmt: skip
+    return flags.scheduler or FEW_STEP_SCHEDULER
 
 
 def _table(size: str | tuple[int, int]) -> str:
@@ -271,19 +223,20 @@ def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | No
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
     if flags.task not in TASKS:
-        raise InputError(f"task {flags.task!r} is not offered. Use one of {', '.join(TASKS)}.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or flags.ulysses_size > 1 or flags.ring_size > 1:
-        raise UnsupportedError(
-            "Several GPUs for one video are not there yet. Run on one: no torchrun, --ulysses_size 1."
-        )
-    if flags.dit_fsdp or flags.t5_fsdp:
-        raise UnsupportedError(
-            "--dit_fsdp and --t5_fsdp shard over several GPUs, which is not there yet. Leave them out."
+        near = checks.meant(flags.task, TASKS)
+        raise InputError(f"--task {checks.brief(flags.task)} is not offered.{near} Use one of {', '.join(TASKS)}.")
+    for name in ("ulysses_size", "ring_size"):
+        checks.number(f"--{name}", getattr(flags, name), 1, 1024, whole=True)
+    degrees = flags.ulysses_size * flags.ring_size
+    if degrees > 1 and os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        raise InputError(
+            f"--ulysses_size {flags.ulysses_size} x --ring_size {flags.ring_size} need {degrees} processes, this is "
+            f"one. Start it as torchrun --nproc_per_node={degrees} generate_infinitetalk.py ..."
         )
     if flags.audio_mode == "tts":
-        raise UnsupportedError("--audio_mode tts is not there yet. Make the speech first and name its file in the job.")
-    if flags.scene_seg:
-        raise UnsupportedError("--scene_seg is not there yet. Cut the video first and run a job for each scene.")
+        raise UnsupportedError(
+            '--audio_mode tts is not there yet. Make the speech first and name its file in the job\'s "cond_audio".'
+        )
 
 
 def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
@@ -293,7 +246,14 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 
 def main(argv: list[str]) -> int:
-    return make(read_job(argv))
+    from ..parallel.launch import Place
+
+    job, place = read_job(argv), Place.of_environment()
+    if place.world > 1:
+        from .ranks import generate_together
+
+        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume)
+    return make(job)
 
 
 def make(job: Job) -> int:

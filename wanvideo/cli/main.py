@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
+from .. import checks
 from ..errors import TalkError
 
 COMMANDS = {
@@ -34,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"There is no command {name!r}. Use one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        near = checks.meant(name, COMMANDS)
+        print(f"There is no command {name!r}.{near} Use one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     return run(import_module(f".{name.replace('-', '_')}", __package__).main, rest)
 
@@ -55,6 +59,14 @@ def run(command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; finished windows are kept, and the same command goes on from there", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"error: something unexpected happened, {type(error).__name__}: {str(error)[:500]}\n"
+            f"It is a fault of this program ({Path(place.filename).name}, line {place.lineno}). Report these lines.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 @contextlib.contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
+from .. import checks
 from ..synthetic.models import LAYOUTS, PARTS, SPEECH, WAN, make_models
 from ..synthetic.weights import SIZES
+from .parser import Parser, whole
 
 HOW = {
     "official": """
@@ -33,13 +34,14 @@ Start ComfyUI with them (noise, but every node runs): add to extra_model_paths.y
 
 def main(argv: list[str]) -> int:
     """Write the models, then say what was written and how to run them."""
-    parser = argparse.ArgumentParser(prog="wanvideo make-models", description=__doc__)
+    parser = Parser(prog="wanvideo make-models", description=__doc__)
     parser.add_argument("--out", required=True, help="folder to write to; no file in it is replaced")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny: 45 MB, small: 1 GB, full: 57 GB (14B)")
     parser.add_argument("--layout", choices=LAYOUTS, default="official", help="official folders, or ComfyUI's models")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these")
     flags = parser.parse_args(argv)
+    checks.number("--seed", flags.seed, 0, 2**64 - 1, whole=True)
     logging.getLogger("wanvideo").info("Writing %s models to %s", flags.size, flags.out)
     written = make_models(flags.out, flags.size, flags.layout, flags.seed, flags.parts)
     for file in written:

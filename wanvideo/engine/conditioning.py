@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
+from ..audio.activity import quieted, speech_activity
 from ..audio.source import padded
 from ..errors import InputError
 from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.planner import Work
-from ..protocols import AudioSource
+from ..protocols import AudioSource, SourceFrames
 from ..request import Speaker, TalkRequest
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -93,7 +94,7 @@ class Clip:
 class Workload:
     """How much a run computes: its windows, and what they are sampled from.
 
-    num_references: pictures that the VAE encodes; 0 where it has no part in the run.
+    num_references: pictures and windows of a source that the VAE encodes; 0 where it has no part in the run.
     """
 
     geometry: VideoGeometry
@@ -118,18 +119,23 @@ def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
     """What rendering it computes."""
     height, width = conditioning.references[0].shape[-2:]
     settings, audio = setup.settings, conditioning.audio_source
-    plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
+    plan = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts)
     return Workload(
         VideoGeometry(width, height, settings.window_frames), plan, conditioning.fps, setup,
-        0 if audio is None else audio.num_speakers, min(len(conditioning.references), len(plan)),
+        0 if audio is None else audio.num_speakers,
+        _encoded(conditioning.references, plan, conditioning.source),
     )  # fmt: skip
+
+
+def _encoded(references: Sequence[Tensor] | Tensor, plan: WindowPlan, source: SourceFrames | None) -> int:
+    return min(len(references), len(plan)) + (0 if source is None else len(plan))
 
 
 def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
     """What rendering a request computes, before anything of it is encoded."""
     return Workload(
         inputs.geometry, inputs.plan, request.fps, inputs.setup, len(inputs.tracks or ()),
-        min(len(inputs.references), len(inputs.plan)),
+        _encoded(inputs.references, inputs.plan, inputs.source),
     )  # fmt: skip
 
 
@@ -141,20 +147,23 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
     audio = image_embeds = None
     if inputs.tracks is not None:
         audio = encode_audio(encoders.for_speech(), inputs.tracks, request.fps)
+        if request.voice_activity:
+            audio = quieted(audio, speech_activity(inputs.tracks, cast(int, audio.num_frames), request.fps))
     negative = embeds.pop() if needs_negative else None
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:
             image_embeds = encode_images(model.encode, inputs.references)
     return make_conditioning(
         inputs.setup, inputs.references, Prompts(tuple(embeds), negative), inputs.num_frames, audio=audio,
-        speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps,
+        speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps, source=inputs.source,
+        cuts=inputs.plan.cuts,
     )  # fmt: skip
 
 
 def make_conditioning(
     setup: SamplingSetup, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
     audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None,
-    samples: Tensor | None = None, fps: float = FPS,
+    samples: Tensor | None = None, fps: float = FPS, source: SourceFrames | None = None, cuts: tuple[int, ...] = (),
 ) -> Conditioning:  # fmt: skip
     """What the window loop takes (see `Conditioning`), from what was encoded.
 
@@ -165,7 +174,7 @@ def make_conditioning(
         audio = padded(audio, setup.settings.window_frames + 2)  # the loop does so where there are several windows
     return Conditioning(
         references, list(prompts.positive), prompts.negative, image_embeds, audio, None, speaker_masks, samples,
-        num_frames, fps,
+        num_frames, fps, source, cuts,
     )  # fmt: skip
 
 

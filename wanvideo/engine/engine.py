@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -23,7 +24,11 @@ from ..models.transformer import HEAD_WIDTH, WanTransformer
 from ..models.vae import WanVAE
 from ..ops.attention.backends import choose
 from ..ops.precision import DTYPES
-from ..request import EngineOptions, LoraFile
+from ..parallel.residency import ShardedResidency
+from ..parallel.team import Team
+from ..parallel.transform import split_rows, split_tokens
+from ..protocols import OneRank, Ranks
+from ..request import EngineOptions
 from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
@@ -50,6 +55,23 @@ class Engine:
     ) -> None:  # fmt: skip
         self.host, self.options, self.loras = host, options, tuple(loras)
         self._transformer, self._vae, self._adapter, self._text_encoder = transformer, vae, adapter, text_encoder
+        self.team: Team | None = None
+        self._is_sharded = False
+
+    def join(self, team: Team, shard: bool) -> None:
+        """Make videos together with other ranks from now on. Called before anything is loaded.
+
+        Args: shard: keep a part of the transformer's blocks on each rank; else all of them are on every rank.
+        """
+        self.team, group = team, team.mesh.sequence
+        self._is_sharded = shard and group.size > 1
+        if self._is_sharded:
+            self._transformer.shard(partial(ShardedResidency, group=group), group.index, group.size)
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who make a video together."""
+        return self.team or OneRank()
 
     @property
     def transformer(self) -> WanTransformer:
@@ -81,9 +103,13 @@ class Engine:
             transformer=self._transformer.checkpoint, adapter=self._adapter,
             vae=None if self._vae is None else self._vae.checkpoint,
             text_encoder=None if self._text_encoder is None else self._text_encoder.checkpoint,
-            loras=tuple(LoraFile(str(use.file), use.strength) for use in self.loras),
+            loras=self.loras,
         )  # fmt: skip
-        return model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
+        sizes = model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
+        if self.team is None or not self._is_sharded:
+            return sizes
+        part = -(-sizes.block_bytes // self.team.mesh.sequence.size)  # beside them two whole blocks are on the device
+        return replace(sizes, block_bytes=part, other_bytes=sizes.other_bytes + 2 * sizes.block_bytes)
 
     def check(self, workload: Workload) -> None:
         """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""
@@ -91,7 +117,7 @@ class Engine:
         for lora in self.loras:
             if isinstance(lora.strength, tuple) and len(lora.strength) != steps:
                 raise InputError(
-                    f"{lora.file} has {len(lora.strength)} strengths for a video of {steps} steps. "
+                    f"{lora.name} has {len(lora.strength)} strengths for a video of {steps} steps. "
                     "Give one strength, or one for each step."
                 )
 
@@ -116,17 +142,26 @@ class Engine:
             nonlocal planned
             planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
             self.residency.prefetch = self.options.prefetch
-            self.residency.place(planned.memory.num_streamed)
+            streamed = planned.memory.num_streamed
+            if self._is_sharded:  # who gathers has to ask alike
+                streamed = self.weights.num_blocks if self.ranks.agree(streamed > 0) else 0
+            self.residency.place(streamed)
 
         transformer = self._transformer.load(
-            expected.memory.device_bytes, place, is_resident=expected.memory.num_streamed == 0
-        )
+            expected.memory.device_bytes, place,
+            is_resident=expected.memory.num_streamed == 0 and not self._is_sharded,
+        )  # fmt: skip
         apply_loras(transformer, self.loras)
-        transformer.set_attention(self.options.attention)
+        if self.team is None:
+            transformer.set_attention(self.options.attention)
+        else:
+            split_tokens(transformer, self.team.mesh, self.options.attention)
         transformer.compile_blocks(self.options.compile, self.options.compile_backend)
         if self._vae is not None:
-            self._vae.load()
-        return planned
+            vae = self._vae.load()
+            if self.team is not None:
+                split_rows(vae, self.team.mesh)
+        return replace(planned, tiled_vae=self.ranks.agree(planned.tiled_vae))
 
     def stream_more(self) -> bool:
         """Let a quarter of the blocks more stream; False where that gives nothing back."""
@@ -173,7 +208,7 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     transformer = ModelHandle(files.transformer, host, load, Residency)
     vae = None if files.vae is None else ModelHandle(files.vae, host, partial(load_vae, files.vae, dtype=dtype))
     engine = Engine(
-        host, transformer, vae, options, loras=[LoraUse(lora.path, lora.strength) for lora in files.loras],
+        host, transformer, vae, options, loras=files.loras,
         adapter=files.adapter, text_encoder=encoders.text,
     )  # fmt: skip
     return engine, encoders

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, check_image_to_video, with_adapter
 from ..checkpoints.detect import check_fit
 from ..checkpoints.dialects import Kind
 from ..checkpoints.folders import FolderFiles, file_for, find_in_folder
 from ..checkpoints.load import open_checkpoint
 from ..errors import CheckpointError
-from ..lora.file import open_lora
-from ..request import LoraFile, ModelFiles
+from ..lora.file import check_lora
+from ..lora.use import LoraUse
+from ..request import ModelFiles
 
 SLOTS = {  # what a folder may give where nothing is named
     "vae": Kind.VAE,
@@ -34,7 +35,7 @@ class ResolvedFiles:
     clip_vision: Checkpoint | None = None
     wav2vec: Checkpoint | None = None
     tokenizer: Path | None = None
-    loras: tuple[LoraFile, ...] = ()
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def has_audio(self) -> bool:
@@ -52,6 +53,7 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     is_there = Path(files.transformer).expanduser() == base and Kind.TRANSFORMER in folder.models
     named = folder.models[Kind.TRANSFORMER] if is_there else files.transformer
     transformer = open_checkpoint(named, Kind.TRANSFORMER)
+    check_image_to_video(transformer)
     # An adapter changes what the model does, so it is never used only because it lies there.
     adapter = _named(files.adapter, Kind.ADAPTER)
     if adapter is not None:
@@ -66,9 +68,9 @@ def resolve(files: ModelFiles) -> ResolvedFiles:
     tokenizer = Path(files.tokenizer).expanduser() if files.tokenizer else folder.tokenizer
     if tokenizer is None and found["text_encoder"] is not None:
         tokenizer = found["text_encoder"].paths[0]
-    for lora in files.loras:
-        open_lora(lora.path)
-    return ResolvedFiles(transformer, adapter, **found, tokenizer=tokenizer, loras=files.loras)
+    shapes = with_adapter(transformer, adapter).shapes if files.loras else None
+    loras = tuple(LoraUse(check_lora(lora.path, shapes), lora.strength) for lora in files.loras)
+    return ResolvedFiles(transformer, adapter, **found, tokenizer=tokenizer, loras=loras)
 
 
 def _named(path: str | None, kind: Kind) -> Checkpoint | None:

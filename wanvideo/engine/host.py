@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -60,7 +61,7 @@ class ModelHandle:
 
     def __init__(
         self, checkpoint: Checkpoint, host: Host, load: Callable[..., nn.Module],
-        residency: type[WholeResidency] | type[Residency] = WholeResidency, *, is_transient: bool = False,
+        residency: Callable[..., WholeResidency | Residency] = WholeResidency, *, is_transient: bool = False,
         precision: str = "",
     ) -> None:  # fmt: skip
         self.checkpoint, self.host, self.is_transient = checkpoint, host, is_transient
@@ -68,6 +69,11 @@ class ModelHandle:
         self.residency: Any = None
         self.managed: Any = None  # what the host keeps with it
         self._load, self._residency_type = load, residency
+
+    def shard(self, residency: Callable[..., Residency], index: int, count: int) -> None:
+        """Load only every `count`-th block from `index` on, for a residency that knows of the others."""
+        self._residency_type = residency
+        self._load = partial(self._load, only_blocks=lambda block: block % count == index)
 
     @property
     def device_bytes(self) -> int:
@@ -84,7 +90,7 @@ class ModelHandle:
         if self.residency is None:
             if is_resident:
                 self.host.make_room(num_bytes)
-            model = self._load(device=self.host.device if is_resident else CPU)
+            model: Any = self._load(device=self.host.device if is_resident else CPU)  # of its residency's kind
             self.residency = self._residency_type(model, self.host.device)
         self.host.place(self, place or self.residency.place, num_bytes)
         return self.residency.model

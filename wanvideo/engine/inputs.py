@@ -5,6 +5,7 @@ Legend: S speakers, H W pixel rows and columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,21 @@ from typing import cast
 
 from torch import Tensor
 
-from ..audio.load import SAMPLE_RATE, load_audio
+from ..audio.activity import load_detector
+from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
+from ..protocols import SourceFrames
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
-from ..video.reader import References, picture_size
+from ..untrusted import answered
+from ..video.reader import picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
+from .pictures import open_pictures
+
+# In the names of adapters as they are published.
+logger = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Inputs:
         tracks: each speaker's sound at 16 kHz, all of one length, silence where one does not speak; None for no sound.
         soundtrack: the sound of the result, or None.
         speaker_masks: [S + 1, H, W], or None for fewer than two speakers.
+        source: a video of which parts are kept, or None.
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
 
@@ -38,6 +47,7 @@ class Inputs:
     tracks: list[SpeechTrack] | None
     soundtrack: Soundtrack | None
     speaker_masks: Tensor | None
+    source: SourceFrames | None
     geometry: VideoGeometry
     plan: WindowPlan
     setup: SamplingSetup
@@ -54,8 +64,9 @@ def open_inputs(request: TalkRequest) -> Inputs:
     Raises: InputError for whatever cannot be used, before anything heavy happens.
     """
     settings = request.settings
-    setup = SamplingSetup.of(settings, any(speaker.audio is not None for speaker in request.speakers))
-    source_size = picture_size(request.reference)
+    setup = SamplingSetup.of(settings, request.has_speech)
+    with answered(request.reference):
+        source_size = picture_size(request.reference)
     size = parse_size(request.size) if isinstance(request.size, str) else request.size
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
     geometry = VideoGeometry(width, height, settings.window_frames)
@@ -64,17 +75,41 @@ def open_inputs(request: TalkRequest) -> Inputs:
     length = settings.window_frames if tracks is None else frames_of(len(tracks[0]) / SAMPLE_RATE, request.fps)
     if request.max_frames:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
+    _say_what_is_cut(request, tracks, length)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
-    references = References(request.reference, width, height, plan, request.fps)
-    return Inputs(references, tracks, _soundtrack(request), masks, geometry, plan, setup)
+    with answered(request.reference):
+        pictures = open_pictures(request, width, height, plan)
+    return Inputs(
+        pictures.references, tracks, _soundtrack(request), masks, pictures.source, geometry, pictures.plan, setup
+    )  # fmt: skip
 
 
 def _open_tracks(request: TalkRequest) -> list[SpeechTrack] | None:
     """Speakers' samples at 16 kHz on one time line; None when nobody has any."""
-    sounds = [None if speaker.audio is None else load_audio(speaker.audio) for speaker in request.speakers]
+    sounds = [None if speaker.audio is None else _open_sound(speaker.audio) for speaker in request.speakers]
     if all(sound is None for sound in sounds):
         return None
+    if request.voice_activity:
+        load_detector()  # or say now that there is none
     return prepare_tracks(sounds, request.audio_type, Preparation(request.normalize_loudness))
+
+
+def _open_sound(path: str) -> Sound:
+    with answered(path):
+        return load_audio(path)
+
+
+def _say_what_is_cut(request: TalkRequest, tracks: list[SpeechTrack] | None, length: int) -> None:
+    """A video that is silent or ends before its speech does is said to be so."""
+    length_s = length / request.fps
+    if tracks is None:
+        logger.info("Nobody speaks: the video is %.2f s of silence, %d frames.", length_s, length)
+    elif (speech_s := len(tracks[0]) / SAMPLE_RATE) > length_s + 1 / request.fps:
+        logger.warning(
+            "The speech lasts %.2f s, but the video ends after %d frames, %.2f s. For all of it raise max_frames: "
+            "--mode streaming, --max_frame_num %d.",
+            speech_s, length, length_s, frames_of(speech_s, request.fps),
+        )  # fmt: skip
 
 
 def _soundtrack(request: TalkRequest) -> Soundtrack | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__
 from ..checkpoints.checkpoint import Checkpoint
@@ -59,6 +60,8 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     request = job.request
     asked = {name: value for name, value in request.to_json().items() if name not in UNNAMED}
     identity = flat(asked) | _that_count(job.options) | {"reference": identify([Path(request.reference)])}
+    if request.keep is not None and request.keep.mask is not None:
+        identity["keep.mask"] = identify([Path(request.keep.mask)])
     for number, speaker in enumerate(request.speakers, 1):
         mask = speaker.mask and identify([Path(speaker.mask)])
         identity[f"speaker {number}"] = (
@@ -67,6 +70,7 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     identity |= identity_of_models({name: getattr(files, name) for name in MODELS}, engine.host.device)
     identity["tokenizer"] = identify([files.tokenizer] if files.tokenizer else [])
     identity |= identity_of_loras(engine.loras)
+    identity["cuts"] = str(inputs.plan.cuts)
     sound = {
         f"sound of speaker {number}": identify([Path(speaker.audio)])
         for number, speaker in enumerate(request.speakers, 1)
@@ -78,12 +82,16 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
 
 
 def manifest_of_conditioning(
-    conditioning: Conditioning, setup: SamplingSetup, seed: int, engine: Engine, reference: Path | None
-) -> Manifest:
-    """Of what was encoded, where nobody knows any more from which files. reference: a source video, if that is one."""
+    conditioning: Conditioning, setup: SamplingSetup, seed: int, engine: Engine, reference: Path | None,
+    keep_mask: Tensor | None = None,
+) -> Manifest:  # fmt: skip
+    """Of what was encoded, where nobody knows any more from which files.
+
+    Args: reference: a source video, if that is one. keep_mask: what of it is made anew; None: all.
+    """
     height, width = conditioning.references[0].shape[-2:]
     settings, references = setup.settings, conditioning.references
-    windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames)
+    windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts)
     known = identify([reference]) if reference else digest_of(*references)
     embeds = conditioning.image_embeds
     identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
@@ -91,7 +99,8 @@ def manifest_of_conditioning(
         "prompts": digest_of(*conditioning.text_embeds),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
-        "masks": digest_of(conditioning.speaker_masks),
+        "masks": digest_of(conditioning.speaker_masks), "keep mask": digest_of(keep_mask),
+        "cuts": str(conditioning.cuts),
     }  # fmt: skip
     identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)
     overlapping = settings.window_frames, settings.motion_frames
@@ -116,7 +125,7 @@ def identity_of_loras(loras: Iterable[LoraUse]) -> dict[str, str]:
     """Of LoRAs and how they are used, in their order."""
     found = {}
     for number, lora in enumerate(loras, 1):
-        file = identify([Path(lora.file).expanduser()]) if isinstance(lora.file, str | Path) else "in memory"
+        file = "in memory" if lora.path is None else identify([Path(lora.path).expanduser()])
         blocks = "all" if lora.blocks is None else sorted(lora.blocks)
         found[f"LoRA {number}"] = f"{file}, strength {lora.strength}, blocks {blocks}, {lora.skip_layers} {lora.merge}"
     return found

@@ -31,20 +31,25 @@ CONTEXT = 2  # entries of speech that a frame attends to on either side
 
 def record(
     engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, run: Run,
-    sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None,
+    sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None, own: Conditioning | None = None,
 ) -> Iterator[FinishedWindow]:  # fmt: skip
     """As `render`, into `run`: only the windows that it lacks are sampled, go to the sinks and are yielded.
 
     At the end the run is closed; when it ends early it is abandoned, and another `record` goes on.
+    Args: own: the conditioning as this rank encoded it, where `conditioning` is shared with others.
     """
-    state = run.state
-    begin = None if state is None else WindowState.from_bytes(state)
+    begin = state_of(run)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
     with closing(render(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
         for window in windows:
-            speech = speech_digest(conditioning, overlapping, run.manifest.progress.speech, [window.index])
+            speech = speech_digest(own or conditioning, overlapping, run.manifest.progress.speech, [window.index])
             run.commit(window.state.to_bytes(), speech)
             yield window
+
+
+def state_of(run: Run) -> WindowState | None:
+    """After the windows that a run has; None where it has none."""
+    return None if run.state is None else WindowState.from_bytes(run.state)
 
 
 def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], before: str, indices: Sequence[int]) -> str:
@@ -55,7 +60,8 @@ def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], befo
     Args: overlapping: frames of a window, and those that windows share.
     """
     source = conditioning.audio_source
-    plan = WindowPlan(None, *overlapping)
+    cuts = conditioning.cuts
+    plan = WindowPlan(conditioning.total_frames if cuts else None, *overlapping, cuts)
     for index in indices:
         features = beyond = None
         if source is not None and source.num_frames is not None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -63,9 +65,11 @@ def render(
     """
     with ExitStack() as stack:
         stack.callback(_abandon, sinks)
+        stack.push(partial(_report, engine))
         setup = setup.with_tiled_vae(engine.ready(workload_of(conditioning, setup)).tiled_vae)
         windows = run_windows(
-            engine.transformer, engine.vae, conditioning, setup, seed, on_step, engine.stream_more, state
+            engine.transformer, engine.vae, conditioning, setup, seed, on_step, engine.stream_more, state,
+            engine.ranks,
         )  # fmt: skip
         while (window := _next_window(engine, windows)) is not None:
             for sink in sinks:
@@ -114,6 +118,13 @@ def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_
 def _modes(engine: Engine) -> Iterator[None]:
     with torch.no_grad(), matmul_modes(engine.options.tf32, engine.options.fp16_accumulation):
         yield
+
+
+def _report(
+    engine: Engine, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """This rank leaves the run early; the others are told."""
+    engine.ranks.report(error or KeyboardInterrupt())
 
 
 def _abandon(sinks: Sequence[FrameSink]) -> None:

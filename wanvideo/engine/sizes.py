@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,7 +46,7 @@ def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantize: str | None =
     stored = formats.most_common(1)[0][0]
     if stored not in DENSE:  # LoRAs stay beside quantized matrices
         for block in blocks:
-            blocks[block] += sum(Path(lora.path).stat().st_size for lora in files.loras) // len(blocks)
+            blocks[block] += sum(use.size_bytes for use in files.loras) // len(blocks)
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
         DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype),

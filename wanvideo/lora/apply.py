@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import torch
 
 from ..checkpoints.reader import few
+from ..errors import CheckpointError
 from ..memory.placement import check_parameters
 from ..models.transformer import WanTransformer
-from .file import open_lora, read_lora
+from .deltas import is_finite
+from .file import Lora, open_lora, read_lora
 from .plan import linear_layers, make_plan, plain_shapes, report
 from .state import LoraState
 from .use import LoraReport, LoraUse
@@ -29,7 +31,8 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
     Call it while no forward runs, wherever the blocks' weights are. Contexts that were made before stay usable. Files
     that are applied already, unchanged and with the same strengths, cost nothing.
     Returns: what became of each, which is also logged where anything changed.
-    Raises: before anything is changed, CheckpointError or UnsupportedError for a file that is no usable LoRA.
+    Raises: before anything is changed, CheckpointError or UnsupportedError for a file that is no usable LoRA, of which
+        nothing fits, or that has values which are not finite.
     """
     state, identities = LoraState.of(transformer), tuple(use.identity for use in loras)
     if state.has(identities):
@@ -38,6 +41,8 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
         layers = linear_layers(transformer)
         shapes = plain_shapes(transformer, layers)
         read = [(use, read_lora(open_lora(use.file), shapes)) for use in loras]
+        for _, lora in read:
+            _check_finite(lora)
         branch_bytes = state.change(transformer, layers, make_plan(read, layers))
         check_parameters(transformer)
     transformer.weights_version += 1
@@ -46,6 +51,15 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
     for entry in reports:
         _log(entry)
     return reports
+
+
+def _check_finite(lora: Lora) -> None:
+    wrong = [name for name, deltas in lora.entries.items() if not all(map(is_finite, deltas))]
+    if wrong:
+        raise CheckpointError(
+            f"{lora.name} has values that are not finite numbers in its changes of {few(wrong)}.\n"
+            "It is damaged, or its training failed. Download it again, or use another version of it."
+        )
 
 
 def _log(entry: LoraReport) -> None:

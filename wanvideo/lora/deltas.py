@@ -160,6 +160,31 @@ def _product(parts: tuple[StoredTensor, ...], device: Device) -> Tensor:
 Delta = LowRank | Full | Hadamard | Kronecker
 
 
+def is_finite(delta: Delta) -> bool:
+    """Whether all numbers of a difference are finite; its tensors are read for it, and let go."""
+    return all(_is_finite(part) for part in _parts(delta))
+
+
+def _parts(delta: Delta) -> tuple[StoredTensor, ...]:
+    if isinstance(delta, LowRank):
+        return delta.down, delta.up
+    if isinstance(delta, Full):
+        return (delta.difference,)
+    if isinstance(delta, Hadamard):
+        return delta.first_up, delta.first_down, delta.second_up, delta.second_down
+    return *delta.first, *delta.second
+
+
+def _is_finite(stored: StoredTensor) -> bool:
+    value = stored.read()
+    if value.dtype.itemsize == 1:  # 8-bit floats have no order
+        value = value.float()
+    # The smallest and the largest are NaN where any number is, and take a thirtieth of the time of looking at each.
+    finite = not value.numel() or all(bound.isfinite().item() for bound in torch.aminmax(value))
+    stored.release()
+    return finite
+
+
 def add_delta(value: Tensor, delta: Delta, strength: float) -> None:
     """value += strength * delta, in place and in float32; a pair is multiplied right into it."""
     if isinstance(delta, LowRank):

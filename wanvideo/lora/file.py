@@ -9,6 +9,8 @@ Legend: N output features, K input features, R rank.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,13 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.detect import require
+from ..checkpoints.detect import SLOTS, require
 from ..checkpoints.dialects import Kind, dialect, from_canonical
 from ..checkpoints.reader import StoredTensor, TensorSource, few, open_tensors
 from ..errors import CheckpointError, UnsupportedError
+from ..untrusted import answered, parse_json, read_json
 from .deltas import Delta, Full, Hadamard, Kronecker, LowRank
+from .origin import OF_A_BLOCK, foreign_model
 
 Shapes = Mapping[str, tuple[int, ...]]
+Stamp = tuple[tuple[Path, int, int], ...]
+logger = logging.getLogger("wanvideo")
 
 PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.",
@@ -78,8 +84,8 @@ class _Scaling:
         values = {key.rpartition(".")[2]: value for key, value in note.items()}
         alpha, patterns = values.get("lora_alpha"), values.get("alpha_pattern") or {}
         return cls(
-            None if alpha is None else float(alpha),
-            tuple((str(path), float(value)) for path, value in patterns.items()),
+            None if alpha is None else _number(alpha),
+            tuple((path, _number(value)) for path, value in patterns.items()),
             bool(values.get("use_rslora")),
         )
 
@@ -93,13 +99,60 @@ class _Scaling:
         return alpha / (rank**0.5 if self.rank_stabilized else rank)
 
 
-def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorSource:
-    """Open a LoRA without reading it.
+class LoraSource(TensorSource):
+    """An opened LoRA: its header was read, its tensors are read when they are asked for.
 
-    Raises: CheckpointError when it is no LoRA; UnsupportedError for a form of LoRA that cannot be applied exactly.
+    path: what it was opened from; None for tensors in memory. stamp: its files as they were then.
     """
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __init__(self, source: TensorSource, path: Path | None, stamp: Stamp) -> None:
+        super().__init__(source, source.name, source.metadata)
+        self.path, self.stamp = path, stamp
+
+
+def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> LoraSource:
+    """Open a LoRA without reading its tensors. One that is open, and whose files did not change, is returned.
+
+    Raises: CheckpointError when it is no LoRA, or is for another model; UnsupportedError for a form of LoRA that cannot
+        be applied exactly.
+    """
+    if isinstance(file, LoraSource):
+        if file.path is None or stamp_of(file.path) == file.stamp:
+            return file
+        file = file.path
+    path = Path(file).expanduser() if isinstance(file, str | Path) else None
+    stamp = () if path is None else stamp_of(path)
     source = open_tensors(file)
-    require(source, Kind.LORA)
+    with answered(source.name, CheckpointError):
+        require(source, Kind.LORA)
+        _check_form(source)
+        _check_origin(source)
+    config = None if path is None else _peft_config(path)
+    if config is not None:
+        noted = {DIFFUSERS_CONFIG: json.dumps(read_json(config, "the settings of a LoRA", CheckpointError))}
+        source = TensorSource(source, source.name, source.metadata | noted)
+    return LoraSource(source, path, stamp)
+
+
+def check_lora(file: str | Path | Mapping[str, Tensor] | TensorSource, shapes: Shapes | None = None) -> LoraSource:
+    """Open a LoRA where it is chosen; only headers are read.
+
+    Args: shapes: of the transformer's parameters by name, unquantized; None while it is not known.
+    Raises: as `open_lora` and `read_lora`, and CheckpointError when nothing of it fits.
+    """
+    source = open_lora(file)
+    if shapes is not None:
+        lora = read_lora(source, shapes)
+        if lora.unmatched:
+            few_names = few(lora.unmatched)
+            logger.warning("%s: %d of %d differences fit this model; the others are left out (%s).",
+                           lora.name, len(lora.entries), lora.total, few_names)  # fmt: skip
+    return source
+
+
+def _check_form(source: TensorSource) -> None:
     for marker, form in UNKNOWN_FORMS.items():
         found = next((key for key in source if f".{marker}" in key), None)
         if found:
@@ -107,12 +160,38 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> TensorS
                 f"{source.name} is a LoRA with {form} ({found}), which cannot be applied. "
                 "Use a version of it that has plain low-rank pairs."
             )
-    if isinstance(file, str | Path):
-        config = _peft_config(file)
-        if config is not None:
-            noted = {DIFFUSERS_CONFIG: config.read_text(encoding="utf-8")}
-            source = TensorSource(source, source.name, source.metadata | noted)
-    return source
+    for key, tensor in source.items():
+        is_alpha = key.endswith(".alpha")
+        if not (tensor.dtype.is_floating_point or (is_alpha and not tensor.dtype.is_complex)):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source.name} has {key} as {kind}; the numbers of a LoRA are floating-point.")
+        if is_alpha and math.prod(tensor.shape) != 1:
+            raise CheckpointError(
+                f"{source.name} has {key} of shape {list(tensor.shape)}, which is one number. Download it again."
+            )
+
+
+def _check_origin(source: TensorSource) -> None:
+    paths = {_bare(_parsed(key)[0]): key for key in source}
+    width = None
+    for key, tensor in source.items():
+        path, role = _parsed(key)
+        if width is None and role in ("up", "down") and len(tensor.shape) >= 2 and OF_A_BLOCK.search(path):
+            width = tensor.shape[0 if role == "up" else 1]
+    model = foreign_model(paths, width)
+    if model is not None:
+        raise CheckpointError(
+            f"{source.name} is a LoRA for {model}, which changes {few(paths, 2)}; none of it fits Wan2.1-I2V-14B.\n"
+            f"Use a LoRA for Wan2.1 14B, e.g. {SLOTS[Kind.LORA].example}."
+        )
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """The files that a LoRA's path stands for, and when and how they were written; () when one is missing."""
+    try:
+        return tuple((file.resolve(), file.stat().st_mtime_ns, file.stat().st_size) for file in files_of(path))
+    except (OSError, ValueError, RuntimeError):
+        return ()
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -132,7 +211,8 @@ def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
     """Match a LoRA with the parameters of a transformer.
 
     Args: shapes: of the model's parameters by name, as they are unquantized.
-    Raises: CheckpointError when half of a pair is missing, or a parameter is changed twice under two names.
+    Raises: CheckpointError when half of a pair is missing, a parameter is changed twice under two names, or nothing
+        fits.
     """
     scaling, names = _scaling(source), _Names(shapes)
     entries: dict[str, tuple[Delta, ...]] = {}
@@ -155,7 +235,14 @@ def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
             if name in entries:
                 raise CheckpointError(f"{source.name} changes {name} twice, under two names. The file is damaged.")
             entries[name] = tuple(delta.reshaped(shapes[name]) for delta in deltas)
-    return Lora(source.name, entries, tuple(unmatched), tuple(notes))
+    lora = Lora(source.name, entries, tuple(unmatched), tuple(notes))
+    if not entries:
+        why = f" ({'; '.join(lora.notes[:2])})" if notes else ""
+        raise CheckpointError(
+            f"{source.name} fits nothing of this model: it changes {few(unmatched, 2)}{why}.\n"
+            f"Use a LoRA for Wan2.1 14B, e.g. {SLOTS[Kind.LORA].example}."
+        )
+    return lora
 
 
 def _scaling(source: TensorSource) -> _Scaling:
@@ -163,12 +250,18 @@ def _scaling(source: TensorSource) -> _Scaling:
     if text is None:
         return _Scaling()
     try:
-        return _Scaling.noted(json.loads(text))
+        noted = parse_json(text, "its settings", CheckpointError)
+        return _Scaling.noted(noted)
     except (ValueError, TypeError, AttributeError):
         raise CheckpointError(
-            f"The settings that come with {source.name} cannot be read ({text[:60]!r}...), so its scale is not known. "
-            "Download it again."
+            f"The settings that come with {source.name} cannot be read, so its scale is not known. Download it again."
         ) from None
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(value)
+    return float(value)
 
 
 def _grouped(source: TensorSource) -> dict[str, dict[str, StoredTensor]]:
@@ -219,7 +312,7 @@ class _Names:
     def find(self, path: str, leaf: str) -> str | None:
         if leaf == "modulation":
             path, leaf = f"{path}_modulation" if "." not in path and "_" in path else f"{path}.modulation", "weight"
-        layer = self.layers.get(path)
+        layer = self.layers.get(path) or self.layers.get(path.replace(".", "_"))  # kohya's tools leave some dots
         found = (name for name in (f"{layer}.{leaf}", layer if leaf == "weight" else None) if name in self.shapes)
         return next(found, None)
 
@@ -231,15 +324,11 @@ def _layer(name: str) -> str:
 def _deltas(file: str, path: str, roles: Mapping[str, StoredTensor], scaling: _Scaling) -> dict[str, tuple[Delta, ...]]:
     """The differences of a layer's parameters: weight, bias, modulation."""
     found: dict[str, list[Delta]] = {}
-    alpha = float(roles["alpha"].read().float()) if "alpha" in roles else None
+    alpha = _alpha(file, path, roles["alpha"]) if "alpha" in roles else None
     if "down" in roles or "up" in roles:
         down, up = _whole(file, path, roles, ("down", "up"))
-        rank = down.shape[0]
-        if len(up.shape) < 2 or up.shape[1] != rank:
-            raise CheckpointError(
-                f"{file} is damaged: the pair of {path} is {list(down.shape)} and {list(up.shape)}. Download it again."
-            )
-        scale = scaling.of(path, rank, alpha)
+        _check_pair(file, path, up, down)
+        scale = scaling.of(path, down.shape[0], alpha)
         found["weight"] = [LowRank(down, up, scale)]
         if "up_bias" in roles:
             found["bias"] = [Full(roles["up_bias"], scale)]
@@ -247,6 +336,10 @@ def _deltas(file: str, path: str, roles: Mapping[str, StoredTensor], scaling: _S
         first_up, first_down, second_up, second_down = _whole(
             file, path, roles, ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
         )
+        _check_pair(file, path, first_up, first_down)
+        _check_pair(file, path, second_up, second_down)
+        if [first_up.shape[0], first_down.shape[1:]] != [second_up.shape[0], second_down.shape[1:]]:
+            raise _damaged(file, path, (first_up, first_down, second_up, second_down))
         scale = scaling.of(path, first_down.shape[0], alpha)
         found.setdefault("weight", []).append(Hadamard(first_up, first_down, second_up, second_down, scale))
     if any(role.startswith("lokr_") for role in roles):
@@ -262,10 +355,36 @@ def _kronecker(file: str, path: str, roles: Mapping[str, StoredTensor], alpha: f
     for number in "12":
         whole = f"lokr_w{number}"
         names = (whole,) if whole in roles else (f"{whole}_a", f"{whole}_b")
-        factors.append(_whole(file, path, roles, names))
-        ranks += [factors[-1][1].shape[0]] if len(names) == 2 else []
+        parts = _whole(file, path, roles, names)
+        if len(parts) == 2:
+            _check_pair(file, path, *parts)
+            ranks.append(parts[1].shape[0])
+        elif len(parts[0].shape) < 2 or 0 in parts[0].shape:
+            raise _damaged(file, path, parts)
+        factors.append(parts)
     # Where no factor is decomposed there is no rank, and alpha means nothing.
     return Kronecker(factors[0], factors[1], alpha / ranks[-1] if ranks and alpha is not None else 1.0)
+
+
+def _alpha(file: str, path: str, stored: StoredTensor) -> float:
+    value = float(stored.read().float().reshape(()))
+    if not math.isfinite(value):
+        raise CheckpointError(f"{file} has an alpha of {path} that is no finite number. Download it again.")
+    return value
+
+
+def _check_pair(file: str, path: str, up: StoredTensor, down: StoredTensor) -> None:
+    """up [N, R, ...] and down [R, K, ...] have one rank R."""
+    are_matrices = min(len(up.shape), len(down.shape)) >= 2 and 0 not in up.shape + down.shape
+    if not are_matrices or up.shape[1] != down.shape[0] or math.prod(up.shape[2:]) != 1:
+        raise _damaged(file, path, (down, up))
+
+
+def _damaged(file: str, path: str, parts: Iterable[StoredTensor]) -> CheckpointError:
+    shapes = " and ".join(str(list(part.shape)) for part in parts)
+    return CheckpointError(
+        f"{file} is damaged: the pair of {path} is {shapes}, which are no matrices of one rank. Download it again."
+    )
 
 
 def _whole(file: str, path: str, roles: Mapping[str, StoredTensor], names: Iterable[str]) -> tuple[StoredTensor, ...]:

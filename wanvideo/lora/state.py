@@ -62,6 +62,11 @@ class LoraState:
         """What was planned is applied now, as a whole."""
         self._applied, self.reports = identities, reports
 
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """Names and strengths of what is applied."""
+        return tuple(f"{report.name} at {report.strength}" for report in self.reports)
+
     def prepare(self, device: torch.device) -> None:
         """Have the step's number on the device before compiled code asks: it must find what it finds later."""
         if self.schedule is not None:

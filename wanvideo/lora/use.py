@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checkpoints.reader import TensorSource
 from ..errors import InputError
 from ..ops.linear.low_rank import Strengths
-from .file import files_of
+from .file import LoraSource, stamp_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LoraUse:
     """A LoRA and how it is used.
 
     Args:
-        file: path, state dict or source.
+        file: path, state dict or source; one that is open already (`open_lora`) is not opened again.
         strength: factor of its differences; a tuple has one for each step, and the last one stands for all later steps.
         blocks: numbers of the blocks that it may change; None: all. What lies outside the blocks is always changed.
         skip_layers: parts of names; what has one of them in its name is left as it is.
@@ -54,14 +54,29 @@ class LoraUse:
     @property
     def identity(self) -> tuple[object, ...] | None:
         """Equal for two uses that do the same, of files that did not change; None for tensors in memory, which may."""
-        if not isinstance(self.file, str | Path):
-            return None
-        try:
-            stats = [(path.resolve(), path.stat()) for path in files_of(self.file)]
-        except OSError:
-            return None
-        files = tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
-        return files, self.strengths, self.blocks, self.skip_layers, self.merge
+        path = self.path
+        stamp = () if path is None else stamp_of(path)
+        return (stamp, self.strengths, self.blocks, self.skip_layers, self.merge) if stamp else None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.path or "the LoRA in memory")
+
+    @property
+    def path(self) -> str | Path | None:
+        """Where it was opened from, or is to be; None for tensors in memory."""
+        if isinstance(self.file, LoraSource):
+            return self.file.path
+        return self.file if isinstance(self.file, str | Path) else None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its files; 0 for tensors in memory."""
+        if self.path is None:
+            return 0
+        stamp = self.file.stamp if isinstance(self.file, LoraSource) else stamp_of(self.path)
+        return sum(size for _, _, size in stamp)
 
 
 @dataclass(frozen=True)

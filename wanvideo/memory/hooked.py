@@ -40,6 +40,7 @@ class HookedBlocks:
         if block is self.blocks[0]:
             self._after()
             self._ready = self.provider(self.blocks)
+        assert self._ready is not None, "blocks run in their order, beginning with the first"
         next(self._ready)
 
     def _after(self, *_: object) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import UnsupportedError
+from ..protocols import OneRank, Ranks
 
 logger = logging.getLogger("wanvideo")
 Result = TypeVar("Result")
@@ -25,21 +26,24 @@ class Fallback:
 
 
 class OomRetry:
-    """Runs the parts of one window; each fallback may help it once, in order.
+    """Runs the parts of one window; each fallback may help it once, in order, and all ranks take the same ones.
 
     Raises: UnsupportedError when the device runs out of memory and no fallback is left.
     """
 
-    def __init__(self, window_index: int, fallbacks: Sequence[Fallback]) -> None:
-        self._number, self._fallbacks = window_index + 1, list(fallbacks)
+    def __init__(self, window_index: int, fallbacks: Sequence[Fallback], ranks: Ranks | None = None) -> None:
+        self._number, self._fallbacks, self._ranks = window_index + 1, list(fallbacks), ranks or OneRank()
         self._applied: list[str] = []
 
     def run(self, work: Callable[[], Result]) -> Result:
         """`work()`, called again after every fallback; it must be able to start anew."""
         while True:
             try:
-                return work()
+                result = work()
+                self._ranks.check()
+                return result
             except torch.cuda.OutOfMemoryError as error:
+                self._ranks.report(error)
                 reason = str(error).partition("\n")[0].partition(" If reserved")[0]
             # Out here the failed try's tensors are no longer held by its traceback.
             gc.collect()
@@ -50,7 +54,7 @@ class OomRetry:
     def _fall_back(self, reason: str) -> None:
         while self._fallbacks:
             fallback = self._fallbacks.pop(0)
-            if fallback.apply():
+            if self._ranks.agree(fallback.apply()):
                 logger.warning("Window %d ran out of device memory; again, with %s.", self._number, fallback.name)
                 self._applied.append(fallback.name)
                 return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import nn
 
-from ..protocols import ResidentBlocks
+from ..protocols import BlockModel, ResidentBlocks
 from .streaming import BlockStreamer, block_bytes
 
 
@@ -38,16 +41,23 @@ class WholeResidency:
         self.model.to("cpu")
 
 
+class MovableModel(BlockModel, Protocol):
+    """A module that reads its blocks through a provider."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def to(self, device: str) -> object: ...
+
+
 class Residency:
     """Moves one transformer between host and device; the model itself never knows.
 
     Args:
-        model: has `blocks`, and `block_provider` through which it reads them.
         device: where it runs.
         prefetch: blocks that are copied ahead of the one that runs.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | str, prefetch: int = 1) -> None:
+    def __init__(self, model: MovableModel, device: torch.device | str, prefetch: int = 1) -> None:
         self.model, self.device, self.prefetch = model, torch.device(device), prefetch
         self.streamer: BlockStreamer | None = None
         if self.device.type != "cpu" and next(model.parameters()).device.type == self.device.type:
@@ -90,10 +100,12 @@ class Residency:
         self.model.block_provider = self.streamer
 
     def stream_more(self) -> bool:
-        """Stream a quarter of the blocks more; False when all do already."""
-        before = self.num_streamed
+        """Stream a quarter of the blocks more; False when all do already, or none is on the device."""
+        if self.streamer is None:
+            return False
+        before = self.streamer.num_streamed
         self.place(before + max(1, len(self.model.blocks) // 4))
-        return self.num_streamed > before
+        return self.streamer.num_streamed > before
 
     def shrink(self, num_bytes: int) -> None:
         """Give at least so much device memory back: by streaming more blocks, else by offloading all."""

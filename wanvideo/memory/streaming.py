@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,24 +52,41 @@ class _Place:
         return packed[self.offset : self.offset + size].view(self.dtype).view(self.shape)
 
 
-class _PackedBlock:
+class PackedLayout:
+    """Where each of some tensors lies in one buffer of `num_bytes`, whatever their dtypes."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.places, self.num_bytes = list[_Place](), 0
+        for tensor in tensors:
+            self.places.append(_Place(tensor, self.num_bytes, tensor.shape, tensor.dtype))
+            self.num_bytes += _padded(tensor.numel() * tensor.element_size())
+
+    def pack_into(self, packed: Tensor) -> None:
+        """Copy what the tensors hold into bytes [num_bytes or more]."""
+        for place in self.places:
+            place.view(packed).copy_(place.tensor.data)
+
+    def point_to(self, packed: Tensor) -> None:
+        """Have the tensors be views of packed bytes."""
+        for place in self.places:
+            place.tensor.data = place.view(packed)
+
+    def let_go(self, device: torch.device) -> None:
+        """Have the tensors hold no memory on a device; they keep shapes and dtypes."""
+        for place in self.places:
+            place.tensor.data = torch.empty(1, dtype=place.dtype, device=device).expand(place.shape)
+
+
+class _PackedBlock(PackedLayout):
     """A block whose tensors are views of one host buffer, and for as long as it runs views of a device slot."""
 
     def __init__(self, block: nn.Module, pin: bool) -> None:
-        self.block, self.places, offset = block, [], 0
-        for tensor in block_tensors(block):
-            self.places.append(_Place(tensor, offset, tensor.shape, tensor.dtype))
-            offset += _padded(tensor.numel() * tensor.element_size())
-        self.host = torch.empty(offset, dtype=torch.uint8)
-        for place in self.places:
-            place.view(self.host).copy_(place.tensor.data)
+        super().__init__(block_tensors(block))
+        self.host = torch.empty(self.num_bytes, dtype=torch.uint8)
+        self.pack_into(self.host)
         self.point_to(self.host)
         if pin:
             _page_lock(self.host)
-
-    def point_to(self, packed: Tensor) -> None:
-        for place in self.places:
-            place.tensor.data = place.view(packed)
 
 
 def _page_lock(buffer: Tensor) -> None:
@@ -141,7 +158,7 @@ class BlockStreamer:
 
     def close(self) -> None:
         """Give the slots' device memory back; the next forward takes it again."""
-        if self.on_gpu and self.slots:
+        if self.copy_stream is not None and self.slots:
             self.copy_stream.synchronize()
         self.slots, self.copied, self.free = [], [], []
         self.num_run = self.num_copied = 0
@@ -177,7 +194,7 @@ class BlockStreamer:
 
     def _restart(self) -> None:
         """A forward was left early: what was fetched ahead is not what comes first now."""
-        if self.on_gpu:
+        if self.copy_stream is not None:
             self.copy_stream.synchronize()
         self.num_run = self.num_copied = 0
 
@@ -193,11 +210,11 @@ class BlockStreamer:
 
     def _copy(self, number: int) -> None:
         slot, host = number % self.num_slots, self.packed[self.order[number % len(self.order)]].host
-        with torch.cuda.stream(self.copy_stream) if self.on_gpu else contextlib.nullcontext():
-            if self.on_gpu:
+        with contextlib.nullcontext() if self.copy_stream is None else torch.cuda.stream(self.copy_stream):
+            if self.copy_stream is not None:
                 self.copy_stream.wait_event(self.free[slot])
             self.slots[slot][: host.numel()].copy_(host, non_blocking=True)
-            if self.on_gpu:
+            if self.copy_stream is not None:
                 self.copied[slot].record(self.copy_stream)
 
     def _release(self, slot: int) -> None:

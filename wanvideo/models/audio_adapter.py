@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..ops.attention.absorbed import absorbed_input_dtype, attend_absorbed, can_absorb
 from ..ops.attention.dispatch import grouped_attention
-from ..ops.attention.regions import FrameRegions
+from ..ops.attention.regions import FrameRegions, RegionShares
 from ..ops.attention.rope import label_rope, rotate
 from ..ops.linear.layer import Linear
 from ..ops.quantized import QuantizedRows
@@ -100,7 +100,7 @@ class AudioContext:
     version: int
     keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def labels(self, shares: Tensor) -> Tensor:
+    def labels(self, shares: RegionShares) -> Tensor:
         """The speaker label of every video token, from the shares [R, L] of a block's own self-attention: [L] float32.
 
         Source: MultiTalk's label rotary embedding: a token is scored by the attention that it pays to each speaker's
@@ -108,14 +108,14 @@ class AudioContext:
         that speaker's label range, is its position. Tokens that attend to the background get the middle label.
         """
         sizes, lows, ranges = self._label_ranges
-        scores = shares / sizes
-        least, most = torch.aminmax(scores, dim=1, keepdim=True)
+        scores, least, most = (part / sizes for part in shares)
         positions = torch.addcmul(lows, scores - least, ranges / (most - least).clamp_min(1e-20))
         return positions.gather(0, scores.argmax(0, keepdim=True))[0]
 
     @cached_property
     def _label_ranges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each region its tokens, its first label and how far its labels reach, [R, 1]: the background has one."""
+        assert self.regions is not None, "only speakers who share a picture have labels"
         sizes = self.regions.members.sum(1, keepdim=True).clamp_min(1)
         lows, ranges = torch.full_like(sizes, LABEL_RANGE / 2), torch.zeros_like(sizes)
         lows[: self.num_speakers, 0] = _label_starts(self.num_speakers, sizes.device)

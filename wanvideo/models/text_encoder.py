@@ -81,7 +81,7 @@ class TextEncoder(nn.Module):
         )
         self.shared, self.encoder = model.shared, model.encoder
         # The stack holds the same embedding under a name of its own; it is handed embedded tokens instead.
-        self.encoder.embed_tokens = None
+        self.encoder.embed_tokens = None  # type: ignore[assignment]  # as said
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,6 @@ A forward is one video: there is no batch axis. Module names are those of the of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
 from ..geometry import PATCH
-from ..ops.attention.backends import choose
-from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
-from ..ops.attention.regions import FrameRegions
-from ..ops.attention.rope import video_rope
+from ..ops.attention.backends import Backend, choose
+from ..ops.attention.dispatch import SDPA, dual_context_attention, hand_over, self_attention, share_shift
+from ..ops.attention.regions import FrameRegions, RegionShares
+from ..ops.attention.rope import sinusoid, video_rope
 from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
-from ..ops.norm import gelu, layer_norm, rms_norm_heads
+from ..ops.norm import gelu, key_shift, layer_norm, rms_norm_heads, rms_norm_keys
 from ..ops.quantized import QuantizedRows
 from ..ops.residual import Residual
-from ..protocols import BlockProvider, ResidentBlocks, StepWeights, WeightSource
+from ..protocols import AllTokens, BlockProvider, ResidentBlocks, StepWeights, TokenSplit, WeightSource
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128
@@ -34,6 +33,7 @@ EPS = 1e-6
 
 KeysValues = tuple[Tensor, Tensor]
 AroundBlocks = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
+Transform = Callable[[Backend], Backend]
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,20 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
 
     def project(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [L, D] -> query, key, value [1, L, N, D/N]."""
-        dtype = self.backend.query_dtype
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype)
-        key = rms_norm_heads(self.k(hidden), self.norm_k.weight, EPS, self.num_heads, rope, dtype)
-        value = self.v(hidden).unflatten(-1, (self.num_heads, -1))
-        return query[None], key[None], value[None]
+        """hidden [L, D] -> query, key, value [1, L, N, D/N], each handed over to the backend as soon as it is there."""
+        backend, groups, dtype = self.backend, self.backend.num_groups, self.backend.query_dtype
+        key = self.k(hidden)
+        shift = share_shift(key_shift(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype), backend)
+        value = self.v(hidden).unflatten(-1, (groups, self.num_heads // groups, -1)).transpose(0, 1)
+        value = hand_over(value, backend)
+        key = rms_norm_heads(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype, shift(), groups)
+        key = hand_over(key, backend)
+        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype, None, groups)
+        return hand_over(query, backend), key, value
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, RegionShares | None]:
         """Also the shares [R, L] of each token's attention to the first frame that its regions get."""
         rows, shares = self_attention(query, key, value, regions, self.backend, self.o.input_dtype)
         return self.o(rows), shares
@@ -152,7 +156,7 @@ class CrossAttention(nn.Module):
         return ContextKeys(text, image, sum(value.abs().amax().float() for value in values))
 
     def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
-        key = rms_norm_heads(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
+        key = rms_norm_keys(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
         return key, v(tokens).unflatten(-1, (self.num_heads, -1))
 
     def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
@@ -274,6 +278,7 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = Head(dim, config.out_dim * PATCH**2)
         self.block_provider: BlockProvider = ResidentBlocks()  # where blocks' weights are is decided outside
+        self.token_split: TokenSplit = AllTokens()  # and so is which tokens are computed here
         self.source: WeightSource | None = None  # the files of its weights; None where they came from memory
         self.loras: StepWeights | None = None  # what was done to its weights, which may change from step to step
         self.compiled: tuple[str | None, str | Callable] = (None, "inductor")  # mode and backend
@@ -292,12 +297,14 @@ class WanTransformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.text_embedding[0].weight.dtype
 
-    def set_attention(self, name: str) -> str:
+    def set_attention(self, name: str, transform: Transform | None = None, needs_lse: bool = False) -> str:
         """Use a backend of ops.backends for self-attention; returns the name of the one that is used.
 
         Attention to prompt and picture keeps its own kernel, and takes queries and keys in the backend's dtype.
+        Args: transform: makes another backend of it, which may need its log-sum-exp.
         """
-        backend = choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads)
+        backend = choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads, needs_lse)
+        backend = backend if transform is None else transform(backend)
         for block in self.blocks:
             if block.cross_attn.query_dtype != backend.query_dtype:
                 block.cross_attn.query_dtype = backend.query_dtype
@@ -364,13 +371,14 @@ class WanTransformer(nn.Module):
         if self.loras is not None:
             self.loras.prepare(self.device)
         grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
+        self.token_split.start(grid[0], grid[1] * grid[2])
         hidden, time, modulation = self.embed(latents, timestep, condition)
-        rope = video_rope(*grid, HEAD_WIDTH, hidden.device)
+        rope = self.token_split.take(video_rope(*grid, HEAD_WIDTH, hidden.device))
         if around is None:
             hidden = self.run_blocks(hidden, modulation, rope, text, audio, skip)
         else:
             hidden = around(hidden, modulation, lambda x: self.run_blocks(x, modulation, rope, text, audio, skip))
-        return self.unpatch(self.head(hidden, time), grid)
+        return self.unpatch(self.token_split.join(self.head(hidden, time)), grid)
 
     def text_context(self, text_embeds: Tensor, image_embeds: Tensor | None) -> TextContext:
         """What all steps share about text_embeds [n, text_dim] and image_embeds [1, 257, image_dim] or None."""
@@ -419,15 +427,14 @@ class WanTransformer(nn.Module):
         """What all steps of a window share about audio [S, F, 5, layers, channels]; height and width of the latents."""
         if self.audio_proj is None:
             raise InputError("This transformer has no audio adapter. Load one (InfiniteTalk or MultiTalk) with it.")
-        speakers = audio.shape[0]
-        regions = None
+        speakers, tokens, regions = audio.shape[0], self._audio_tokens(audio), None
         if speakers > 1:
             if speaker_masks is None:
                 raise InputError(f"{speakers} speakers need masks that say who is where.")
             masks = speaker_masks.to(self.device)
             members = speaker_regions(masks, speakers, height // PATCH, width // PATCH)
-            regions = FrameRegions.of_first_keys(members)
-        return AudioContext(self._audio_tokens(audio), speakers, regions, scale, audio, self.weights_version)
+            regions = FrameRegions(members, self.token_split.first_frame(len(tokens), members.shape[1]))
+        return AudioContext(tokens, speakers, regions, scale, audio, self.weights_version)
 
     def embed(self, latents: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Latents to tokens, and the step's time: hidden [L, D], time [D] and modulation [6, D], all float32."""
@@ -439,7 +446,7 @@ class WanTransformer(nn.Module):
             )
         weight = self.patch_embedding.weight
         patches = video.to(weight).unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))
-        patches = patches.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
+        patches = self.token_split.take(patches.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2))
         hidden = F.linear(patches, weight.flatten(1), self.patch_embedding.bias).float()
         time = self.time_embedding(sinusoid(timestep, self.config.freq_dim).to(self.time_embedding[0].weight))
         modulation = _linear_float32(self.time_projection[1], F.silu(time.float()))
@@ -475,13 +482,6 @@ class WanTransformer(nn.Module):
         frames, rows, columns = grid
         video = patches.view(frames, rows, columns, PATCH, PATCH, self.config.out_dim)
         return video.permute(5, 0, 1, 3, 2, 4).reshape(self.config.out_dim, frames, rows * PATCH, columns * PATCH)
-
-
-def sinusoid(timestep: Tensor, width: int) -> Tensor:
-    """[1] -> [1, width] float64: cosines, then sines, of the timestep at falling frequencies."""
-    exponents = torch.arange(width // 2, dtype=torch.float64, device=timestep.device) / (width // 2)
-    angles = timestep.double()[:, None] * torch.exp(-math.log(10000.0) * exponents)
-    return torch.cat((angles.cos(), angles.sin()), -1)
 
 
 def _linear_float32(layer: Linear, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..ops.conv import conv2d_doubling, conv2d_halving, conv3d, conv3d_doubling_frames, conv3d_halving_frames
 from ..ops.pixel_norm import pixel_norm, pixel_norm_silu_
+from ..protocols import RowSplit
 from .vae_tiling import Tiling, over_tiles
 
 LATENT_MEAN = (
@@ -54,10 +55,14 @@ class VAEConfig:
 
 
 class Stream:
-    """What a clip's earlier frames left behind in each convolution, while its later ones pass."""
+    """What a clip's earlier frames left behind in each convolution, while its later ones pass.
 
-    def __init__(self) -> None:
+    rows: who has the rows above and below, where a picture's rows are split.
+    """
+
+    def __init__(self, rows: RowSplit | None = None) -> None:
         self._frames: dict[nn.Module, Tensor] = {}
+        self.rows = rows
 
     def knows(self, layer: nn.Module) -> bool:
         return layer in self._frames
@@ -86,7 +91,10 @@ class CausalConv3d(nn.Conv3d):
 
         residual: added to the result.
         """
-        return conv3d(self.behind_history(x, stream, norm), self.weight, self.bias, residual)
+        frames = self.behind_history(x, stream, norm)
+        if stream.rows is None or self.kernel_size[1] == 1:
+            return conv3d(frames, self.weight, self.bias, residual)
+        return conv3d(_with_edges(frames, stream.rows), self.weight, self.bias, residual, has_edges=True)
 
     def behind_history(self, x: Tensor, stream: Stream, norm: PixelNorm | None = None) -> Tensor:
         """x or SiLU of its norm, and before it the earlier frames that the kernel reaches back to."""
@@ -152,8 +160,11 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         frames = _as_pictures(x)
         height, width = frames.shape[-2:]
-        tokens = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)[:, None]
-        out = F.scaled_dot_product_attention(*tokens.chunk(3, -1))[:, 0]
+        tokens = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
+        query, key_value = tokens.tensor_split((x.shape[1],), -1)
+        if stream.rows is not None:
+            key_value = stream.rows.gather(key_value)
+        out = F.scaled_dot_product_attention(query[:, None], *key_value[:, None].chunk(2, -1))[:, 0]
         out = out.transpose(1, 2).unflatten(2, (height, width))
         return _as_clip(frames + self.proj(out))
 
@@ -179,8 +190,15 @@ class Resample(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time_conv is not None and not self.down:
             x = self._double_frames(x, stream)
-        filters = self.resample[1]
-        x = (conv2d_halving if self.down else conv2d_doubling)(x, filters.weight, filters.bias)
+        filters, rows = self.resample[1], stream.rows
+        if rows is None:
+            x = (conv2d_halving if self.down else conv2d_doubling)(x, filters.weight, filters.bias)
+        elif self.down:  # the row above belongs to the pair before, which is not asked for
+            pairs = _with_edges(x, rows)[:, :, :, 1:]
+            x = conv2d_halving(F.pad(pairs, (0, 0, 0, 1)), filters.weight, filters.bias)[:, :, :, :-1]
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        else:
+            x = conv2d_doubling(_with_edges(x, rows), filters.weight, filters.bias, has_edges=True)
         return self._halve_frames(x, stream) if self.time_conv is not None and self.down else x
 
     def _double_frames(self, x: Tensor, stream: Stream) -> Tensor:
@@ -203,6 +221,15 @@ class Resample(nn.Module):
         """Frames behind the one before them: [1, C, 1 + 2n, H, W] -> [1, C, n, H, W]."""
         conv = self.time_conv
         return conv3d_halving_frames(frames, conv.weight, conv.bias)
+
+
+def _with_edges(x: Tensor, rows: RowSplit) -> Tensor:
+    """Rows between those next to them: [1, C, t, H, W] -> [1, C, t, H + 2, W]."""
+    size = (*x.shape[:3], x.shape[3] + 2, x.shape[4])
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    out[:, :, :, 1:-1] = x
+    out[:, :, :, :1], out[:, :, :, -1:] = rows.edges(x)
+    return out
 
 
 def _as_pictures(x: Tensor) -> Tensor:
@@ -279,6 +306,7 @@ class WanVAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config, self.chunk = config, None
+        self.row_split: RowSplit | None = None  # who work on a picture together is decided outside
         self.encoder, self.decoder = Encoder(config.dim), Decoder(config.dim)
         self.conv1 = CausalConv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
         self.conv2 = CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
@@ -303,8 +331,12 @@ class WanVAE(nn.Module):
                 "rows and columns multiples of 8."
             )
         shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
+        if tiling is None and (rows := self._split(shape[2])) is not None:
+            clips = (rows.take(clip, 8) for clip in _groups(pixels, self._chunk(rows)))
+            own = torch.cat(list(self.encode_stream(clips, rows)), 1)
+            return rows.join(own, 1)
         if tiling is None:
-            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk)))
+            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk())))
         return over_tiles(pixels.to(self.device), shape, tiling.cells(8), self.encode)
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -316,29 +348,46 @@ class WanVAE(nn.Module):
         latents = latents.to(self.device)
         _, frames, rows, columns = latents.shape
         shape = (3, GROUP * (frames - 1) + 1, 8 * rows, 8 * columns)
+        if tiling is None and (split := self._split(rows)) is not None:
+            return split.join(torch.cat(list(self.decode_stream(split.take(latents, 1), split)), 1), 8)
         if tiling is None:
             return _filled(shape, self.dtype, self.device, self.decode_stream(latents))
         return over_tiles(latents, shape, tiling.cells(8), self.decode, from_latents=True)
 
-    def encode_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Clips [3, f, H, W] of one video, f a multiple of 4 but 1 more in the first -> [16, t, H/8, W/8] float32."""
-        stream, (mean, std) = self._stream(), self._statistics()
+    def encode_stream(self, clips: Iterable[Tensor], rows: RowSplit | None = None) -> Iterator[Tensor]:
+        """Clips [3, f, H, W] of one video, f a multiple of 4 but 1 more in the first -> [16, t, H/8, W/8] float32.
+
+        rows: the clips' rows are those of this split.
+        """
+        stream, (mean, std) = self._stream(rows), self._statistics()
         for clip in clips:
             moments = self.conv1(self.encoder(self._inside(clip), stream), stream)
             yield (moments[0, :LATENT_CHANNELS].float() - mean) / std
 
-    def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
-        """latents [16, T, H/8, W/8] -> pieces [3, f, H, W] of the video, in order; memory is that of one piece."""
-        stream, (mean, std) = self._stream(), self._statistics()
-        for piece in latents.split(self._chunk, 1):
+    def decode_stream(self, latents: Tensor, rows: RowSplit | None = None) -> Iterator[Tensor]:
+        """latents [16, T, H/8, W/8] -> pieces [3, f, H, W] of the video, in order; memory is that of one piece.
+
+        rows: the latents' rows are those of this split.
+        """
+        stream, (mean, std) = self._stream(rows), self._statistics()
+        for piece in latents.split(self._chunk(rows), 1):
             hidden = self.conv2(self._inside(piece.float() * std + mean), stream)
             yield self.decoder(hidden, stream)[0]
 
-    @property
-    def _chunk(self) -> int:
-        return self.chunk or (CPU_CHUNK if self.device.type == "cpu" else CHUNK)
+    def _chunk(self, rows: RowSplit | None = None) -> int:
+        """Who has fewer rows takes more frames at once: as much memory, and fewer exchanges."""
+        if self.chunk is not None or self.device.type == "cpu":
+            return self.chunk or CPU_CHUNK
+        return CHUNK if rows is None else CHUNK * rows.size
 
-    def _stream(self) -> Stream:
+    def _split(self, num_rows: int) -> RowSplit | None:
+        """Who work together on a picture of so many rows of latents, or None."""
+        if self.row_split is None or not self.row_split.splits(num_rows):
+            return None
+        self.row_split.start(num_rows)
+        return self.row_split
+
+    def _stream(self, rows: RowSplit | None = None) -> Stream:
         """A stream for one clip; on a GPU the filters are first laid out as its convolutions read them, once."""
         if self.device.type == "cuda":
             with torch.inference_mode(False):
@@ -348,7 +397,7 @@ class WanVAE(nn.Module):
                         if not layer.weight.is_contiguous(memory_format=order):
                             weight = layer.weight.detach().contiguous(memory_format=order)
                             layer.weight = nn.Parameter(weight, requires_grad=False)
-        return Stream()
+        return Stream(rows)
 
     def _inside(self, x: Tensor) -> Tensor:
         return x[None].to(self.device, self.dtype, memory_format=torch.channels_last_3d)

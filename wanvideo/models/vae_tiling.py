@@ -61,12 +61,13 @@ def over_tiles(
     spans = [list(_spans(source.shape[2 + axis] // scale_in, *cells[axis])) for axis in range(2)]
     if len(spans[0]) == len(spans[1]) == 1:
         return work(source)
-    out = weights = None
+    out: Tensor | None = None
+    weights: Tensor | None = None
     for top, bottom in spans[0]:
         for left, right in spans[1]:
             rows, columns = slice(top * scale_in, bottom * scale_in), slice(left * scale_in, right * scale_in)
             tile = work(source[:, :, rows, columns])
-            if out is None:
+            if out is None or weights is None:
                 out = torch.zeros(shape, dtype=torch.float32, device=tile.device)
                 weights = torch.zeros(shape[2:], dtype=torch.float32, device=tile.device)
             ramps = [
@@ -78,6 +79,7 @@ def over_tiles(
             out[:, :, rows, columns].addcmul_(tile.float(), weight)
             weights[rows, columns] += weight
             dtype = tile.dtype
+    assert out is not None and weights is not None, "a source has at least one tile"
     return (out / weights).to(dtype)
 
 

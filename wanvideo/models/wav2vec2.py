@@ -96,7 +96,7 @@ class AudioEncoder(nn.Module):
                 conv_stride=list(CONV_STRIDES),
                 num_conv_pos_embeddings=config.position_kernel,
                 num_conv_pos_embedding_groups=config.position_groups,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # type: ignore[call-arg]  # its base class takes it
             )
         )
         self.feature_extractor = model.feature_extractor

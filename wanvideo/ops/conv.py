@@ -13,14 +13,18 @@ from torch import Tensor
 from . import kernels
 
 
-def conv3d(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
-    """x [1, C, T, H, W], weight [N, C, kt, kh, kw] -> [1, N, T - kt + 1, H, W], plus a residual of that shape."""
-    size = tuple(weight.shape[2:])
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, has_edges: bool = False) -> Tensor:
+    """x [1, C, T, H, W], weight [N, C, kt, kh, kw] -> [1, N, T - kt + 1, H, W], plus a residual of that shape.
+
+    has_edges: x has the rows next to the H rows too, [1, C, T, H + 2, W], in place of zeros; kh is 3.
+    """
+    size, padding = tuple(weight.shape[2:]), (0 if has_edges else weight.shape[3] // 2, weight.shape[4] // 2)
     if _has_kernel(x):
-        taps = _kernel().Taps(size, (-(size[1] // 2), -(size[2] // 2)))
+        taps, pixels = _kernel().Taps(size, (-padding[0], -padding[1])), _pixels(x)
         added = None if residual is None else _pixels(residual)
-        return _clip(_kernel().conv(_pixels(x), _kernel().weight_rows(weight), bias, taps, added))
-    out = _plain(x, weight, bias, (size[1] // 2, size[2] // 2))
+        out = _empty(pixels, pixels.shape[0] - size[0] + 1, pixels.shape[1] - 2, weight.shape[0]) if has_edges else None
+        return _clip(_kernel().conv(pixels, _kernel().weight_rows(weight), bias, taps, added, out))
+    out = _plain(x, weight, bias, padding)
     return out if residual is None else out.add_(residual)
 
 
@@ -72,22 +76,27 @@ def conv2d_halving(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _as_clip(F.conv2d(F.pad(_as_pictures(x), (0, 1, 0, 1)), weight, bias, stride=2))
 
 
-def conv2d_doubling(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def conv2d_doubling(x: Tensor, weight: Tensor, bias: Tensor, has_edges: bool = False) -> Tensor:
     """x [1, C, T, H, W] with every pixel doubled, convolved by weight [N, C, 3, 3] -> [1, N, T, 2H, 2W].
 
+    has_edges: as in `conv3d`, x is [1, C, T, H + 2, W].
     The kernel sums the taps that fall on one pixel first: 4 filters of 2 x 2, less than half of the products.
     """
     if _has_kernel(x):
         pixels = _pixels(x)
         frames, height, width, _ = pixels.shape
+        height -= 2 * has_edges
         out = pixels.new_empty(frames, 2 * height, 2 * width, weight.shape[0])
         for down in range(2):
             for right in range(2):
-                taps = _kernel().Taps((1, 2, 2), (down - 1, right - 1))
+                taps = _kernel().Taps((1, 2, 2), (down - 1 + has_edges, right - 1))
                 rows = _kernel().weight_rows(_summed_taps(_summed_taps(weight, 2, down), 3, right))
                 _kernel().conv(pixels, rows, bias, taps, out=out[:, down::2, right::2])
         return _clip(out)
-    return _as_clip(F.conv2d(F.interpolate(_as_pictures(x), scale_factor=2, mode="nearest"), weight, bias, padding=1))
+    doubled = F.interpolate(_as_pictures(x), scale_factor=2, mode="nearest")
+    if has_edges:
+        return _as_clip(F.conv2d(doubled[:, :, 1:-1], weight, bias, padding=(0, 1)))
+    return _as_clip(F.conv2d(doubled, weight, bias, padding=1))
 
 
 def _summed_taps(weight: Tensor, axis: int, phase: int) -> Tensor:
@@ -103,6 +112,11 @@ def _kernel():
 def _has_kernel(x: Tensor) -> bool:
     """Without a copy engine cuDNN is as fast."""
     return kernels.usable(x) and x.dtype in (torch.bfloat16, torch.float16) and kernels.has_copy_engine(x.device)
+
+
+def _empty(pixels: Tensor, frames: int, rows: int, num_out: int) -> Tensor:
+    """[frames, rows, W, N] like pixels [T, H, W, C]; a pixel's channels take a multiple of 16 bytes."""
+    return pixels.new_empty(frames, rows, pixels.shape[2], -(-num_out // 8) * 8)[..., :num_out]
 
 
 def _pixels(x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ Legend: L tokens, D width, N heads.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from . import kernels
 from .attention.rope import rotate
 from .quantized import LARGEST, SMALLEST_AMAX, QuantizedRows
+
+SAMPLED_KEYS = 1024  # tokens whose mean stands for that of all; it is off by 1/32 of their spread
 
 
 def quantize_rows(x: Tensor, dtype: torch.dtype) -> QuantizedRows:
@@ -75,21 +79,76 @@ def rms_norm_heads(
     num_heads: int,
     table: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    shift: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> Tensor:
     """RMS norm of x [L, D] over its whole width, as heads [L, N, D/N], rotated by a rotary table if one is given.
 
     dtype: of the result; float8_e4m3fn for attention in 8 bits comes plain, since normed values need no scale.
+    shift: [N, D/N] float32 that all rows lose before they are rounded, see `key_shift`.
+    num_groups: of heads, which then come one after another: [G, L, N/G, D/N].
     """
     if kernels.usable(x):
-        return kernels.row_kernels().rms_norm_heads(x.contiguous(), weight, eps, num_heads, table, dtype)
+        return kernels.row_kernels().rms_norm_heads(
+            x.contiguous(), weight, eps, num_heads, table, dtype, shift, num_groups
+        )
     normed = x.float()
     normed = normed * torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps) * weight.float()
     heads = normed.unflatten(-1, (num_heads, -1))
     heads = heads if table is None else rotate(heads, table)
-    if dtype is None:
-        return heads.to(x.dtype)
-    largest = LARGEST[dtype]
-    return heads.clamp(-largest, largest).to(dtype)
+    heads = heads if shift is None else heads - shift
+    if num_groups is not None:
+        heads = heads.unflatten(1, (num_groups, -1)).transpose(0, 1)
+    if dtype in LARGEST:
+        heads = heads.clamp(-LARGEST[dtype], LARGEST[dtype])
+    return heads.to(dtype or x.dtype)
+
+
+def rms_norm_keys(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    num_heads: int,
+    table: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`rms_norm_heads` of keys x [M, D] that no other rank's join; in 8 bits without their `key_shift`."""
+    return rms_norm_heads(x, weight, eps, num_heads, table, dtype, key_shift(x, weight, eps, num_heads, table, dtype))
+
+
+def key_shift(
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None
+) -> Tensor | None:
+    """What keys x [M, D] lose before they are rounded to 8 bits; None where `dtype` is none of 8 bits.
+
+    Softmax over keys that all lose one vector is that over the keys themselves, whatever the vector is: a query's
+    scores all change by the same number (which their log-sum-exp lacks, see `attention.lse.of_shifted_keys`). 8 bits
+    round relative to what is left, and keys of trained models have large common offsets in some channels.
+    It is the mean of rotated keys: an offset in pairs that rotate fast is none that keys have in common.
+    Returns: [N, D/N] float32, the mean of what `rms_norm_heads` makes of the `sampled_tokens`. Keys that meet in one
+    softmax need the same one, see `Backend.share_shift`.
+    """
+    if dtype not in LARGEST:
+        return None
+    if kernels.usable(x):
+        tokens = _tokens_on(x.shape[0], x.device)
+        return kernels.row_kernels().key_mean(x.contiguous(), weight, eps, num_heads, table, tokens)
+    tokens = sampled_tokens(x.shape[0], x.device)
+    table = None if table is None else table[tokens]
+    return rms_norm_heads(x[tokens], weight, eps, num_heads, table, torch.float32).mean(0)
+
+
+def sampled_tokens(length: int, device: torch.device) -> Tensor:
+    """Indices [n] int64 of SAMPLED_KEYS or a few more of so many tokens, ascending; all of them where they are few.
+
+    One lies in each of equal stretches, somewhere in it, so that no row or column of the picture is preferred.
+    """
+    stretch = max(1, length // SAMPLED_KEYS)
+    index = torch.arange(length // stretch, device=device)
+    return index * stretch + index * 40503 % 2**16 * stretch // 2**16  # multiples of the golden ratio, modulo 1
+
+
+_tokens_on = lru_cache(maxsize=32)(sampled_tokens)
 
 
 def gelu(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | QuantizedRows:

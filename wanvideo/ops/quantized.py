@@ -28,3 +28,8 @@ class QuantizedRows(NamedTuple):
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         return (self.data.float() * self.scale).to(dtype)
+
+
+def divided(values: Tensor, number: float) -> Tensor:
+    """values / number to the same bit on every device: CUDA multiplies by the reciprocal of a plain number."""
+    return values / torch.full((), number, dtype=values.dtype, device=values.device)

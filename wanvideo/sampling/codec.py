@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
+from .finite import check_pixels
 
 
 class VideoCodec:
@@ -27,9 +28,14 @@ class VideoCodec:
         padded = F.pad(frames.to(self._vae.device), (0, 0, 0, 0, 0, num_frames - frames.shape[1]))
         return self._vae.encode(padded, tiling=self._tiling)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents [16, T, H/8, W/8] -> frames [F, H, W, 3] float32, about -1..1."""
-        return self._vae.decode(latents, tiling=self._tiling).float().permute(1, 2, 3, 0)
+    def decode(self, latents: Tensor, window: str) -> Tensor:
+        """latents [16, T, H/8, W/8] -> frames [F, H, W, 3] float32, about -1..1.
+
+        Args: window: its name in messages. Raises: UnsupportedError where they are not finite.
+        """
+        frames = self._vae.decode(latents, tiling=self._tiling).float()
+        check_pixels(frames, window, self._vae.dtype)
+        return frames.permute(1, 2, 3, 0)
 
     def tile(self) -> bool:
         """Work in tiles from now on; False when that is so already."""

@@ -62,7 +62,7 @@ def _check(frames: Tensor, reference: Tensor, method: str, strength: float) -> N
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise InputError(f"color_match {method!r} is not offered.{hint} Use one of {', '.join(COLOR_METHODS)}.")
     if not 0 <= strength <= 1:
-        raise InputError(f"color_strength {strength!r} is not usable: it must be a number from 0 to 1.")
+        raise InputError(f"color_strength {strength!r} is not usable. Give a number from 0 to 1.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or reference.ndim != 3 or reference.shape[-1] != 3:
         raise InputError(
             f"Colors cannot be matched between frames {list(frames.shape)} and a reference {list(reference.shape)}. "
@@ -145,7 +145,7 @@ def _match_log_opponents(pixels: Tensor, target: Tensor) -> Tensor:
 
 def _match_lab(pixels: Tensor, target: Tensor) -> Tensor:
     """Means and deviations in CIE Lab, for values in 0..1; the result is clipped to 0..1."""
-    return _lab_to_rgb(_match_deviations(_rgb_to_lab(pixels), _rgb_to_lab(target), FLAT_LAB)).clamp(0, 1)
+    return _lab_to_rgb(_match_deviations(rgb_to_lab(pixels), rgb_to_lab(target), FLAT_LAB)).clamp(0, 1)
 
 
 def _match_deviations(pixels: Tensor, target: Tensor, flat: float) -> Tensor:
@@ -155,7 +155,8 @@ def _match_deviations(pixels: Tensor, target: Tensor, flat: float) -> Tensor:
     return (pixels - pixels.mean(1, keepdim=True)) * ratio + target.mean(0)
 
 
-def _rgb_to_lab(rgb: Tensor) -> Tensor:
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """CIE Lab (white point D65) of sRGB values [..., 3] in 0..1."""
     linear = torch.where(rgb > 0.04045, ((rgb.clamp_min(0) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = linear @ (_matrix(RGB_TO_XYZ, rgb).T / rgb.new_tensor(WHITE_D65))
     x, y, z = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(-1)

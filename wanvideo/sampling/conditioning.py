@@ -13,7 +13,7 @@ from torch import Tensor
 from ..audio.source import TensorAudio
 from ..errors import InputError
 from ..geometry import FPS
-from ..protocols import AudioSource
+from ..protocols import AudioSource, SourceFrames
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Conditioning:
         samples: [16, n, h, w], latents of a source video to start from, or None.
         num_frames: frames of the video; None: as many as audio has, which may not be known yet.
         fps: frames a second.
+        source: a video that is dubbed: only a region of it is made anew; None: everything is.
+        cuts: frames other than 0 where a scene begins, which continues nothing from before.
     """
 
     references: Tensor | Sequence[Tensor]
@@ -42,6 +44,8 @@ class Conditioning:
     samples: Tensor | None = None
     num_frames: int | None = None
     fps: float = FPS
+    source: SourceFrames | None = None
+    cuts: tuple[int, ...] = ()
 
     @property
     def has_audio(self) -> bool:

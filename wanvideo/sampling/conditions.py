@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry import VideoGeometry, latent_frames
+from ..geometry import VideoGeometry, WindowPlan, latent_frames
 from ..protocols import NoiseFn, WindowCondition
 from .cached import Cached
 from .codec import VideoCodec
+from .conditioning import Conditioning
+from .dub import Dub
+from .scenes import Scenes
 from .window import blend_noise
 
 
@@ -64,6 +67,9 @@ class InfiniteTalk:
     def color_reference(self, window_index: int) -> Tensor:
         return self._references[self.reference_index(window_index)]
 
+    def kept(self, window_index: int) -> None:
+        return None
+
     def _encode(self, picture: int) -> Tensor:
         return self._codec.encode_start(self._references[picture][:, None], self._geometry.num_frames)
 
@@ -93,6 +99,9 @@ class MultiTalk:
     def color_reference(self, window_index: int) -> Tensor:
         return self._references[0]
 
+    def kept(self, window_index: int) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -109,10 +118,25 @@ class Plain:
     def color_reference(self, window_index: int) -> None:
         return None
 
+    def kept(self, window_index: int) -> None:
+        return None
+
 
 ConditionClass = Callable[[Sequence[Tensor] | Tensor, VideoCodec, VideoGeometry, int], WindowCondition]
 CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multitalk": MultiTalk}
 """The class of each mode; called with (references, codec, geometry of a window, overlap in pixel frames)."""
+
+
+def make_condition(
+    mode: str, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, plan: WindowPlan
+) -> WindowCondition:
+    """The condition of a mode's windows: anew for every scene, and where there is a source video, as a dub of it."""
+
+    def of(references: Sequence[Tensor] | Tensor) -> WindowCondition:
+        return CONDITIONS[mode](references, codec, geometry, plan.overlap)
+
+    condition = Scenes(of, conditioning.references, plan) if plan.cuts else of(conditioning.references)
+    return condition if conditioning.source is None else Dub(condition, conditioning.source, codec, plan)
 
 
 def _first_frame_known(latents: Tensor) -> Tensor:

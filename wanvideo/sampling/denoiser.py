@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.transformer import WanTransformer
+from ..protocols import OneRank, Ranks
 from ..request import SkipLayers
 from .contexts import Contexts
 from .guidance import Guidance, Pass
@@ -24,6 +25,7 @@ class Denoiser:
     Args:
         cache: lets steps reuse what earlier ones computed, or None.
         skip_layers: blocks left out of the passes without the prompt, or None. num_steps: of the window.
+        ranks: who share the passes.
     """
 
     def __init__(
@@ -35,18 +37,23 @@ class Denoiser:
         cache: WindowCache | None = None,
         skip_layers: SkipLayers | None = None,
         num_steps: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         self.transformer, self.contexts, self.guidance = transformer, contexts, guidance
         self.condition, self.cache = condition, cache
         self.skip_layers, self.num_steps, self.step = skip_layers, num_steps, 0
+        self.ranks = ranks or OneRank()
 
     def __call__(self, latents: Tensor, timestep: float) -> Tensor:
         """latents [16, T, H, W], timestep 0..1000 -> velocity [16, T, H, W] float32."""
+        self.ranks.check()
         self.transformer.set_step(self.step)
         if self.cache is not None:
             self.cache.start(latents)
         t = torch.tensor([timestep], dtype=torch.float32, device=latents.device)
-        outputs = {which: self._run(which, latents, t) for which in self.guidance.passes}
+        outputs = self.ranks.run_passes(self.guidance.passes, lambda which: self._run(which, latents, t))
+        if self.cache is not None:
+            self.cache.finish(outputs)
         self.step += 1
         return self.guidance.combine(outputs)
 

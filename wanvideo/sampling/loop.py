@@ -11,17 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry import VideoGeometry, WindowPlan, latent_frames
+from ..geometry import VAE_STRIDE, VideoGeometry, WindowPlan, WindowSpan
 from ..memory.oom import Fallback, OomRetry
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
-from ..protocols import NoiseFn
+from ..protocols import NoiseFn, OneRank, Ranks
 from ..request import LoopSettings
+from ..video.composite import composite
 from .codec import VideoCodec
 from .color import match_color
 from .conditioning import Conditioning
-from .conditions import CONDITIONS
+from .conditions import make_condition
 from .contexts import read_audio_window
+from .dub import match_inside
 from .sampler import OnStep, WindowInputs, WindowSampler, samples_of_window
 from .setup import SamplingSetup
 from .state import WindowState
@@ -64,6 +66,7 @@ def run_windows(
     on_step: OnStep | None = None,
     free_memory: Callable[[], bool] | None = None,
     state: WindowState | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Window]:
     """Sample a video window by window; what a window allocates dies with it.
 
@@ -74,12 +77,15 @@ def run_windows(
         free_memory: called when the device has run out of memory: moves weights off it and says whether it could. The
             window goes on from its last finished part, then once more with a tiled VAE.
         state: the `Window.state` that an earlier run of the same video came to; this one goes on from there.
+        ranks: who make the video together, each by a call of its own; None: this process alone.
     Source: the loops of MultiTalk and InfiniteTalk. Unlike them, the tail is padded with silence, never reversed
     speech, and the caller trims the last window's frames beyond the end.
     """
     if not isinstance(settings, SamplingSetup):
         settings = SamplingSetup.of(settings, conditioning.has_audio)
-    yield from _Run(transformer, vae, conditioning, settings, draw, on_step, free_memory, state).windows()
+    yield from _Run(
+        transformer, vae, conditioning, settings, draw, on_step, free_memory, state, ranks or OneRank()
+    ).windows()
 
 
 def finished(window: Window, plan: WindowPlan) -> Tensor:
@@ -97,9 +103,10 @@ class _Run:
     def __init__(
         self, transformer: WanTransformer, vae: WanVAE, conditioning: Conditioning, setup: SamplingSetup,
         draw: NoiseFn | int, on_step: OnStep | None, free_memory: Callable[[], bool] | None, state: WindowState | None,
+        ranks: Ranks,
     ) -> None:  # fmt: skip
         self.conditioning, self.settings, self.state = conditioning, setup.settings, state
-        self.draw, self.on_step = draw, on_step
+        self.draw, self.on_step, self.ranks = draw, on_step, ranks
         self.audio = conditioning.audio_source
         height, width = conditioning.references[0].shape[-2:]
         self.geometry = VideoGeometry(width, height, self.settings.window_frames)
@@ -108,14 +115,16 @@ class _Run:
         self.codec = VideoCodec(vae, self.settings.tiled_vae)
         self.fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
         self.fallbacks.append(Fallback("a tiled VAE", self.codec.tile))
-        make_condition = CONDITIONS[self.settings.mode]
-        self.condition = make_condition(conditioning.references, self.codec, self.geometry, self.plan.overlap)
-        self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry)
+        self.condition = make_condition(self.settings.mode, conditioning, self.codec, self.geometry, self.plan)
+        self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry, ranks)
 
     @property
     def plan(self) -> WindowPlan:
         """All windows, as far as the sound says by now how long it is."""
-        return WindowPlan(self.conditioning.total_frames, self.settings.window_frames, self.settings.motion_frames)
+        settings, conditioning = self.settings, self.conditioning
+        return WindowPlan(
+            conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts
+        )  # fmt: skip
 
     def windows(self) -> Iterator[Window]:
         while (index := self.state.next_index if self.state else 0) in (plan := self.plan):
@@ -127,24 +136,29 @@ class _Run:
             yield self.window(index, audio)  # not by name: it must not outlive its use while the next one is made
 
     def window(self, index: int, audio: Tensor | None) -> Window:
-        plan, retry = self.plan, OomRetry(index, self.fallbacks)
+        plan, retry = self.plan, OomRetry(index, self.fallbacks, self.ranks)
+        span = plan[index]
         noise = seeded_noise(self.draw, index) if isinstance(self.draw, int) else self.draw
-        last_frames = self.state.frames if self.state else None
-        inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(plan, index))
+        last_frames = None if self.state is None or span.begins_scene else self.state.frames
+        inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(span))
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
-        pixels = retry.run(lambda: self._match_color(self.codec.decode(latents), index))
+        pixels = retry.run(lambda: self._finish(self.codec.decode(latents, inputs.name), index))
         self.state = WindowState.after(index, plan, pixels)
-        num_new = plan.window - (plan.overlap if index else 0)
-        return Window(index, plan[index].start, latents, pixels, num_new, plan, self.state)
+        num_new = span.stop - span.new_start
+        return Window(index, span.start, latents, pixels, num_new, plan, self.state)
 
-    def _samples(self, plan: WindowPlan, index: int) -> Tensor | None:
+    def _samples(self, span: WindowSpan) -> Tensor | None:
         samples = self.conditioning.samples
         if samples is None:
             return None
-        return samples_of_window(samples, index * latent_frames(plan.stride), self.geometry.latent_frames)
+        return samples_of_window(samples, span.start // VAE_STRIDE[0], self.geometry.latent_frames)
 
-    def _match_color(self, pixels: Tensor, index: int) -> Tensor:
+    def _finish(self, pixels: Tensor, index: int) -> Tensor:
+        """Colors matched, and what a source video keeps put back."""
         method, strength = self.settings.color_match, self.settings.color_strength
+        kept = self.condition.kept(index)
+        if kept is not None:
+            return composite(match_inside(pixels, kept, method, strength), kept)
         reference = self.condition.color_reference(index)
         if reference is None or method == "disabled" or strength == 0:
             return pixels

@@ -16,10 +16,11 @@ from torch import Tensor
 from ..geometry import VideoGeometry
 from ..memory.oom import OomRetry
 from ..models.transformer import WanTransformer
-from ..protocols import MotionLatents, NoiseFn, WindowCondition
+from ..protocols import MotionLatents, NoiseFn, OneRank, Ranks, WindowCondition
 from .conditioning import Conditioning
 from .contexts import ContextMaker
 from .denoiser import Denoiser, check_blocks
+from .finite import check_latents
 from .setup import SamplingSetup
 from .step_cache import open_cache, usable_cache
 from .window import Replay, StepReport, blend_noise, denoise_window
@@ -45,6 +46,11 @@ class WindowInputs:
     audio: Tensor | None = None
     samples: Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"Window {self.index + 1}{f' of {self.num_windows}' if self.num_windows else ''}"
+
 
 class WindowSampler:
     """Samples windows of one video; between them it keeps only what they share.
@@ -54,18 +60,25 @@ class WindowSampler:
 
     def __init__(
         self, transformer: WanTransformer, conditioning: Conditioning, condition: WindowCondition, setup: SamplingSetup,
-        geometry: VideoGeometry,
+        geometry: VideoGeometry, ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
+        self._ranks = ranks or OneRank()
         check_blocks(setup.settings.skip_layers, len(transformer.blocks))
         self._transformer, self._condition, self._setup, self._geometry = transformer, condition, setup, geometry
         self._contexts = ContextMaker(transformer, conditioning, setup, geometry)
         self._step_cache = usable_cache(setup.settings.step_cache, setup.num_steps)
 
     def sample(self, inputs: WindowInputs, noise: NoiseFn, retry: OomRetry, on_step: OnStep | None) -> Tensor:
-        """Latents [16, T, h, w] float32 of a window; what runs out of memory starts anew from the same noise."""
+        """Latents [16, T, h, w] float32 of a window; what runs out of memory starts anew from the same noise.
+
+        Raises: UnsupportedError where they are not finite.
+        """
         replay = Replay(noise)
         channels, motion = retry.run(lambda: self._condition.known(inputs.index, inputs.last_frames))
-        return retry.run(lambda: self._denoise(inputs, channels, motion, replay, on_step))
+        latents = retry.run(lambda: self._denoise(inputs, channels, motion, replay, on_step))
+        began_with = {"known frames": channels, "speech": inputs.audio, "source video's latents": inputs.samples}
+        check_latents(latents, inputs.name, self._transformer, began_with)
+        return latents
 
     def _denoise(
         self, inputs: WindowInputs, channels: Tensor | None, motion: MotionLatents | None, replay: Replay,
@@ -76,11 +89,13 @@ class WindowSampler:
         scheduler, device = self._setup.scheduler(), self._transformer.device
         latents = self._start(inputs.samples, scheduler.timesteps[0], replay)
         cache = open_cache(self._step_cache, scheduler.num_steps, self._geometry.width * self._geometry.height)
+        if cache is not None:
+            cache.ranks = self._ranks
         reference_index = self._condition.reference_index(inputs.index)
         denoiser = Denoiser(
             self._transformer, self._contexts.contexts(inputs.index, reference_index, inputs.audio),
             self._setup.guidance(), None if channels is None else channels.to(device), cache,
-            self._setup.settings.skip_layers, scheduler.num_steps,
+            self._setup.settings.skip_layers, scheduler.num_steps, self._ranks,
         )  # fmt: skip
 
         def report(step: int, denoised: Tensor) -> None:

@@ -8,7 +8,6 @@ The solvers differ only in what they take x0 to be during a step, and in whether
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import math
@@ -17,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .. import checks
 from ..errors import InputError, UnsupportedError
+from ..request import MAX_STEPS, LoopSettings, noise_levels
 from . import sigmas as grids
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..request import LoopSettings
 
 logger = logging.getLogger("wanvideo")
 
@@ -260,11 +259,11 @@ def make_scheduler(
         InputError: for an unknown name or an unusable number. UnsupportedError: for a name that is not offered.
     """
     family, is_beta = _find(name)
-    _check_number("steps", steps, 1, grids.MAX_STEPS, whole=True)
-    _check_number("shift", shift, 0.01, 1000)
-    _check_number("denoise_strength", denoise_strength, 0, 1)
+    checks.number("steps", steps, 1, MAX_STEPS, whole=True)
+    checks.number("shift", shift, 0.01, 1000)
+    checks.number("denoise_strength", denoise_strength, 0, 1)
     if sigmas is not None:
-        levels = _own_levels(sigmas, steps)
+        levels = noise_levels(sigmas, steps)
     else:
         levels = family.grid.sigmas(steps, shift, denoise_strength)
         levels = grids.spread_by_beta(levels) if is_beta else levels
@@ -294,44 +293,27 @@ def _find(name: str) -> tuple[_Family, bool]:
     if name in SCHEDULERS:
         return _FAMILIES[name.removesuffix(_BETA)], name.endswith(_BETA)
     if name in _NEAREST:
-        raise UnsupportedError(f"Scheduler {name!r} is not offered. The nearest one is {_NEAREST[name]}.")
-    nearest = difflib.get_close_matches(str(name), SCHEDULERS, 1, cutoff=0.0)[0]
-    raise InputError(f"Scheduler {name!r} is not known. Did you mean {nearest!r}? Offered are {', '.join(SCHEDULERS)}.")
-
-
-def _own_levels(sigmas: Sequence[float], steps: int) -> list[float]:
-    levels = [float(sigma) for sigma in sigmas]
-    if len(levels) == steps:
-        levels.append(0.0)
-    if len(levels) != steps + 1:
-        raise InputError(
-            f"sigmas holds {len(levels)} noise levels, which does not fit {steps} steps. "
-            f"Give {steps + 1}, or {steps} and 0 is appended."
-        )
-    for i, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
-        if not 1 >= level > following >= 0:
-            raise InputError(
-                f"sigmas[{i}] = {level:g} is followed by {following:g}. Noise levels must fall from at most 1 to 0."
-            )
-    return levels
+        raise UnsupportedError(f"scheduler {name!r} is not offered. The nearest one is {_NEAREST[name]}: use that.")
+    near = checks.meant(name, SCHEDULERS, 0.0)
+    raise InputError(f"scheduler {checks.brief(name)} is not known.{near} Use one of {', '.join(SCHEDULERS)}.")
 
 
 def _range(levels: list[float], start: int | float, end: int | float) -> tuple[int, int]:
     """Steps [start, stop) to run; `levels` has one entry more than there are steps."""
     steps = len(levels) - 1
     if isinstance(start, float):
-        _check_number("start_step as a noise level", start, 0, 1)
+        checks.number("start_step as a noise level", start, 0, 1)
         first = next((i for i in range(steps) if levels[i] <= start), steps)
     else:
-        _check_number("start_step", start, 0, steps - 1, whole=True)
+        checks.number("start_step", start, 0, steps - 1, whole=True)
         first = start
     if end == -1:
         stop = steps
     elif isinstance(end, float):
-        _check_number("end_step as a noise level", end, 0, 1)
+        checks.number("end_step as a noise level", end, 0, 1)
         stop = sum(level >= end for level in levels[:-1])
     else:
-        _check_number("end_step", end, 1, steps, whole=True)
+        checks.number("end_step", end, 1, steps, whole=True)
         stop = end
     if first >= stop:
         raise InputError(
@@ -339,12 +321,6 @@ def _range(levels: list[float], start: int | float, end: int | float) -> tuple[i
             f"from noise level {levels[0]:.4g} to {levels[-2]:.4g}. Use 0 and -1 for all of them."
         )
     return first, stop
-
-
-def _check_number(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
-    kind = int if whole else int | float
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{name} {value!r} is not usable: it must be a {'whole ' * whole}number from {low} to {high}.")
 
 
 @functools.cache

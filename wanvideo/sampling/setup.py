@@ -18,7 +18,7 @@ class SamplingSetup:
         has_audio: whether there is speech to attend to; without it audio guidance has nothing to drop.
         timesteps: what the model is given in every step, in 0..1000. sigmas: noise level at the beginning of every step
             and at the end of the last one, in 0..1.
-        passes: of the model, in every step.
+        passes: of the model, in every step; where guidance has a scale for each step some run in a part of them.
     """
 
     settings: LoopSettings
@@ -32,7 +32,7 @@ class SamplingSetup:
     def of(cls, settings: LoopSettings, has_audio: bool) -> SamplingSetup:
         """Raises: InputError when `settings` describe no usable schedule; UnsupportedError for one not offered."""
         scheduler = scheduler_of(settings)
-        passes = _guidance(settings, has_audio).passes
+        passes = _guidance(settings, has_audio).all_passes
         return cls(settings, has_audio, scheduler.timesteps, scheduler.sigmas, passes, scheduler)
 
     @property
@@ -63,4 +63,6 @@ class SamplingSetup:
 
 
 def _guidance(settings: LoopSettings, has_audio: bool) -> Guidance:
-    return Guidance(settings.guidance_scale, settings.audio_guidance_scale, settings.apg, has_audio=has_audio)
+    scale = settings.guidance_scale
+    drops_idle = isinstance(scale, tuple) and settings.step_cache is None  # a cache remembers what every step computed
+    return Guidance(scale, settings.audio_guidance_scale, settings.apg, has_audio=has_audio, drops_idle=drops_idle)

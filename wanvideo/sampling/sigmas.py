@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..request import MAX_STEPS
 
-MAX_STEPS = 1000
 CAUSVID_TIMESTEPS = (999, 934, 862, 756, 603, 410, 250, 140, 74)
 
 

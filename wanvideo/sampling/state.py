@@ -33,7 +33,7 @@ class WindowState:
     def after(cls, index: int, plan: WindowPlan, pixels: Tensor) -> WindowState:
         """The state after window `index` of finished frames [F, H, W, 3]."""
         frames = pixels[-plan.overlap :].permute(3, 0, 1, 2).clone(memory_format=torch.contiguous_format)
-        return cls(index + 1, (index + 1) * plan.stride, frames)
+        return cls(index + 1, plan.start_of(index + 1), frames)
 
     def check_fits(self, plan: WindowPlan, geometry: VideoGeometry) -> None:
         """Raises: InputError when it comes from a run of another size, window or overlap."""
@@ -43,10 +43,10 @@ class WindowState:
                 f"The state to go on from holds frames {list(self.frames.shape)}, this run needs {list(expected)} "
                 "(colors, motion_frames, height, width). Use the size and motion_frames that the run began with."
             )
-        if self.next_start != self.next_index * plan.stride:
+        if self.next_start != (expected_start := plan.start_of(self.next_index)):
             raise InputError(
                 f"The state to go on from begins window {self.next_index + 1} at frame {self.next_start}, this run "
-                f"would at {self.next_index * plan.stride}. Use the window_frames that the run began with."
+                f"would at {expected_start}. Use the window_frames and cuts that the run began with."
             )
 
     def to_bytes(self) -> bytes:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ..protocols import OneRank, Ranks
 from ..request import StepCache
 from .guidance import Pass
 
@@ -177,6 +178,7 @@ class WindowCache(ABC):
     def __init__(self, offload: bool) -> None:
         self.offload, self.step, self.is_computed = offload, -1, True
         self.num_skipped = 0  # steps
+        self.ranks: Ranks = OneRank()  # who decide alike
         self._cached: dict[Pass, Tensor] = {}
 
     @abstractmethod
@@ -191,7 +193,11 @@ class WindowCache(ABC):
         """hidden [L, D] behind all blocks, computed or not. modulation [6, D]."""
         return compute(hidden)
 
+    def finish(self, outputs: Mapping[Pass, Tensor]) -> None:  # noqa: B027 - most have nothing to do
+        """A step is over: the velocities of all of its passes, wherever they were run."""
+
     def _decide(self, is_computed: bool) -> None:
+        is_computed = self.ranks.agree(is_computed)
         self.is_computed = is_computed
         self.num_skipped += not is_computed
 
@@ -254,7 +260,9 @@ class EasyCache(WindowCache):
         if not self.is_computed:
             return latents + self._cached[which].to(latents.device)
         velocity = compute()
-        if which is Pass.COND:
-            self.rule.learn(velocity)
         self._store(which, velocity - latents)
         return velocity
+
+    def finish(self, outputs: Mapping[Pass, Tensor]) -> None:
+        if self.is_computed:
+            self.rule.learn(outputs[Pass.COND])

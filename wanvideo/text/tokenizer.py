@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..checkpoints.folders import find_tokenizer
 from ..checkpoints.reader import open_tensors
 from ..errors import CheckpointError
+from ..untrusted import answered, read_json, regular_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WANTED = "a UMT5 tokenizer: the folder google/umt5-xxl, its tokenizer.json or its spiece.model"
+MAX_MODEL_BYTES = 64 * 2**20
 EMBEDDED = "spiece_model"  # the key under which ComfyUI's text encoder files carry the tokenizer
 
 
@@ -34,13 +40,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    path = _tokenizer_file(Path(source).expanduser())
+    with answered(str(source)[:200], CheckpointError):
+        path = _tokenizer_file(Path(source).expanduser())
     if path.suffix == ".json":
-        try:
+        if not isinstance(read_json(path, WANTED, CheckpointError), dict):
+            raise CheckpointError(f"{path} is no tokenizer. Needed is {WANTED}.")
+        with _library(path.name):
             inner = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises bare Exceptions
-            raise CheckpointError(f"{path} is no tokenizer ({str(error)[:100]}). Needed is {WANTED}.") from None
     elif path.suffix == ".model":
+        size = path.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise CheckpointError(f"{path.name} has {size / 1e6:.0f} MB, more than any tokenizer. Needed is {WANTED}.")
         inner = from_sentencepiece(path.read_bytes(), path.name)
     else:
         inner = from_sentencepiece(_embedded(path), path.name)
@@ -51,6 +61,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     )
 
 
+@contextmanager
+def _library(name: str) -> Iterator[None]:
+    """Around the tokenizers library, which raises bare exceptions, and of Rust's kind that are none of Python's."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError, CheckpointError):
+        raise
+    except BaseException:  # noqa: BLE001
+        raise CheckpointError(f"{name} is no tokenizer, or is damaged. Needed is {WANTED}.") from None
+
+
 def _another_model(name: str) -> CheckpointError:
     return CheckpointError(
         f"{name} is the tokenizer of another model: it lacks {PAD}, {END} or {UNKNOWN}. Needed is {WANTED}."
@@ -58,10 +79,10 @@ def _another_model(name: str) -> CheckpointError:
 
 
 def _tokenizer_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
+    if not path.exists():
         raise CheckpointError(f"There is no tokenizer {path}. Needed is {WANTED}.")
+    if not path.is_dir():
+        return regular_file(path, WANTED, CheckpointError)
     found = find_tokenizer(path)
     if found is None:
         raise CheckpointError(f"The folder {path} has no tokenizer. Needed is {WANTED}.")
@@ -72,7 +93,10 @@ def _embedded(path: Path) -> bytes:
     source = open_tensors(path)
     if EMBEDDED not in source:
         raise CheckpointError(f"{path.name} carries no tokenizer. Needed is {WANTED}.")
-    return source.tensor(EMBEDDED).numpy().tobytes()
+    stored = source[EMBEDDED]
+    if stored.dtype not in (torch.uint8, torch.int8) or len(stored.shape) != 1 or stored.shape[0] > MAX_MODEL_BYTES:
+        raise CheckpointError(f"{path.name} carries a tokenizer that is damaged. Needed is {WANTED}.")
+    return stored.read().numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -90,17 +114,23 @@ def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
 
     Source: sentencepiece_model.proto; T5 ends every text with </s>.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-    from tokenizers.models import Unigram
-
     try:
         pieces, charsmap, collapses = _parse(data)
-    except (ValueError, IndexError, struct.error, UnicodeDecodeError):
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error):
         raise CheckpointError(f"{name} is no SentencePiece model. Needed is {WANTED}.") from None
     names = [piece.text for piece in pieces]
     unknown = next((n for n, piece in enumerate(pieces) if piece.kind == _UNKNOWN_KIND), None)
     if unknown is None or END not in names:
         raise _another_model(name)
+    with _library(name):
+        return _built(pieces, unknown, charsmap, collapses)
+
+
+def _built(pieces: list[_Piece], unknown: int, charsmap: bytes, collapses: bool) -> Tokenizer:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+
+    names = [piece.text for piece in pieces]
     has_bytes = any(piece.kind == _BYTE for piece in pieces)
     tokenizer = Tokenizer(Unigram([(piece.text, piece.score) for piece in pieces], unknown, has_bytes))
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
@@ -123,10 +153,15 @@ def _parse(data: bytes) -> tuple[list[_Piece], bytes, bool]:
     for number, value in _fields(data):
         if number == 1:
             inner = dict(_fields(value))
-            pieces.append(_Piece(inner[1].decode(), inner.get(2, 0.0), inner.get(3, _NORMAL)))
+            piece = _Piece(inner[1].decode(), inner.get(2, 0.0), inner.get(3, _NORMAL))
+            if not isinstance(piece.score, float) or not isinstance(piece.kind, int) or not math.isfinite(piece.score):
+                raise ValueError("a piece that is none")
+            pieces.append(piece)
         elif number == 3:
             inner = dict(_fields(value))
             charsmap, collapses = inner.get(2, b""), bool(inner.get(4, 1))
+            if not isinstance(charsmap, bytes):
+                raise ValueError("a map of characters that is none")
     return pieces, charsmap, collapses
 
 
@@ -155,6 +190,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
+        if shift > 63:
+            raise ValueError("a number without end")
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7

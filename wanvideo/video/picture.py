@@ -5,17 +5,26 @@ Legend: H W rows and columns; pictures are uint8 [H, W, 3] RGB, masks are bool [
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..audio.container import refuse_by_head
 from ..errors import InputError
+from ..untrusted import answered, regular_file
 
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "JPEG2000", "QOI")
+MAX_PIXELS = 2**26  # of a picture: 67 million
+LIMIT = f"At most {MAX_PIXELS / 1e6:.0f} million are read: scale it down."
+BAND_PIXELS = 2**20  # that are converted at once
+ORIENTATION = 0x0112  # in EXIF
+WHAT = "a picture"
 MAX_RESIZED_PIXELS = 2**28
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -24,11 +33,12 @@ def load_picture(path: str | Path) -> np.ndarray:
     """A picture as it is meant to be seen: turned as its EXIF says, transparent parts on white.
 
     Args:
-        path: any format that Pillow reads; of several pages or frames the first; 16 bit is brought to 8, CMYK to RGB.
+        path: PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, PPM, TGA, JPEG 2000, and HEIF where pillow-heif is registered, of
+            at most 67 million pixels; of several pages or frames the first; 16 bit is brought to 8, CMYK to RGB.
     Returns: [H, W, 3] uint8.
     Raises: InputError when the file is missing, damaged or not a picture.
     """
-    return np.array(_open(Path(path), "white"))
+    return _load(Path(path), "white")
 
 
 def load_mask(path: str | Path) -> np.ndarray:
@@ -37,7 +47,7 @@ def load_mask(path: str | Path) -> np.ndarray:
     Returns: [H, W] bool.
     Raises: InputError when the file is missing, damaged, not a picture, or nowhere white.
     """
-    levels = np.asarray(_open(Path(path), "black").convert("L"))
+    levels = np.asarray(Image.fromarray(_load(Path(path), "black")).convert("L"))
     mask = levels > 127
     if not mask.any():
         raise InputError(
@@ -106,30 +116,89 @@ def _placement(source_width: int, source_height: int, width: int, height: int) -
     return resized_width, resized_height, round((resized_width - width) / 2), round((resized_height - height) / 2)
 
 
-def _open(path: Path, behind: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image), behind, path)
-    except FileNotFoundError:
-        raise InputError(f"There is no picture {path}.") from None
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{path} is not a picture that can be read. Save it as PNG or JPEG.") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"The picture {path} is too large: {error}") from None
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"The picture {path} cannot be read: {error}. Save it anew as PNG or JPEG.") from None
+def identify(path: Path, what: str = WHAT) -> Image.Image | None:
+    """A picture of which nothing but the header is read; None for a file that is none.
+
+    Args: what: the kind of file that is wanted, for messages.
+    Raises: InputError when the file is missing, has too many pixels, or a damaged header.
+    """
+    file = regular_file(path, what)
+    refuse_by_head(file, what)
+    Image.init()
+    with answered(str(path)):
+        try:
+            image = Image.open(_BoundedFile(file), formats=[name for name in FORMATS if name in Image.OPEN])
+        except Image.UnidentifiedImageError:
+            return None
+        except Image.DecompressionBombError:
+            raise InputError(f"The picture {path} has too many pixels. {LIMIT}") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise InputError(f"The picture {path} has {width}x{height} pixels. {LIMIT}")
+    return image
 
 
-def _to_rgb(image: Image.Image, behind: str, path: Path) -> Image.Image:
+class _BoundedFile(io.BufferedReader):
+    """A file of which no more is asked than it has: Pillow believes the lengths of damaged chunks, up to 4 GB.
+
+    It is closed with the last picture that reads from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._size = path.stat().st_size
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def to_array(image: Image.Image, behind: str, name: str) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of a picture, upright, its transparent parts on the color `behind`.
+
+    Raises: InputError when it is damaged or holds values that cannot be shown; `name` says which picture.
+    """
+    with answered(f"The picture {name}"):
+        image.load()
+        orientation = image.getexif().get(ORIENTATION, 1)
+        width, height = image.size
+        pixels = np.empty((height, width, 3), np.uint8)
+        rows = max(1, BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom)), behind, name))
+        return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _load(path: Path, behind: str) -> np.ndarray:
+    image = identify(path)
+    if image is None:
+        raise InputError(f"{path} is not a picture that can be read. Save it as PNG or JPEG.")
+    with image:
+        return to_array(image, behind, str(path))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turned and mirrored as EXIF's orientation 1..8 says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+def _to_rgb(image: Image.Image, behind: str, name: str) -> Image.Image:
     if image.mode in SIXTEEN_BIT:
         levels = np.asarray(image).astype(np.float64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(f"The picture {path} has values beyond 16 bit. Save it with 8 or 16 bits a channel.")
+            raise InputError(f"The picture {name} has values beyond 16 bit. Save it with 8 or 16 bits a channel.")
         return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise InputError(f"The picture {path} holds floating point values. Save it with 8 or 16 bits a channel.")
+        raise InputError(f"The picture {name} holds floating point values. Save it with 8 or 16 bits a channel.")
     if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
         backdrop = Image.new("RGBA", image.size, behind)
         return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")

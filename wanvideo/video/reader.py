@@ -1,4 +1,4 @@
-"""Videos: what a file holds, its frames by time, and the reference picture of every window.
+"""Videos: what a file holds, and its frames by time.
 
 Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times are seconds from the first frame.
 """
@@ -6,30 +6,33 @@ Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
+from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container
 from ..errors import InputError
-from ..geometry import WindowPlan
-from .picture import fit, load_picture
+from ..untrusted import answered
+from .animation import AnimatedPicture, is_animated_webp
+from .picture import identify, load_picture
+from .tone import PRIMARIES_BT709, Range, range_of, to_sdr
 
 FORWARD_S = 8.0  # up to here decoding on is cheaper than a jump back to a key frame
 SEEK_MARGINS_S = (0.0, 2.0, 15.0)  # containers whose index is by decoding time, or rough, need a second try
 ANIMATED = ("GIF", "PNG", "WEBP")
 # swscale: bicubic, accurate rounding, full chroma in and out; its default darkens pictures by more than one level.
 SAMPLING = 0x4 | 0x40000 | 0x2000 | 0x4000
-UNSPECIFIED = 2
+UNSPECIFIED, NCL_BT2020 = 2, 9
 FPS_TOLERANCE = 0.02
+SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at once, which would cost memory
+WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
 
 log = logging.getLogger("wanvideo")
@@ -54,14 +57,13 @@ def probe(path: str | Path) -> VideoInfo:
 
     Raises: InputError when the file is missing or holds no video.
     """
-    with closing(_open(Path(path))) as container:
-        video, audio = _video_stream(container), next(iter(container.streams.audio), None)
-        frames, duration_s = video.frames, _duration_s(video)
-        if not frames or not duration_s:
-            frames, duration_s = _scan(Path(path), "video")
+    path = Path(path)
+    with answered(str(path)), closing(_open(path)) as container:
+        video, audio = _video_stream(container, path), decodable(container.streams.audio)
+        frames, duration_s = _length(path, video)
         if not frames or not duration_s:
             raise InputError(f"{path} holds no frame of video. Its end may be missing.")
-        audio_s = (_duration_s(audio) or _scan(Path(path), "audio")[1]) if audio else None
+        audio_s = (_duration_s(audio) or _scan(path, "audio")[1]) if audio else None
         stated, measured = float(video.average_rate or 0), frames / duration_s
         return VideoInfo(
             frames=frames, duration_s=duration_s,
@@ -78,18 +80,23 @@ def is_video(path: str | Path) -> bool:
     Raises: InputError when it is missing or neither.
     """
     path = Path(path)
-    try:
-        with Image.open(path) as image:
+    image = identify(path, WHAT)
+    if image is not None:
+        with answered(str(path)), image:
             return image.format in ANIMATED and getattr(image, "is_animated", False)
-    except Image.DecompressionBombError:
-        return False
-    except UnidentifiedImageError:
-        pass
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from None
-    with closing(_open(path)) as container:
-        _video_stream(container)
+    with answered(str(path)), closing(_open(path)) as container:
+        _video_stream(container, path)
     return True
+
+
+def open_frames(path: str | Path) -> VideoFrames | AnimatedPicture:
+    """The frames of a video or an animation by their time. Raises: InputError as `VideoFrames`."""
+    image = identify(Path(path), WHAT)
+    if image is not None:
+        with answered(str(path)), image:
+            if is_animated_webp(image):
+                return AnimatedPicture(path)
+    return VideoFrames(path)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -98,7 +105,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     Raises: InputError when the file is missing or neither a picture nor a video.
     """
     if is_video(path):
-        with VideoFrames(path) as video:
+        with closing(open_frames(path)) as video:
             return video.size
     height, width = load_picture(path).shape[:2]
     return width, height
@@ -115,11 +122,12 @@ class VideoFrames:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._is_damaged = False
-        self._start()
-        if self._next is None:
-            self._container.close()
-            raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
-        self._advance()
+        with answered(str(path)):
+            self._start()
+            if self._next is None:
+                self._container.close()
+                raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
+            self._advance()
         self._first_s = self._current[0]
         height, width = self.frame_at(0.0).shape[:2]
         self.size: tuple[int, int] = (width, height)
@@ -145,10 +153,8 @@ class VideoFrames:
 
     @cached_property
     def _length(self) -> tuple[int, float]:
-        with closing(_open(self.path)) as container:
-            stream = _video_stream(container)
-            stated = stream.frames, _duration_s(stream)
-        return stated if all(stated) else _scan(self.path, "video")
+        with answered(str(self.path)), closing(_open(self.path)) as container:
+            return _length(self.path, _video_stream(container, self.path))
 
     def frame_at(self, time_s: float) -> np.ndarray:
         """The frame on screen at a time: before the start the first one, after the end the last one.
@@ -157,16 +163,20 @@ class VideoFrames:
         """
         # Containers round times to their tick, so a frame may be stamped up to half a tick late.
         target = self._first_s + max(time_s, 0.0) + float(self._stream.time_base) / 2
-        if not self._current[0] <= target < self._current[0] + FORWARD_S:
-            self._seek(target)
-        while self._next is not None and self._next[0] <= target:
-            self._advance()
-        return self._to_rgb(self._current[1])
+        with answered(str(self.path)):
+            if not self._current[0] <= target < self._current[0] + FORWARD_S:
+                self._seek(target)
+            while self._next is not None and self._next[0] <= target:
+                self._advance()
+            return self._to_rgb(self._current[1])
 
     def _start(self) -> None:
         self._container = _open(self.path)
-        self._stream = _video_stream(self._container)
-        self._stream.thread_type = "AUTO"
+        self._stream = _video_stream(self._container, self.path)
+        context = self._stream.codec_context
+        self._check_size(context.width, context.height)
+        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        context.thread_type = "AUTO" if context.width * context.height <= SLICED_PIXELS else "SLICE"
         self._decoder = self._decode()
         self._next = next(self._decoder, None)
 
@@ -195,10 +205,11 @@ class VideoFrames:
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
         time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while (packet := _next_packet(packets)) is not None:
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:
+            except av.FFmpegError:
                 if not self._is_damaged:
                     log.warning("%s is damaged near %.1f s; what cannot be decoded is passed over.", self.path, time_s)
                 self._is_damaged = True
@@ -211,71 +222,81 @@ class VideoFrames:
     def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         aspect = self._stream.sample_aspect_ratio
         width = max(1, round(frame.width * aspect)) if aspect else frame.width
+        self._check_size(width, frame.height)
+        kind = self._range_of()
         colorspace = None
         if int(frame.colorspace) == UNSPECIFIED:
-            colorspace = Colorspace.ITU709 if frame.height > SD_LINES else Colorspace.ITU601
+            if kind is Range.SDR:
+                colorspace = Colorspace.ITU709 if frame.height > SD_LINES else Colorspace.ITU601
+            else:
+                frame.colorspace = NCL_BT2020
         picture = frame.reformat(
-            width, frame.height, "rgb24", src_colorspace=colorspace, src_color_range=frame.color_range or None,
-            dst_color_range=ColorRange.JPEG, interpolation=SAMPLING,
-        )  # fmt: skip
-        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4))
+            width, frame.height, "rgb24" if kind is Range.SDR else "rgb48le", src_colorspace=colorspace,
+            src_color_range=frame.color_range or None, dst_color_range=ColorRange.JPEG, interpolation=SAMPLING,
+        ).to_ndarray()  # fmt: skip
+        if kind is not Range.SDR:
+            picture = to_sdr(picture, kind, is_wide=self._stream.codec_context.color_primaries != PRIMARIES_BT709)
+        return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
 
+    def _range_of(self) -> Range:
+        context = self._stream.codec_context
+        kind = range_of(int(context.color_trc), int(context.color_primaries))
+        if kind is not Range.SDR:
+            _say_range(str(self.path), kind.value)
+        return kind
 
-class References(Sequence):
-    """The reference picture of every window: one still picture, or a video's frame at each window's start.
-
-    Args:
-        path: of a picture or a video; frames of a video are read when they are asked for, and only two are kept.
-        width, height: of the result, pixels; fps: its frames a second.
-        plan: its windows. A source of any rate is followed in time; past its end the last frame remains.
-    Raises: InputError when the file is missing or neither a picture nor a video.
-    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
-    """
-
-    def __init__(self, path: str | Path, width: int, height: int, plan: WindowPlan, fps: float) -> None:
-        self._width, self._height, self._plan, self._fps = width, height, plan, fps
-        self._video = VideoFrames(path) if is_video(path) else None
-        picture = self._video.frame_at(0.0) if self._video else load_picture(path)
-        self._cached = {0: fit(picture, width, height)}
-
-    def __len__(self) -> int:
-        return len(self._plan) if self._video else 1
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[3, height, width] float32 in -1..1."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"reference {index} of {len(self)}")
-        if index not in self._cached:
-            frame = self._video.frame_at(self._plan[index].start / self._fps)
-            self._cached = {0: self._cached[0], index: fit(frame, self._width, self._height)}
-        return self._cached[index]
-
-    def close(self) -> None:
-        if self._video:
-            self._video.close()
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_FRAME_PIXELS:
+            raise InputError(
+                f"A frame of {self.path} has {width}x{height} pixels. At most {MAX_FRAME_PIXELS / 1e6:.0f} million are "
+                "read (8K): scale it down, or mend the shape that it gives to its pixels."
+            )
 
 
 def _open(path: Path) -> av.container.InputContainer:
-    try:
-        container = av.open(str(Path(path).absolute()), metadata_errors="replace")
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is neither a picture nor a video that can be read ({error.strerror}).") from None
-    if container.format.name == "tty":
-        container.close()
-        raise InputError(f"{path} is a text file, neither a picture nor a video.")
-    return container
+    return open_container(path, WHAT)
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first moving picture; cover art of a sound file is none."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    name, kinds = container.name, sorted({stream.type for stream in container.streams})
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first moving picture that has a decoder; cover art of a sound file is none."""
+    moving = [
+        stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+    stream = decodable(moving)
+    if stream is not None:
+        return stream
+    pictures = list(container.streams.video)
+    kinds = sorted({"a cover picture" if stream in pictures else stream.type for stream in container.streams})
     container.close()
-    raise InputError(f"{name} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}.")
+    if moving:
+        raise InputError(f"No video track of {path} has a decoder here. Convert it to H.264 mp4.")
+    raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}.")
+
+
+@cache
+def _say_range(name: str, kind: str) -> None:
+    log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
+
+
+def _next_packet(packets: Iterator[av.Packet]) -> av.Packet | None:
+    """None at the end, and where the file is damaged from here on."""
+    try:
+        return next(packets, None)
+    except av.FFmpegError:
+        return None
+
+
+def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
+    """Frames and seconds of a video; by reading it where its header states none, or what cannot be."""
+    frames, seconds = stream.frames, _duration_s(stream)
+    if not frames or not 0 < seconds <= MAX_DURATION_S:
+        frames, seconds = _scan(path, "video")
+    if seconds > MAX_DURATION_S:
+        raise InputError(
+            f"{path} lasts {seconds / 3600:.0f} hours by its times; {MAX_DURATION_S / 3600:.0f} are the most. "
+            "Cut it into parts, or convert it."
+        )
+    return frames, seconds
 
 
 def _duration_s(stream: av.stream.Stream) -> float:
@@ -286,8 +307,9 @@ def _scan(path: Path, kind: str) -> tuple[int, float]:
     """Packets and seconds of a stream, by reading it to its end without decoding."""
     count, first, last = 0, None, 0
     with closing(_open(path)) as container:
-        stream = _video_stream(container) if kind == "video" else container.streams.audio[0]
-        for packet in container.demux(stream):
+        stream = _video_stream(container, path) if kind == "video" else decodable(container.streams.audio)
+        packets = container.demux(stream)
+        while (packet := _next_packet(packets)) is not None:
             stamp = packet.pts if packet.pts is not None else packet.dts
             if packet.size:
                 count += 1

@@ -93,31 +93,44 @@ def _halves(width: int, height: int) -> list[np.ndarray]:
 
 def _region(number: int, speaker: Speaker, width: int, height: int) -> np.ndarray:
     if speaker.mask:
-        return _painted(number, speaker.mask, width, height)
+        return resized_mask(load_mask(speaker.mask), f"mask of speaker {number}, {speaker.mask},", width, height)
     if not speaker.box:
         raise InputError(f"Speaker {number} has neither a box nor a mask. Give one to each speaker, or to none.")
-    row_min, col_min, row_max, col_max = speaker.box
+    return box_region(speaker.box, f"box of speaker {number}", width, height)
+
+
+def box_region(box: tuple[int, int, int, int], what: str, width: int, height: int) -> np.ndarray:
+    """[height, width] bool, true in a box (row_min, col_min, row_max, col_max) of a picture of that size.
+
+    Args: what: it is, for messages.
+    Raises: InputError when it is outside of the picture.
+    """
+    row_min, col_min, row_max, col_max = box
     region = np.zeros((height, width), bool)
     region[max(row_min, 0) : max(row_max, 0), max(col_min, 0) : max(col_max, 0)] = True
     if not region.any():
         raise InputError(
-            f"The box of speaker {number}, {list(speaker.box)}, is outside the picture of {height} rows and {width} "
+            f"The {what}, {list(box)}, is outside the picture of {height} rows and {width} "
             "columns. It is [row_min, col_min, row_max, col_max] in pixels of the picture, origin top left."
         )
     if row_max > height or col_max > width:
         log.info(
-            "The box of speaker %d, %s, ends at the picture's edge: row %d, column %d.",
-            number, list(speaker.box), min(row_max, height), min(col_max, width),
+            "The %s, %s, ends at the picture's edge: row %d, column %d.",
+            what, list(box), min(row_max, height), min(col_max, width),
         )  # fmt: skip
     return region
 
 
-def _painted(number: int, path: str, width: int, height: int) -> np.ndarray:
-    mask = load_mask(path)
+def resized_mask(mask: np.ndarray, what: str, width: int, height: int) -> np.ndarray:
+    """A mask [H, W] bool at the size of its picture, [height, width], with the nearest pixel's value.
+
+    Args: what: it is, for messages.
+    Raises: InputError when it has not the picture's shape.
+    """
     mask_height, mask_width = mask.shape
     if abs(mask_width / mask_height / (width / height) - 1) > SHAPE_TOLERANCE:
         raise InputError(
-            f"The mask of speaker {number}, {path}, is {mask_width}x{mask_height} but the picture is {width}x{height}. "
+            f"The {what} is {mask_width}x{mask_height} but the picture is {width}x{height}. "
             "Make it the picture's size, or at least its shape."
         )
     if (mask_width, mask_height) == (width, height):

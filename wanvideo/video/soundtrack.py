@@ -8,15 +8,18 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 
+from ..audio.container import open_container, sound_stream
+from ..audio.decode import LOUDEST, SoundFile, check_format, check_values
 from ..errors import InputError
 from ..request import AUDIO_TYPES
 
@@ -45,11 +48,24 @@ class Waveform:
         samples = np.atleast_2d(np.asarray(self.samples, np.float32))
         if samples.ndim != 2 or not samples.shape[1] or samples.shape[0] > samples.shape[1]:
             raise InputError(f"Sound of shape {np.shape(self.samples)} is not usable. Give [channels, samples].")
-        if not np.isfinite(samples).all():
-            raise InputError("The sound has values that are no numbers (NaN or infinite). Decode it again.")
-        if not isinstance(self.rate, int) or self.rate < 1:
+        if not isinstance(self.rate, int):
             raise InputError(f"The sound's rate {self.rate!r} is not usable: it must be a whole number of Hz.")
+        check_format(self.rate, samples.shape[0], "the soundtrack")
+        check_values(samples, "The soundtrack")
         object.__setattr__(self, "samples", samples)
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def layout(self) -> None:
+        """Nothing is known of where the channels belong."""
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """As those of `SoundFile`: [n, C]."""
+        for start in range(0, self.samples.shape[1], BLOCK):
+            yield self.samples[:, start : start + BLOCK].T
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class Soundtrack:
             raise InputError(f"audio_type {self.placement!r} is not offered. Use one of {', '.join(AUDIO_TYPES)}.")
         for source in self.sources:
             if not isinstance(source, Waveform):
-                _open(source)[0].close()
+                next(SoundFile(source).pieces())
 
 
 def add_soundtrack(
@@ -95,23 +111,18 @@ def encode_soundtrack(
     output: av.container.OutputContainer, soundtrack: Soundtrack, duration_s: Fraction
 ) -> Iterator[av.Packet]:
     """As `add_soundtrack`, as AAC in any case, which a file can hold whose end is not written yet."""
-    rate, channels = _format(soundtrack)
+    sounds = tuple(source if isinstance(source, Waveform) else SoundFile(source) for source in soundtrack.sources)
+    rate, channels = _format(sounds)
     stream = output.add_stream("aac", rate=rate, layout=LAYOUTS[channels])
     stream.codec_context.bit_rate = max(AAC_BIT_RATE, BIT_RATE_PER_CHANNEL * channels)
-    return _encode(soundtrack, stream, rate, channels, round(duration_s * rate))
+    mix = partial(_mix, sounds, soundtrack.placement, rate, channels, round(duration_s * rate))
+    could_clip = len(sounds) > 1 or sounds[0].channels > channels
+    return _encode(mix, stream, rate, channels, could_clip)
 
 
 def _open(path: str | Path) -> tuple[av.container.InputContainer, av.AudioStream]:
-    try:
-        container = av.open(str(Path(path).absolute()), metadata_errors="replace")
-    except FileNotFoundError:
-        raise InputError(f"There is no sound file {path}.") from None
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is not a sound file that can be read ({error.strerror}).") from None
-    if not container.streams.audio:
-        container.close()
-        raise InputError(f"{path} holds no sound. Give a sound file, or a video that has sound.")
-    return container, container.streams.audio[0]
+    container = open_container(path, "a sound file")
+    return container, sound_stream(container, path)
 
 
 def _is_copyable(source: str | Path | Waveform) -> bool:
@@ -162,50 +173,42 @@ def _shifted(container: av.container.InputContainer, stream: av.AudioStream) -> 
             yield packet
 
 
-def _format(soundtrack: Soundtrack) -> tuple[int, int]:
+def _format(sounds: Sequence[SoundFile | Waveform]) -> tuple[int, int]:
     """Rate and channels of the encoded track."""
-    formats = [_source_format(source) for source in soundtrack.sources]
-    rate = formats[0][0]
+    rate = sounds[0].rate
     if rate not in AAC_RATES:
         usable = min((known for known in AAC_RATES if known >= rate), default=AAC_RATES[-1])
         log.info("AAC has no %d Hz; the soundtrack is written at %d Hz.", rate, usable)
         rate = usable
-    if len(formats) == 1:
-        channels = formats[0][1]
+    if len(sounds) == 1:
+        channels = sounds[0].channels
         return rate, channels if channels in LAYOUTS else 2
-    return rate, 1 if all(channels == 1 for _, channels in formats) else 2
-
-
-def _source_format(source: str | Path | Waveform) -> tuple[int, int]:
-    if isinstance(source, Waveform):
-        return source.rate, source.samples.shape[0]
-    container, stream = _open(source)
-    with closing(container):
-        return stream.codec_context.sample_rate, stream.codec_context.channels
+    return rate, 1 if all(sound.channels == 1 for sound in sounds) else 2
 
 
 def _encode(
-    soundtrack: Soundtrack, stream: av.AudioStream, rate: int, channels: int, num_samples: int
+    mix: Callable[[], Iterator[np.ndarray]], stream: av.AudioStream, rate: int, channels: int, could_clip: bool
 ) -> Iterator[av.Packet]:
     gain = 1.0
-    if len(soundtrack.sources) > 1 or _source_format(soundtrack.sources[0])[1] > channels:
-        peak = max(float(np.abs(block).max()) for block in _mix(soundtrack, rate, channels, num_samples))
+    if could_clip:
+        peak = max(float(np.abs(block).max()) for block in mix())
         gain = min(1.0, PEAK / max(peak, PEAK))
     written = -LEAD_IN
-    silence = np.zeros((channels, LEAD_IN), np.float32)
-    for block in itertools.chain((silence,), _mix(soundtrack, rate, channels, num_samples)):
-        frame = _frame(block * np.float32(gain), rate, written)
+    for block in itertools.chain((np.zeros((channels, LEAD_IN), np.float32),), mix()):
+        frame = _frame((block * np.float32(gain)).T, rate, written, LAYOUTS[channels])
         written += block.shape[1]
         yield from stream.encode(frame)
     yield from stream.encode(None)
 
 
-def _mix(soundtrack: Soundtrack, rate: int, channels: int, num_samples: int) -> Iterator[np.ndarray]:
+def _mix(
+    sounds: Sequence[SoundFile | Waveform], placement: str, rate: int, channels: int, num_samples: int
+) -> Iterator[np.ndarray]:
     """Blocks [C, <= BLOCK] of the mix, `num_samples` in all."""
-    sources = [_decode(source, rate, channels) for source in soundtrack.sources]
-    if soundtrack.placement == "add":
-        sources = [itertools.chain.from_iterable(sources)]
-    exact = [_exactly(source, channels, num_samples) for source in sources]
+    decoded = [_at_form(sound, rate, channels) for sound in sounds]
+    if placement == "add":
+        decoded = [itertools.chain.from_iterable(decoded)]
+    exact = [_exactly(pieces, channels, num_samples) for pieces in decoded]
     return (np.sum(blocks, axis=0) for blocks in zip(*exact, strict=True))
 
 
@@ -223,39 +226,35 @@ def _exactly(pieces: Iterator[np.ndarray], channels: int, num_samples: int) -> I
         held = held[:, wanted:]
 
 
-def _decode(source: str | Path | Waveform, rate: int, channels: int) -> Iterator[np.ndarray]:
-    """[C, n] pieces of a source at the track's rate; mono is heard on every channel."""
-    is_mono = _source_format(source)[1] == 1
+def _at_form(sound: SoundFile | Waveform, rate: int, channels: int) -> Iterator[np.ndarray]:
+    """[C, n] pieces of a sound at the track's rate and channels; mono is put on every channel."""
+    is_mono, start = sound.channels == 1, 0
     resampler = av.AudioResampler("fltp", LAYOUTS[1 if is_mono else channels], rate)
-    for frame in itertools.chain(_frames(source), (None,)):
-        for resampled in resampler.resample(frame):
-            samples = resampled.to_ndarray()
-            yield np.repeat(samples, channels, 0) if is_mono else samples
+    layout = sound.layout or LAYOUTS.get(sound.channels, f"{sound.channels} channels")
+    for piece in _bounded(sound):
+        frame = _frame(piece, sound.rate, start, layout)
+        start += len(piece)
+        yield from _planes(resampler.resample(frame), channels if is_mono else 1)
+    yield from _planes(resampler.resample(None), channels if is_mono else 1)
 
 
-def _frames(source: str | Path | Waveform) -> Iterator[av.AudioFrame]:
-    if isinstance(source, Waveform):
-        for start in range(0, source.samples.shape[1], BLOCK):
-            yield _frame(source.samples[:, start : start + BLOCK], source.rate, start)
-        return
-    container, stream = _open(source)
-    with closing(container):
-        is_damaged = False
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                if not is_damaged:
-                    log.warning("The sound of %s is damaged; what cannot be decoded is passed over.", source)
-                is_damaged = True
-                continue
-            for frame in frames:
-                frame.pts = None  # the decoded samples follow one another, whatever a broken container says
-                yield frame
+def _planes(frames: list[av.AudioFrame], times: int) -> Iterator[np.ndarray]:
+    return (np.repeat(frame.to_ndarray(), times, 0) for frame in frames)
 
 
-def _frame(samples: np.ndarray, rate: int, start: int) -> av.AudioFrame:
-    layout = LAYOUTS.get(samples.shape[0], f"{samples.shape[0]} channels")
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", layout)
+def _bounded(sound: SoundFile | Waveform) -> Iterator[np.ndarray]:
+    """Pieces without what the coder would refuse, once all pictures are there: files may change after the check."""
+    is_said = False
+    for piece in sound.pieces():
+        if not np.abs(piece).max() <= LOUDEST:
+            if not is_said:
+                log.warning("The sound of %s has values that no soundtrack can hold; they are cut.", sound.path)
+            is_said, piece = True, np.clip(np.nan_to_num(piece, nan=0.0), -LOUDEST, LOUDEST)
+        yield piece
+
+
+def _frame(samples: np.ndarray, rate: int, start: int, layout: str) -> av.AudioFrame:
+    """Samples [n, C] as a frame."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), "flt", layout)
     frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
     return frame

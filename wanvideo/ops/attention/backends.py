@@ -17,10 +17,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...errors import InputError, UnsupportedError
+from ... import checks
+from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
+from .regions import RegionShares
 
 logger = logging.getLogger("wanvideo")
 PROBE_TOKENS, PROBE_HEADS = 1024, 4
@@ -58,6 +60,10 @@ class Backend:
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
     `dispatch.self_attention` in one pass, perhaps without the regions' shares.
+    num_groups, take: where attention is that of several GPUs, its operands are made in so many groups of heads, one
+    after another [G, L, N/G, E], and each is given to `take` as soon as it is there: values, keys, queries, in this
+    order. What `take` returns, which may be still to come, `function` and `rows` get. share_shift: there all keys of a
+    softmax lose the same `ops.norm.key_shift`; it sends this rank's, and returns what waits for everybody's.
     """
 
     name: str
@@ -67,7 +73,10 @@ class Backend:
     exact: bool = True
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
-    rows: Callable[..., tuple[Tensor | QuantizedRows, Tensor | None]] | None = None
+    rows: Callable[..., tuple[Tensor | QuantizedRows, RegionShares | None]] | None = None
+    num_groups: int = 1
+    take: Callable[[Tensor], Tensor] | None = None
+    share_shift: Callable[[Tensor], Callable[[], Tensor]] | None = None
 
     @property
     def has_lse(self) -> bool:
@@ -155,6 +164,13 @@ def refusal(
     return None
 
 
+def known(name: str) -> str:
+    """The mode that a name of ATTENTION_MODES or STAND_INS stands for. Raises: InputError for any other name."""
+    wanted = STAND_INS.get(name, name)
+    checks.choice("attention_mode", wanted, ATTENTION_MODES)
+    return wanted
+
+
 @cache
 def choose(
     name: str, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int, needs_lse: bool = False
@@ -164,9 +180,7 @@ def choose(
     needs_lse: only one that gives the log-sum-exp, which ring attention merges parts by.
     Raises: InputError for an unknown name; UnsupportedError where no backend is right on this device.
     """
-    wanted = STAND_INS.get(name, name)
-    if wanted not in ATTENTION_MODES:
-        raise InputError(f"attention_mode {name!r} is not known. Use one of {', '.join(ATTENTION_MODES)}.")
+    wanted = known(name)
     if wanted != "auto":
         reason = refusal(wanted, device, dtype, head_width, needs_lse)
         if reason is None:

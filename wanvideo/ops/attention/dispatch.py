@@ -6,6 +6,7 @@ Legend: B batch, G groups, L query tokens, M key tokens, K keys of a frame, N he
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from .. import kernels
 from ..compiled import compile_disabled
 from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
 from .backends import BACKENDS, Backend
-from .regions import FrameRegions
+from .regions import FrameRegions, RegionShares
 from .rope import label_rope, rotate
 
 SDPA = BACKENDS["sdpa"]
@@ -27,22 +28,38 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -
     return backend.attend(query, key, value)
 
 
+def hand_over(operand: Tensor, backend: Backend) -> Tensor:
+    """A value, query or key [G, L, N/G, E], as soon as it is made -> what `self_attention` takes of it."""
+    return operand if backend.take is None else _taken(operand, backend)
+
+
+@compile_disabled
+def _taken(operand: Tensor, backend: Backend) -> Tensor:
+    assert backend.take is not None
+    return backend.take(operand)
+
+
+def share_shift(shift: Tensor | None, backend: Backend) -> Callable[[], Tensor | None]:
+    """The `norm.key_shift` of this rank's keys -> what gives that of all keys which meet in one softmax."""
+    return (lambda: shift) if shift is None or backend.share_shift is None else backend.share_shift(shift)
+
+
 @compile_disabled
 def self_attention(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, backend: Backend, dtype: torch.dtype
-) -> tuple[Tensor | QuantizedRows, Tensor | None]:
+) -> tuple[Tensor | QuantizedRows, RegionShares | None]:
     """Query [1, L, N, E], key and value [1, M, N, E] -> rows [L, N * E], and the shares of `region_attention`.
 
     Tokens may come in any order, see `Backend`. dtype: what the rows are best given in, see `Linear.input_dtype`.
     """
     rows: Tensor | QuantizedRows
-    shares: Tensor | None = None
+    shares: RegionShares | None = None
     if backend.rows is None:
         rows = backend.attend(query, key, value)[0].flatten(1)
     else:
         rows, shares = backend.rows(query, key, value, regions, dtype)
     if regions is not None and shares is None:
-        shares = region_attention(query[0], key[0], regions)
+        shares = RegionShares.of_all(region_attention(query[0], key[0], regions))
     return rows, shares
 
 

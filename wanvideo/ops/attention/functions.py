@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend
 
 from .. import kernels
 from ..quantized import FP8, LARGEST, QuantizedRows
-from .lse import eager_attention
-from .regions import FrameRegions
+from .lse import eager_attention, of_shifted_keys
+from .regions import FrameRegions, RegionShares
 
 OutAndLse = tuple[Tensor, Tensor | None]
 
@@ -84,21 +84,35 @@ def hopper(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -
 
 
 def fp8(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
-    query, key = (x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8) for x in (query, key))
-    out, lse = hopper(query, key, value.bfloat16(), needs_lse)
+    """Keys that are not in fp8 yet lose their mean first; of those that are see `ops.norm.key_shift`."""
+    rounded, shift = _to_fp8(query), None
+    if key.dtype != FP8:
+        shift = key.mean((0, 1), dtype=torch.float32)
+        key = _to_fp8(key - shift)
+    out, lse = hopper(rounded, key, value.bfloat16(), needs_lse)
+    if lse is not None and shift is not None:
+        lse = of_shifted_keys(lse, query, shift)
     return out.to(value.dtype), lse
 
 
+def _to_fp8(x: Tensor) -> Tensor:
+    return x if x.dtype == FP8 else x.clamp(-LARGEST[FP8], LARGEST[FP8]).to(FP8)
+
+
 def hopper_rows(
-    query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, dtype: torch.dtype
-) -> tuple[Tensor | QuantizedRows, Tensor | None]:
-    """`ops.attention.dispatch.self_attention` in one pass; more regions than the kernel counts get no shares here."""
+    query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, dtype: torch.dtype,
+    value_bound: Tensor | None = None,
+) -> tuple[Tensor | QuantizedRows, RegionShares | None]:  # fmt: skip
+    """`ops.attention.dispatch.self_attention` in one pass; more regions than the kernel counts get no shares here.
+
+    value_bound: what no value exceeds, from which the scale of rows in fp8 is made; None: it is found here.
+    """
     library, in_fp8 = kernels.hopper_kernels(), query.dtype == dtype == FP8
     if regions is not None and len(regions.members) > library.MAX_REGIONS:
         regions = None
-    made = library.attend(query, key, value.bfloat16(), regions, in_fp8)
+    made = library.attend(query, key, value.bfloat16(), regions, in_fp8, value_bound=value_bound)
     rows = made.out if in_fp8 else made.out[0].flatten(1).to(value.dtype)
-    return rows, None if made.shares is None else made.shares[0]
+    return rows, None if made.shares is None else RegionShares.of_all(made.shares[0])
 
 
 def sage(query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:

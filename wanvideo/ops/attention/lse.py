@@ -54,6 +54,15 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return total.to(dtype), lse
 
 
+def of_shifted_keys(lse: Tensor, query: Tensor, shift: Tensor) -> Tensor:
+    """The log-sum-exp of keys, from that of the same keys less a shift [N, E].
+
+    Args: lse [B, N, L] float32; query [B, L, N, E], where it was rounded for the attention, as it was before.
+    """
+    scores = torch.einsum("blne,ne->bnl", query.float(), shift.float())
+    return lse + scores * query.shape[-1] ** -0.5
+
+
 def _weight(part_lse: Tensor, lse: Tensor) -> Tensor:
     """A part's share of the softmax's denominator: [B, N, L] -> [B, L, N, 1]."""
     return (part_lse - lse).exp().transpose(1, 2)[..., None]

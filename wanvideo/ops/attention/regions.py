@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,3 +60,19 @@ class FrameRegions:
         """key [M, N, E] -> [K, N, E]; a view where the frame's keys lie together."""
         parts = [key[start:stop] for start, stop in self.spans]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class RegionShares(NamedTuple):
+    """Shares [R, L] of tokens' attention to a frame, and each region's least and largest [R, 1] among all tokens.
+
+    The tokens may be some of a video's, the extremes are those of all.
+    """
+
+    values: Tensor
+    least: Tensor
+    most: Tensor
+
+    @classmethod
+    def of_all(cls, values: Tensor) -> RegionShares:
+        """values [R, L] are those of all tokens."""
+        return cls(values, *torch.aminmax(values, dim=1, keepdim=True))

@@ -1,10 +1,11 @@
-"""Rotary position embedding: three axes for video tokens, one axis for speaker labels.
+"""Positions and times as waves. Rotary position embedding: three axes for video tokens, one axis for speaker labels.
 
 Legend: L tokens, N heads, E head width; a table is [L, E/2, 2] float32, cosine and sine of each pair's angle.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -52,6 +53,13 @@ def video_rope(frames: int, height: int, width: int, head_width: int, device: to
 def label_rope(positions: Tensor, head_width: int) -> Tensor:
     """Table of fractional positions [n] on one axis: [n, head_width / 2, 2] float32."""
     return _table(_angles(positions, head_width))
+
+
+def sinusoid(timestep: Tensor, width: int) -> Tensor:
+    """[1] -> [1, width] float64: cosines, then sines, of the timestep at falling frequencies."""
+    exponents = torch.arange(width // 2, dtype=torch.float64, device=timestep.device) / (width // 2)
+    angles = timestep.double()[:, None] * torch.exp(-math.log(10000.0) * exponents)
+    return torch.cat((angles.cos(), angles.sin()), -1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

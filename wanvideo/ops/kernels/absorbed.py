@@ -47,6 +47,9 @@ def _absorb_keys(
     row = group * M + tl.arange(0, GROUPS * M)
     k = tl.load(key + (row[:, None] * N + head) * E + inner[None, :], mask=row[:, None] < G * M, other=0.0)
     k = k.to(tl.float32) * factor
+    if QUANTIZED:  # a softmax does not see what a group's keys have in common, and rounding does
+        of_groups = tl.reshape(k, (GROUPS, M, E))
+        k = tl.reshape(of_groups - tl.sum(of_groups, 1)[:, None, :] / M, (GROUPS * M, E))
     target = ((row // M) * N + head) * M + row % M
     shift = tl.sum(k * tl.load(bias + head * E + inner).to(tl.float32)[None, :], 1)
     tl.store(out_bias + target, shift, mask=row < G * M)

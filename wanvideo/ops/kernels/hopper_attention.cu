@@ -24,6 +24,8 @@
 // - Promotion. Tensor cores keep sums of fp8 products in about 14 bits: in a long sum that grows evenly, further
 //   products vanish. Values in fp8 therefore come without their mean, and after PROMOTE_EVERY tiles the accumulator is
 //   added to a float32 one in shared memory.
+// - Keys in fp8 come without what all of them have in common (rms_norm_keys in ops/norm.py), which softmax does not see;
+//   the log-sum-exp is that of the keys as they come.
 //
 // A thread holds columns of rows lane / 4 and lane / 4 + 8 of its warp's 16 queries; arrays of [2] stand for these two,
 // and of an accumulator's registers i % 4 < 2 belong to the first, the others to the second.

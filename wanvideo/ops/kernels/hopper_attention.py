@@ -222,15 +222,16 @@ def _tile_map(x: Tensor) -> cuda_driver.TensorMap:
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None = None, out_in_fp8: bool = False,
-    needs_lse: bool = False,
+    needs_lse: bool = False, value_bound: Tensor | None = None,
 ) -> Attended:  # fmt: skip
     """query [B, L, N, 128], key [B, M, N, 128], both fp8 or bf16, value [B, M, N, 128] bf16.
 
     regions: up to MAX_REGIONS of a frame: also the share of its attention to that frame that each query pays to each
     of them, averaged over heads. In a tile that holds other keys too, keys of the frame whose weight is below what P
     can hold beside the others' (2^-15 in fp8) do not count.
-    out_in_fp8: rows with one scale, that of the largest value, which no result exceeds; for fp8 only.
-    Queries and keys in fp8 come normalized, so they have no scale.
+    out_in_fp8: rows with one scale, that of the largest value, which no result exceeds; for fp8 only. value_bound: in
+    place of the largest value, a float32 number.
+    Queries and keys in fp8 come normalized, so they have no scale, and keys without what they have in common.
     Raises: ValueError for another dtype or width.
     """
     batch, length, heads, width = query.shape
@@ -249,6 +250,8 @@ def attend(
         value_map = _tile_map(values)
     if out_in_fp8:
         row_scale = (scale + mean.abs() / LARGEST[FP8]).amax()
+        if value_bound is not None:
+            row_scale = (value_bound / LARGEST[FP8]).clamp_min(SMALLEST_AMAX)
         scale, mean = scale / row_scale, mean / row_scale
     members = scale.new_empty(0, 0) if regions is None else regions.members
     order = tile_order(() if regions is None else regions.spans, num_keys, tiles["KEYS"], query.device)

@@ -17,6 +17,7 @@ from ..quantized import FP8, QuantizedRows
 
 STORE = {FP8: 1, torch.int8: 2}
 CHUNK = 1024
+KEYS_TOGETHER = 4  # rows that one program of `key_mean` adds up
 
 
 @triton.jit
@@ -118,8 +119,8 @@ def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rms_norm_heads(
-    x, weight, table, out, N, eps,
-    ROTATE: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
+    x, weight, table, shift, out, N, GROUP, L, eps,
+    ROTATE: tl.constexpr, SHIFTED: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     D: tl.constexpr = 2 * PAIRS
     row = tl.program_id(0).to(tl.int64)
@@ -140,7 +141,35 @@ def _rms_norm_heads(
         if ROTATE:
             even, odd = tl.split(tl.reshape(value, (HEADS, PAIRS, 2)))
             value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
-        tl.store(out + (row * N + head) * D + column, value.to(out.dtype.element_ty), mask=head < N)
+        if SHIFTED:
+            value -= tl.load(shift + head * D + column, mask=head < N, other=0.0)
+        place = (head // GROUP * L + row) * GROUP + head % GROUP  # groups of heads come one after another
+        tl.store(out + place * D + column, value.to(out.dtype.element_ty), mask=head < N)
+
+
+@triton.jit
+def _key_sums(
+    x, weight, table, tokens, total, count, N, eps,
+    ROTATE: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Sums of ROWS of the rows of x that `tokens` names, each as `_rms_norm_heads` computes it: [programs, N, D]."""
+    D: tl.constexpr = 2 * PAIRS
+    head, column, pairs = tl.arange(0, HEADS)[:, None], tl.arange(0, D)[None, :], tl.arange(0, PAIRS)
+    inside = head < N
+    scale = tl.load(weight + head * D + column, mask=inside, other=0.0).to(tl.float32)
+    sums = tl.zeros((HEADS, D), tl.float32)
+    for step in range(ROWS):
+        place = tl.program_id(0) * ROWS + step
+        row = tl.load(tokens + place, mask=place < count, other=0)
+        value = tl.load(x + (row * N + head) * D + column, mask=inside & (place < count), other=0.0).to(tl.float32)
+        value *= tl.rsqrt(tl.sum(value * value) / (N * D) + eps) * scale
+        if ROTATE:
+            cos = tl.load(table + (row * PAIRS + pairs) * 2)[None, :]
+            sin = tl.load(table + (row * PAIRS + pairs) * 2 + 1)[None, :]
+            even, odd = tl.split(tl.reshape(value, (HEADS, PAIRS, 2)))
+            value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
+        sums += value
+    tl.store(total + (tl.program_id(0) * N + head) * D + column, sums, mask=inside)
 
 
 @triton.jit
@@ -235,17 +264,33 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor | float) -> Tensor:
 
 
 def rms_norm_heads(
-    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None
-) -> Tensor:
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None,
+    shift: Tensor | None = None, num_groups: int | None = None,
+) -> Tensor:  # fmt: skip
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=dtype or x.dtype)
-    head_width = width // num_heads
+    head_width, group = width // num_heads, num_heads // (num_groups or 1)
+    out = x.new_empty(num_heads // group, rows, group, head_width, dtype=dtype or x.dtype)
     heads = max(1, CHUNK // head_width)
     _rms_norm_heads[(rows,)](
-        x, weight, x if table is None else table, out, num_heads, eps, ROTATE=table is not None,
+        x, weight, x if table is None else table, x if shift is None else shift, out, num_heads, group,
+        rows, eps,
+        ROTATE=table is not None, SHIFTED=shift is not None,
         PAIRS=head_width // 2, HEADS=heads, CHUNKS=triton.cdiv(num_heads, heads), num_warps=4,
     )  # fmt: skip
-    return out.unflatten(-1, (num_heads, -1))
+    return out[0] if num_groups is None else out
+
+
+def key_mean(x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, tokens: Tensor) -> Tensor:
+    """The mean [N, E] float32 over `tokens` [n] int64 of what `rms_norm_heads` makes of them."""
+    count, head_width = len(tokens), x.shape[1] // num_heads
+    programs = triton.cdiv(count, KEYS_TOGETHER)
+    total = x.new_empty(programs, num_heads, head_width, dtype=torch.float32)
+    _key_sums[(programs,)](
+        x, weight, x if table is None else table, tokens, total, count, num_heads, eps,
+        ROTATE=table is not None, PAIRS=head_width // 2, HEADS=triton.next_power_of_2(num_heads),
+        ROWS=KEYS_TOGETHER, num_warps=8,
+    )  # fmt: skip
+    return total.sum(0).div_(count)
 
 
 def gelu(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..quantized import FP8, LARGEST, SMALLEST_AMAX
+from ..quantized import FP8, LARGEST, SMALLEST_AMAX, divided
 from ..row_blocks import row_blocks
 from .fp4 import FP4Linear, quantize_fp4
 from .gguf import LAYOUTS, GGUFLinear
@@ -73,7 +73,7 @@ def quantize_by_rows(weight: Tensor, storage: torch.dtype) -> dict[str, Tensor]:
     num_rows, columns = weight.shape
     for start, stop in row_blocks(num_rows, columns, weight.device):
         rows = weight[start:stop].float()
-        scale[start:stop] = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_AMAX) / largest
+        scale[start:stop] = divided(rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_AMAX), largest)
         rows = rows / scale[start:stop]
         rows = rows.round() if storage == torch.int8 else rows
         data[start:stop] = rows.clamp(-largest, largest).to(storage)
@@ -98,6 +98,15 @@ FORMATS = {
         ),
     )
 }
+
+
+def format_of(layer: Linear) -> str | None:
+    """The name in FORMATS of how a layer's weight is stored; None for plain numbers."""
+    if isinstance(layer, GGUFLinear):
+        return next(name for name, layout in LAYOUTS.items() if layout is layer.layout)
+    if isinstance(layer, RowScaledLinear):
+        return {FP8: "fp8", torch.float8_e5m2: "fp8_e5m2", torch.int8: "int8"}[layer.weight.dtype]
+    return "fp4" if isinstance(layer, FP4Linear) else None
 
 
 def quantizer(name: str) -> Callable[[Tensor], dict[str, Tensor]]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantized import QuantizedRows
+from ..quantized import QuantizedRows, divided
 from ..row_blocks import row_blocks
 from .layer import FEW_ROWS, Linear
 
@@ -52,12 +52,12 @@ def quantize_fp4(weight: Tensor) -> dict[str, Tensor]:
     scale_2 = torch.zeros(1, dtype=torch.float32, device=weight.device)
     for start, stop in row_blocks(rows, columns, weight.device):
         scale_2 = torch.maximum(scale_2, weight[start:stop].abs().amax().float())
-    scale_2 = (scale_2 / (LARGEST_FP4 * LARGEST_FP8)).clamp_min(SMALLEST_SCALE)
+    scale_2 = divided(scale_2, LARGEST_FP4 * LARGEST_FP8).clamp_min(SMALLEST_SCALE)
     packed = torch.zeros(packed_shape, dtype=torch.uint8, device=weight.device)
     scales = torch.zeros(packed_shape[0], packed_shape[1] * 2 // BLOCK, dtype=torch.float8_e4m3fn, device=weight.device)
     for start, stop in row_blocks(rows, columns, weight.device):
         blocks = F.pad(weight[start:stop].float(), (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
-        scale = (blocks.abs().amax(-1) / LARGEST_FP4 / scale_2).clamp_max(LARGEST_FP8).to(torch.float8_e4m3fn)
+        scale = (divided(blocks.abs().amax(-1), LARGEST_FP4) / scale_2).clamp_max(LARGEST_FP8).to(torch.float8_e4m3fn)
         scales[start:stop] = scale
         steps = (scale.float() * scale_2)[..., None]
         codes = _codes(torch.where(steps > 0, blocks / steps, 0.0)).flatten(1)

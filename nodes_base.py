@@ -1,0 +1,178 @@
+"""Nodes: how a class becomes what ComfyUI asks for, and what they check and say alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .nodes_common import page_language
+from .nodes_messages import translate
+from .wanvideo.errors import InputError, TalkError, UnsupportedError
+from .wanvideo.geometry import snap_frames
+
+PACK = Path(__file__).resolve().parent
+CATEGORY = "Talking Video"
+LOADERS = f"{CATEGORY}/loaders"
+DEVICES = ("main_device", "offload_device")
+logger = logging.getLogger("wanvideo")
+Socket = TypeVar("Socket")
+
+
+@cache
+def texts(language: str = "en") -> dict[str, Any]:
+    """Names, descriptions and tooltips of all nodes: the file that ComfyUI's page reads, and their only source."""
+    return json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+class Node:
+    """A node: inputs as class attributes, texts from locales/, results as ComfyUI wants them.
+
+    REQUIRED, OPTIONAL: name -> what `whole`, `number`, `choice`, `flag`, `text`, `socket` or `Files` give.
+    What is wrong is said in the page's language.
+    """
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = ""
+    REQUIRED: dict[str, Any] = {}
+    OPTIONAL: dict[str, Any] = {}
+    HIDDEN: dict[str, str] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = texts().get(cls.__name__, {})
+        cls.DESCRIPTION = own.get("description", "")
+        if "outputs" in own:
+            cls.OUTPUT_TOOLTIPS = tuple(output.get("tooltip", "") for output in own["outputs"].values())
+        for name in (getattr(cls, "FUNCTION", None), "check_lazy_status"):
+            if name in vars(cls):
+                setattr(cls, name, _answering(vars(cls)[name]))
+
+    @classmethod
+    def known(cls, **given: Any) -> dict[str, Any]:
+        """Of the widgets that VALIDATE_INPUTS names those whose value is known when a graph is queued: ComfyUI leaves
+        out a missing one, which it answers itself, and gives None for a linked one.
+
+        Raises: InputError for a value that the widget cannot have, which ComfyUI does not check for named ones.
+        """
+        widgets = cls.REQUIRED | cls.OPTIONAL
+        values = {name: value for name, value in given.items() if value is not None}
+        for name, value in values.items():
+            _check_widget(name, value, *widgets[name])
+        return values
+
+    @classmethod
+    def numbers(cls) -> dict[str, float]:
+        """The numbers among its widgets, and their defaults."""
+        specs = (cls.REQUIRED | cls.OPTIONAL).items()
+        return {name: spec[1]["default"] for name, spec in specs if isinstance(spec, tuple) and _is_number(spec[0])}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        tips = texts().get(cls.__name__, {}).get("inputs", {})
+        groups = {"required": cls.REQUIRED, "optional": cls.OPTIONAL}
+        types: dict[str, Any] = {
+            group: {name: _widget(spec, tips.get(name, {}).get("tooltip")) for name, spec in inputs.items()}
+            for group, inputs in groups.items()
+        }
+        return types | {"hidden": dict(cls.HIDDEN)}
+
+
+def display_name(cls: type[Node]) -> str:
+    return texts().get(cls.__name__, {}).get("display_name", cls.__name__)
+
+
+def _widget(spec: Any, tooltip: str | None) -> tuple[Any, dict[str, Any]]:
+    kind, options = spec if isinstance(spec, tuple) else spec.widget()
+    return kind, options | ({"tooltip": tooltip} if tooltip else {})
+
+
+def _is_number(kind: Any) -> bool:
+    return kind in ("INT", "FLOAT")
+
+
+def _check_widget(name: str, value: Any, kind: Any, options: dict[str, Any]) -> None:
+    if _is_number(kind):
+        low, high = options["min"], options["max"]
+        if not isinstance(value, int if kind == "INT" else int | float) or not low <= value <= high:  # NaN is not
+            article = "a whole number" if kind == "INT" else "a number"
+            raise InputError(f"{name} {value!r:.200} is not usable: it must be {article} from {low} to {high}.")
+    elif isinstance(kind, list) and value not in kind:
+        raise InputError(f"{name} {value!r:.200} is not offered. Use one of {', '.join(kind)}.")
+    elif kind == "STRING" and not isinstance(value, str):
+        raise InputError(f"{name} is {type(value).__name__}, not text. Type a text.")
+
+
+def whole(default: int, low: int, high: int, step: int = 1) -> tuple[str, dict[str, Any]]:
+    return "INT", {"default": default, "min": low, "max": high, "step": step}
+
+
+def number(default: float, low: float, high: float, step: float = 0.01) -> tuple[str, dict[str, Any]]:
+    return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "round": step}
+
+
+def choice(default: str, *options: str) -> tuple[list[str], dict[str, Any]]:
+    return list(options or (default,)), {"default": default}
+
+
+def flag(default: bool) -> tuple[str, dict[str, Any]]:
+    return "BOOLEAN", {"default": default}
+
+
+def text(default: str = "", multiline: bool = False) -> tuple[str, dict[str, Any]]:
+    return "STRING", {"default": default, "multiline": multiline}
+
+
+def socket(kind: str, lazy: bool = False) -> tuple[str, dict[str, Any]]:
+    """lazy: what is linked runs only when the node's check_lazy_status asks for it."""
+    return kind, {"lazy": True} if lazy else {}
+
+
+def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Socket:
+    """`value` if this pack made it. Raises: InputError for what another pack's node of the same type hands over."""
+    if isinstance(value, kind):
+        return value
+    if value is None:
+        raise InputError(f"{what} is not connected.")
+    raise InputError(
+        f"{what} comes from another pack ({type(value).__module__}.{type(value).__qualname__}). "
+        "Nodes of WanVideoWrapper and of this pack cannot be mixed in one graph: use this pack's node for it."
+    )
+
+
+def refuse(**sockets: Any) -> None:
+    """Raise UnsupportedError for the first of these inputs that is connected."""
+    for name, value in sockets.items():
+        if value is not None:
+            raise UnsupportedError(f"{name} is not supported by this pack yet. Unlink it, or use WanVideoWrapper.")
+
+
+def snapped(name: str, frames: int) -> int:
+    """frames as 4n + 1, as the VAE needs them; a number that has to be changed is said."""
+    snap = snap_frames(frames)
+    if snap != frames:
+        logger.info("%s %d is not 4n + 1: %d is used.", name, frames, snap)
+    return snap
+
+
+def checked(check: Callable[[], object]) -> bool | str:
+    """What VALIDATE_INPUTS answers: True, or what is wrong, in the page's language."""
+    try:
+        check()
+    except TalkError as error:
+        return translate(str(error), page_language())
+    return True
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def answering(*inputs: Any, **named: Any) -> Any:
+        try:
+            return function(*inputs, **named)
+        except TalkError as error:
+            error.args = (translate(str(error), page_language()),)
+            raise
+
+    return answering

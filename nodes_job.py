@@ -1,0 +1,195 @@
+"""A sampler's work: what it is given, checked before anything is loaded, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .nodes_base import expect
+from .nodes_common import RunProgress, logger, output_folder
+from .nodes_conditioning import PlainClip, TalkingPicture
+from .nodes_model_loading import VideoModel
+from .nodes_options import Experimental, Schedule
+from .wanvideo.checkpoints.checkpoint import check_speakers
+from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
+from .wanvideo.engine.manifests import manifest_of_conditioning
+from .wanvideo.engine.recorded import begin_run, record
+from .wanvideo.engine.render import render_clip
+from .wanvideo.errors import InputError
+from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
+from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.runs.store import VIDEO
+from .wanvideo.sampling.clip import encode_video
+from .wanvideo.sampling.setup import SamplingSetup
+from .wanvideo.video.recording import Recording
+from .wanvideo.video.writer import free_name
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What WanVideoSamplerExtraArgs adds to a sampler."""
+
+    cache: StepCache | None = None
+    skip_layers: SkipLayers | None = None
+    experimental: Experimental | None = None
+    speech: Speech | None = None
+
+
+@dataclass(frozen=True)
+class TalkingVideo:
+    """A finished video: its frames in a file, and in memory while they are few."""
+
+    recording: Recording
+
+
+# What is linked to a sampler in the order in which it is computed: what little costs most to encode comes last.
+LAZY = (("image_embeds", "extra_args", "multitalk_embeds"), ("text_embeds", "samples"))
+
+
+def still_needed(inputs: dict[str, Any], job: Job) -> list[str]:
+    """What check_lazy_status answers: inputs to compute next, once what is there already has been checked.
+
+    So nothing is encoded for a graph that cannot run. Args: inputs: None for those that are linked and not computed.
+    """
+    job.check()
+    missing = ([name for name in names if name in inputs and inputs[name] is None] for names in LAZY)
+    return next((names for names in missing if names), [])
+
+
+class TalkingLatents(dict[str, Any]):
+    """The LATENT of a talking video: its frames are in a file, and latents are kept of a single window only."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "video":  # what WanVideoWrapper has there: [F, H, W, 3] in 0..1
+            return self["talking_video"].recording.images()
+        if key == "samples":
+            raise InputError(
+                "These samples are a talking video of several windows, whose latents do not join to one video. "
+                "Take its frames from WanVideoPassImagesFromSamples, WanVideoDecode or WanVideoTalkingVideo."
+            )
+        raise KeyError(key)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a sampler node is given; None for what is not computed yet."""
+
+    model: Any
+    images: Any
+    prompts: Any
+    schedule: Schedule
+    cfg: Any
+    seed: int
+    extras: Extras
+    samples: Any
+    denoise_strength: float
+    add_noise_to_samples: bool
+
+    def run(self, progress: RunProgress, force_offload: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The LATENT of both outputs, which are one."""
+        result = self._checked_run(progress)
+        if force_offload:
+            self.model.handle.offload()
+        return result, result
+
+    def check(self) -> SamplingSetup:
+        """Everything that can be told before a model is loaded, as far as it is computed yet."""
+        model = expect(self.model, VideoModel, "model")
+        images = self.images or PlainClip(VideoGeometry(64, 64, DEFAULT_WINDOW), None, None)
+        expect(images, (TalkingPicture, PlainClip), "image_embeds")
+        if self.extras.speech and not model.mode:
+            raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
+        if self.extras.speech is not None:
+            check_speakers(model.audio_checkpoint, self.extras.speech.audio.num_speakers)
+        setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)
+        if self.prompts is not None:
+            check_prompts(expect(self.prompts, Prompts, "text_embeds"), setup)
+        return setup
+
+    def _latents(self) -> Tensor | None:
+        """[16, T, H/8, W/8] of a LATENT."""
+        if self.samples is None:
+            return None
+        if not isinstance(self.samples, dict):
+            raise InputError(f"samples is no LATENT but {type(self.samples).__name__}. Connect WanVideoEncode.")
+        return self.samples["samples"][0]
+
+    def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
+        images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
+        expect(self.prompts, Prompts, "text_embeds")
+        setup, samples = self.check(), self._latents()
+        use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
+        if isinstance(images, PlainClip):
+            clip = Clip(
+                images.geometry, images.condition, self.prompts, images.clip and images.clip.tokens[:1],
+                self.extras.speech, samples,
+            )  # fmt: skip
+            latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
+            return {"samples": latents[None].cpu()}
+        return self._talk(images, setup, use_tf32, progress)
+
+    def _settings(self, images: TalkingPicture | PlainClip) -> LoopSettings:
+        speech, talking = self.extras.speech, isinstance(images, TalkingPicture)
+        audio_cfg = speech.guidance_scale if speech else 1.0
+        cfg = tuple(self.cfg) if isinstance(self.cfg, list) else self.cfg
+        if audio_cfg != 1 and isinstance(cfg, tuple):
+            raise InputError(
+                "A cfg list leaves no room for audio guidance. Set audio_cfg_scale to 1, or cfg to a number."
+            )
+        if audio_cfg != 1 and isinstance(cfg, int | float) and cfg != 1:
+            audio_cfg *= cfg  # what the graphs of WanVideoWrapper mean by these two numbers
+        mode = images.mode if talking and images.mode != "auto" else self.model.mode
+        return LoopSettings(
+            mode=mode or "infinitetalk",
+            window_frames=images.window_frames if talking else images.geometry.num_frames,
+            motion_frames=images.motion_frames if talking else 1,
+            scheduler=self.schedule.name, steps=self.schedule.steps, shift=self.schedule.shift,
+            start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
+            guidance_scale=cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
+            denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
+            color_match=images.color_match if talking else "disabled",
+            color_strength=images.color_strength if talking else 1.0,
+            tiled_vae=images.tiled_vae if talking else False,
+            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
+        )  # fmt: skip
+
+    def _talk(
+        self, images: TalkingPicture, setup: SamplingSetup, use_tf32: bool, progress: RunProgress
+    ) -> dict[str, Any]:
+        speech, settings = self.extras.speech, setup.settings
+        num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
+        masks = speech and speech.masks(images.picture_size, images.width, images.height)
+        plan = WindowPlan(num_frames, settings.window_frames, settings.motion_frames)
+        pictures, source = images.pictures(plan, fps)
+        conditioning = make_conditioning(
+            setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
+            image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
+            source=source,
+        )  # fmt: skip
+        engine = self.model.engine(images.vae, use_tf32)
+        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video, images.keep_mask)
+        folder = free_name((images.folder or output_folder()) / "talking_video")
+        run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
+        recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
+        latents = None
+        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
+            latents = window.latents
+        path = run.folder / VIDEO
+        if images.folder:
+            path = run.save_as(free_name(images.folder / "talking_video.mp4"))
+        recording.path = run.video
+        logger.info("The video is in %s", path)
+        result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
+        if len(plan) == 1:
+            if latents is None:  # an earlier run had the window and only did not finish the file
+                latents = encode_video(images.vae.load(), recording.read(0), None)
+            result["samples"] = latents[None].cpu()
+        return result
+
+
+def talking_video_of(samples: Any) -> TalkingVideo:
+    if "talking_video" not in samples:
+        raise InputError("These samples are latents without finished frames. Use WanVideoDecode with a VAE for them.")
+    return samples["talking_video"]

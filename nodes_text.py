@@ -1,0 +1,137 @@
+"""Nodes that encode prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from .nodes_base import CATEGORY, Node, choice, expect, flag, refuse, socket, text
+from .nodes_common import cache_folder, stop_if_interrupted
+from .nodes_files import TEXT_ENCODERS, FileNode
+from .nodes_model_loading import VideoModel, text_encoder
+from .wanvideo.checkpoints.download import TOKENIZER, download
+from .wanvideo.engine.conditioning import Prompts
+from .wanvideo.engine.encoders import encode_text
+from .wanvideo.engine.host import ModelHandle
+from .wanvideo.models.text_encoder import without_padding
+from .wanvideo.text.cache import TextCache
+from .wanvideo.text.tokenizer import EMBEDDED
+
+TEXT = f"{CATEGORY}/text"
+
+
+class WanVideoTextEncode(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt", "text encode"]
+    REQUIRED = {"positive_prompt": text(multiline=True), "negative_prompt": text(multiline=True)}
+    OPTIONAL = {
+        "t5": socket("WANTEXTENCODER"),
+        "force_offload": flag(True),
+        "model_to_offload": socket("WANVIDEOMODEL"),
+        "use_disk_cache": flag(False),
+        "device": choice("gpu", "gpu", "cpu"),
+    }
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(
+        self, positive_prompt, negative_prompt, t5=None, force_offload=True, model_to_offload=None,
+        use_disk_cache=False, device="gpu",
+    ):  # fmt: skip
+        encoder = expect(t5, ModelHandle, "t5")
+        if model_to_offload is not None:
+            expect(model_to_offload, VideoModel, "model_to_offload").handle.offload()
+        prompts = _split(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        if force_offload:
+            encoder.offload()
+        return (Prompts(tuple(positive), negative),)
+
+
+class WanVideoTextEncodeSingle(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt"]
+    REQUIRED = {"prompt": text(multiline=True)}
+    OPTIONAL = WanVideoTextEncode.OPTIONAL
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(self, prompt, t5=None, force_offload=True, model_to_offload=None, use_disk_cache=False, device="gpu"):
+        (embeds,) = WanVideoTextEncode().process(
+            prompt, "", t5, force_offload, model_to_offload, use_disk_cache, device
+        )
+        return (replace(embeds, negative=None),)
+
+
+class WanVideoTextEncodeCached(FileNode):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["prompt", "text encode", "umt5"]
+    REQUIRED = {
+        "model_name": TEXT_ENCODERS,
+        "precision": choice("bf16", "fp32", "bf16"),
+        "positive_prompt": text(multiline=True),
+        "negative_prompt": text(multiline=True),
+        "quantization": choice("disabled", "disabled", "fp8_e4m3fn"),
+        "use_disk_cache": flag(True),
+        "device": choice("gpu", "gpu", "cpu"),
+    }
+    OPTIONAL = {"extender_args": socket("WANVIDEOPROMPTEXTENDER_ARGS")}
+    RETURN_TYPES = ("WANVIDEOTEXTEMBEDS", "WANVIDEOTEXTEMBEDS", "STRING")
+    RETURN_NAMES = ("text_embeds", "negative_text_embeds", "positive_prompt")
+    FUNCTION = "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
+
+    def process(
+        self, model_name, precision, positive_prompt, negative_prompt, quantization="disabled", use_disk_cache=True,
+        device="gpu", extender_args=None,
+    ):  # fmt: skip
+        refuse(extender_args=extender_args)
+        encoder = text_encoder(model_name, precision, quantization)
+        prompts = _split(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        encoder.unload()
+        return Prompts(tuple(positive), negative), Prompts((negative,)), positive_prompt
+
+
+def _split(prompt: str) -> list[str]:
+    """Prompts of the windows, parted by |."""
+    return [part.strip() for part in prompt.split("|")]
+
+
+def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:
+    def encode(missing: list[str]) -> list[Tensor]:
+        return encode_text(encoder, _tokenizer(encoder), missing, on_cpu=where == "cpu")
+
+    stop_if_interrupted()
+    if not use_disk_cache:
+        return encode(prompts)
+    return TextCache(cache_folder(), encoder.checkpoint.paths, encoder.precision).get(prompts, encode)
+
+
+def _tokenizer(encoder: ModelHandle) -> Path:
+    """The encoder's own tokenizer where its file carries one, else the one that all UMT5-XXL files share."""
+    file = encoder.checkpoint.paths[0]
+    if EMBEDDED in encoder.checkpoint.source:
+        return file
+    for place in (file.parent, file.parent / TOKENIZER, file.parent / "umt5-xxl"):
+        if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            return place
+    return download(TOKENIZER, file.parent / TOKENIZER)
+
+
+class WanVideoTextEmbedBridge(Node):
+    CATEGORY = TEXT
+    SEARCH_ALIASES = ["conditioning", "clip text encode"]
+    REQUIRED = {"positive": socket("CONDITIONING")}
+    OPTIONAL = {"negative": socket("CONDITIONING")}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    def process(self, positive, negative=None):
+        prompts = tuple(without_padding(entry[0][0]) for entry in positive)
+        return (Prompts(prompts, without_padding(negative[0][0][0]) if negative else None),)
+
+
+NODES = (WanVideoTextEncode, WanVideoTextEncodeSingle, WanVideoTextEncodeCached, WanVideoTextEmbedBridge)

@@ -1,0 +1,117 @@
+"""Tokens over ranks: every layout gives the forward of one rank, whatever the sizes, speakers and weights."""
+
+import functools
+
+import pytest
+import torch
+from support import recipes
+from support.ranks import CPU, run_ranks
+from support.tiny import tiny_transformer
+
+from wanvideo.errors import InputError
+from wanvideo.ops.attention.backends import BACKENDS
+from wanvideo.ops.attention.dispatch import SDPA, hand_over
+from wanvideo.ops.attention.lse import eager_attention
+from wanvideo.parallel.layout import Layout
+from wanvideo.parallel.ring import ring
+from wanvideo.parallel.sequence import StripSplit, strips, ulysses
+from wanvideo.parallel.transform import split_tokens
+
+HEADS = 8
+LAYOUTS = [
+    Layout(ulysses=2), Layout(ring=2), Layout(ring=3), Layout(ulysses=4), Layout(ulysses=2, ring=2), Layout(ring=4),
+    Layout(ulysses=8), Layout(ulysses=4, ring=2), Layout(ulysses=2, ring=4), Layout(ring=8),
+]  # fmt: skip
+
+
+def named(layout):
+    return f"{layout.ulysses}x{layout.ring}"
+
+
+@functools.cache
+def model():
+    return tiny_transformer(dim=128 * HEADS)
+
+
+@functools.cache
+def inputs(speakers, height=6, width=10):
+    return recipes.transformer_inputs(3, height, width, speakers, 700, 5)
+
+
+@functools.cache
+def alone(speakers, height=6, width=10):
+    return model()(**inputs(speakers, height, width))
+
+
+def forward(mesh, speakers, height=6, width=10):
+    transformer = model()
+    split_tokens(transformer, mesh, "sdpa")
+    return transformer(**inputs(speakers, height, width))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=named)
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_every_layout_gives_what_one_rank_gives(layout, speakers):
+    """15 tokens a frame are split unevenly by all of them but 3."""
+    expected = alone(speakers)
+    for out in run_ranks(layout, forward, speakers):
+        assert (out - expected).abs().max() <= 1e-5
+
+
+def test_three_speakers_and_another_size():
+    expected = alone(3, 8, 8)
+    for out in run_ranks(Layout(ulysses=2, ring=2), forward, 3, 8, 8):
+        assert (out - expected).abs().max() <= 1e-5
+
+
+def attention(mesh, counts):
+    """Out and log-sum-exp of the own tokens, by a backend that is asked for both."""
+    query, key, value = (recipes.tensor(name, (1, sum(counts), 4, 32), 5) for name in "qkv")
+    split = StripSplit(mesh.sequence)
+    split.counts = counts
+    backend = ulysses(ring(SDPA, mesh, split), mesh, split)
+    first = sum(counts[: mesh.sequence.index])
+    own = slice(first, first + counts[mesh.sequence.index])
+    groups = [x[0, own].unflatten(1, (backend.num_groups, -1)).transpose(0, 1) for x in (value, query, key)]
+    value, query, key = (hand_over(x, backend) for x in groups)
+    return backend.attend_with_lse(query, key, value)
+
+
+@pytest.mark.parametrize("layout", [Layout(ulysses=2), Layout(ring=2), Layout(ulysses=2, ring=2)], ids=named)
+def test_an_attention_over_ranks_is_a_backend_again(layout):
+    counts = (7, 5, 6, 4)[: layout.world]
+    parts = run_ranks(layout, attention, counts)
+    expected, lse = eager_attention(*(recipes.tensor(name, (1, sum(counts), 4, 32), 5) for name in "qkv"))
+    assert (torch.cat([out for out, _ in parts], 1) - expected).abs().max() <= 1e-5
+    assert (torch.cat([part for _, part in parts], 2) - lse).abs().max() <= 1e-5
+
+
+def test_a_backend_of_one_rank_stays_as_it_is():
+    assert BACKENDS["sdpa"] is SDPA and SDPA.take is None and SDPA.num_groups == 1
+
+
+def test_strips():
+    assert strips(1560, 8) == (195,) * 8 and strips(15, 4) == (4, 4, 4, 3)
+    with pytest.raises(InputError, match="3 tokens a frame .* 4 GPUs"):
+        strips(3, 4)
+
+
+def test_half_precision_goes_over_the_wire_too():
+    layout = Layout(ulysses=2, ring=2)
+    results = run_ranks(layout, forward_in, torch.bfloat16)
+    expected = in_dtype(torch.bfloat16)(**inputs(1))
+    for out in results:
+        assert (out - expected).norm() / expected.norm() <= 0.02
+        assert torch.equal(out, results[0])
+
+
+@functools.cache
+def in_dtype(dtype):
+    return tiny_transformer(dim=128 * HEADS, dtype=dtype)
+
+
+def forward_in(mesh, dtype):
+    transformer = in_dtype(dtype)
+    assert transformer.device == CPU
+    split_tokens(transformer, mesh, "sdpa")
+    return transformer(**inputs(1))

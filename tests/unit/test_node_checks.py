@@ -1,0 +1,185 @@
+"""What nodes tell before anything is loaded, and what other packs may do with what they hand on."""
+
+import itertools
+import logging
+import random
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fuzz.widgets import cases
+from support.pack import load_pack, node
+
+from wanvideo.errors import TalkError
+from wanvideo.request import LoopSettings
+from wanvideo.sampling.guidance import Guidance, Pass
+from wanvideo.sampling.setup import SamplingSetup
+
+NODES = load_pack().NODE_CLASS_MAPPINGS
+common, job, audio, refused = (
+    sys.modules[f"pack_under_test.{name}"] for name in ("nodes_common", "nodes_job", "nodes_audio", "nodes_refused")
+)
+NAN = float("nan")
+WRONG = [
+    ("WanVideoSampler", {"scheduler": "unipc", "steps": 4, "start_step": 9}, "start_step 9"),
+    ("WanVideoSampler", {"cfg": NAN}, "cfg nan is not usable"),
+    ("WanVideoSampler", {"steps": "ten"}, "steps 'ten' is not usable"),
+    ("WanVideoSampler", {"scheduler": 5}, "scheduler is int"),
+    ("WanVideoSampler", {"text_embeds": False}, "text_embeds is not connected"),
+    ("WanVideoSampler", {"riflex_freq_index": 3}, "riflex_freq_index is not supported"),
+    ("WanVideoSamplerv2", {"cfg": NAN}, "cfg nan is not usable"),
+    ("WanVideoDecode", {"enable_vae_tiling": True, "tile_x": 64, "tile_stride_x": 96}, "cannot cover a picture"),
+    ("WanVideoScheduler", {"scheduler": "deis"}, "The nearest one is"),
+    ("WanVideoScheduler", {"scheduler": "unipc", "enhance_hf": True}, "enhance_hf is not supported"),
+    ("WanVideoImageToVideoMultiTalk", {"width": 100}, "width 100 is not usable"),
+    ("WanVideoImageToVideoMultiTalk", {"frame_window_size": 13, "motion_frame": 13}, "motion_frame 13 must be smaller"),
+    ("WanVideoImageToVideoMultiTalk", {"start_image": False}, "needs to see who speaks"),
+    ("WanVideoImageToVideoMultiTalk", {"source_video": None}, "needs to see who speaks"),
+    ("WanVideoImageToVideoEncode", {"noise_aug_strength": 0.5}, "noise_aug_strength is not supported"),
+    ("WanVideoEmptyEmbeds", {"height": 8096 + 8}, "height 8104 is not usable"),
+    ("WanVideoSLG", {"blocks": "ten"}, "numbers of blocks"),
+    ("WanVideoSLG", {"blocks": "\u00b2"}, "numbers of blocks"),
+    ("WanVideoExperimentalArgs", {"cfg_zero_star": True}, "cfg_zero_star is not supported"),
+    ("MultiTalkWav2VecEmbeds", {"audio_2": None, "audio_3": None}, "3 speakers need a mask each"),
+    ("MultiTalkWav2VecEmbeds", {"audio_2": None, "mask_1": None}, "1 masks for 2 speakers"),
+    ("MultiTalkWav2VecEmbeds", {"mask_1": None, "ref_target_masks": None}, "Use the batch or single masks"),
+    ("MultiTalkWav2VecEmbeds", {"fps": float("inf")}, "fps inf is not usable"),
+]
+# What a check names and a graph has linked: an input that is not named here is missing.
+LINKED = {
+    "WanVideoSampler": {"text_embeds": None},
+    "WanVideoImageToVideoMultiTalk": {"start_image": None},
+    "WanVideoSamplerv2": {"text_embeds": None},
+    "WanVideoDecode": {"tile_x": 272, "tile_y": 272, "tile_stride_x": 144, "tile_stride_y": 128},
+    "MultiTalkWav2VecEmbeds": {"audio_1": None},
+}
+
+
+@pytest.mark.parametrize("kind, values, said", WRONG)
+def test_a_wrong_value_is_told_when_a_graph_is_queued(kind, values, said):
+    assert NODES[kind].VALIDATE_INPUTS(**LINKED.get(kind, {})) is True
+    assert said in NODES[kind].VALIDATE_INPUTS(**(LINKED.get(kind, {}) | values))
+
+
+def test_what_depends_on_a_linked_value_is_left_for_later():
+    check = NODES["WanVideoSampler"].VALIDATE_INPUTS
+    assert check(scheduler="unipc", steps=None, start_step=9, text_embeds=None) is True
+    assert check(scheduler="unipc", steps=4, start_step=9, text_embeds=None, sigmas=None) is True
+    assert NODES["WanVideoImageToVideoMultiTalk"].VALIDATE_INPUTS(width=None, motion_frame=81, start_image=None) is True
+
+
+def test_a_sampler_asks_for_what_it_needs_only_once_the_rest_is_right():
+    identity = SimpleNamespace(has_audio=True)
+    model = job.VideoModel(SimpleNamespace(checkpoint=SimpleNamespace(identity=identity)), None, None)
+    needs = node("WanVideoSampler").check_lazy_status
+    linked = {"image_embeds": None, "multitalk_embeds": None, "text_embeds": None}
+    assert needs(model=model, steps=4, scheduler="unipc", **linked) == ["image_embeds", "multitalk_embeds"]
+    clip = job.PlainClip(job.VideoGeometry(64, 64, 13), None, None)
+    assert needs(model=model, steps=4, image_embeds=clip, text_embeds=None) == ["text_embeds"]
+    prompts = job.Prompts((torch.zeros(1, 8),), torch.zeros(1, 8))
+    assert needs(model=model, steps=4, image_embeds=clip, text_embeds=prompts) == []
+    for wrong, said in (
+        ({"steps": 2000}, "steps 2000"), ({"start_step": 9}, "start_step 9"), ({"cfg": NAN}, "guidance_scale nan"),
+        ({"cfg": "much"}, "guidance_scale 'much'"), ({"sigmas": 5}, "sigmas are int"),
+        ({"image_embeds": 5}, "image_embeds"),
+        ({"text_embeds": job.Prompts((torch.zeros(1, 8),))}, "negative prompt"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            needs(**{"model": model, "steps": 4, "image_embeds": clip, "text_embeds": None} | wrong)
+
+
+def test_embeds_are_read_as_the_dictionary_of_another_pack():
+    features, masks = torch.rand(2, 30, 12, 8), torch.ones(2, 4, 4)
+    embeds = audio.MultiTalkEmbeds(audio.TensorAudio(list(features), features[0, :1]), 20, 25.0, 0.5, 2.0, masks)
+    assert list(embeds) == ["audio_features", "audio_scale", "audio_cfg_scale", "ref_target_masks"]
+    assert [item.shape for item in embeds["audio_features"]] == [(20, 12, 8)] * 2
+    assert embeds.get("audio_scale") == 0.5 and dict(embeds)["audio_cfg_scale"] == 2.0
+    assert embeds["ref_target_masks"] is masks and "other" not in embeds and embeds.get("other") is None
+
+
+def test_the_latent_of_several_windows_answers_whoever_decodes_it():
+    frames = torch.zeros(5, 4, 4, 3)
+    video = SimpleNamespace(recording=SimpleNamespace(images=lambda: frames))
+    samples = job.TalkingLatents(talking_video=video, output_path="x.mp4")
+    with pytest.raises(ValueError, match="Take its frames from WanVideoPassImagesFromSamples"):
+        samples["samples"]
+    assert samples["video"] is frames and samples.get("samples") is None
+    with pytest.raises(KeyError):
+        samples["other"]
+
+
+@pytest.mark.parametrize("name", refused.KINDS)
+def test_a_node_that_feeds_what_is_refused_says_what_to_do(name):
+    assert NODES[name].VALIDATE_INPUTS("7").startswith(f"{name} is not supported by this pack: ")
+    with pytest.raises(ValueError, match="is not supported by this pack"):
+        node(name).refuse()
+
+
+def test_a_warning_is_shown_under_the_node_that_runs(monkeypatch):
+    shown, running = [], SimpleNamespace(prompt_id="1", node_id="7")
+    server = SimpleNamespace(send_progress_text=lambda text, number: shown.append((number, text)))
+    monkeypatch.setattr(common, "PromptServer", SimpleNamespace(instance=server))
+    monkeypatch.setattr(common, "get_executing_context", lambda: running, raising=False)
+    handler = common._PageWarnings()
+    monkeypatch.setattr(common, "_warnings", handler)
+    common.logger.addHandler(handler)
+    try:
+        logging.getLogger("wanvideo").warning("too %s", "short")
+        common._send_text("step 1", "7")
+        running = SimpleNamespace(prompt_id="2", node_id="7")
+        logging.getLogger("wanvideo").warning("other")
+    finally:
+        common.logger.removeHandler(handler)
+    assert shown == [("7", "too short"), ("7", "too short\nstep 1"), ("7", "other")]
+
+
+def test_emptied_numbers_are_the_defaults(monkeypatch):
+    handlers = []
+    monkeypatch.setattr(
+        common, "PromptServer", SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
+    )
+    common.fill_emptied_numbers({"WanVideoSampler": NODES["WanVideoSampler"].numbers()})
+    inputs = {"start_step": "", "end_step": None, "cfg": 2.0, "scheduler": ""}
+    graph = {
+        "1": {"class_type": "WanVideoSampler", "inputs": dict(inputs)},
+        "2": {"class_type": "X", "inputs": {"a": ""}},
+    }
+    (fill,) = handlers
+    assert fill({"prompt": graph})["prompt"]["1"]["inputs"] == inputs | {"start_step": 0, "end_step": -1}
+    assert graph["2"]["inputs"] == {"a": ""}
+    for odd in ({}, {"prompt": None}, {"prompt": {"1": 5, "2": {"class_type": ["x"], "inputs": 3}}}):
+        assert fill(odd) is odd
+
+
+def test_a_cfg_for_each_step():
+    make = node("CreateCFGScheduleFloatList").process
+    assert make(5, 4.0, 2.0)[0] == [4.0, 3.5, 3.0, 2.5, 2.0]
+    assert make(10, 4.0, 4.0, "linear", 0.0, 0.3)[0] == [4.0] * 4 + [1.0] * 6
+    assert make(10, 4.0, 4.0, "linear", 0.5, 1.0)[0] == [1.0] * 5 + [4.0] * 5
+    assert make(3, 0.0, 4.0, "ease_in")[0] == [0.0, 1.0, 4.0] and make(3, 0.0, 4.0, "ease_out")[0] == [0.0, 3.0, 4.0]
+    with pytest.raises(ValueError, match="before start_percent"):
+        make(10, start_percent=0.5, end_percent=0.4)
+
+
+def test_passes_that_a_step_does_not_need_are_not_run():
+    settings = LoopSettings(guidance_scale=(4.0, 1.0, 2.0), audio_guidance_scale=1.0, steps=4, scheduler="unipc")
+    setup = SamplingSetup.of(settings, has_audio=True)
+    assert setup.passes == (Pass.COND, Pass.DROP_TEXT) and setup.needs_negative
+    guidance = setup.guidance()
+    outputs = {Pass.COND: torch.tensor(2.0), Pass.DROP_TEXT: torch.tensor(1.0)}
+    seen = []
+    for _ in range(4):
+        passes = guidance.passes
+        seen.append((len(passes), float(guidance.combine({which: outputs[which] for which in passes}))))
+    assert seen == [(2, 5.0), (1, 2.0), (2, 3.0), (2, 3.0)]
+    both = Guidance((1.0, 4.0), 3.0, drops_idle=True)
+    assert both.passes == (Pass.COND, Pass.DROP_TEXT, Pass.UNCOND), "audio is compared without the prompt"
+
+
+def test_widgets_with_boundary_values_and_wrong_types_are_answered(tmp_path):
+    for what, call in itertools.islice(cases(random.Random(0), tmp_path), 1500):
+        try:
+            call()
+        except TalkError as error:
+            assert 0 < len(str(error).splitlines()) <= 3, what

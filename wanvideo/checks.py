@@ -1,0 +1,92 @@
+"""Values that a user gives, checked where they are taken in: a check names the value, what is allowed, what to do.
+
+`name` is a field's, a key's or a flag's: it begins the message, so that a face may put its own in its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import InputError
+
+MOST_BRIEF = 80  # characters of a wrong value
+MAX_PATH, MAX_NAME = 4096, 255  # characters of a path, bytes of a name in it
+
+
+def brief(value: object) -> str:
+    """A wrong value on one line, however large it is."""
+    if isinstance(value, int) and abs(value) > 10**24:
+        return f"of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return repr(value if len(value) <= MOST_BRIEF else value[:MOST_BRIEF] + "...")
+    if value is None:
+        return "null"
+    if isinstance(value, float | int):
+        return repr(value)
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
+        text = f"[{', '.join(map(brief, value[:20]))}]"
+        return text if len(text) <= MOST_BRIEF else f"of {len(value)} values"
+    return f"of type {type(value).__name__}"
+
+
+def meant(value: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A sentence that asks for the known name that is near, or nothing."""
+    close = difflib.get_close_matches(str(value)[:MOST_BRIEF], list(known), 1, cutoff)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(
+            f"{name} {brief(value)} is not offered.{meant(value, allowed)} Use one of {', '.join(allowed)}."
+        )
+
+
+def number(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
+    """A finite number from `low` to `high`; True and False are none."""
+    kind = int if whole else int | float
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(
+            f"{name} {brief(value)} is not usable: it must be a {'whole ' * whole}number from {low} to {high}. "
+            "Give one of these."
+        )
+
+
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} {brief(value)} is neither true nor false. Use one of them, without quotes.")
+
+
+def text(name: str, value: Any, most: int) -> None:
+    """Unicode text without NUL, of at most so many characters; it may be empty."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} {brief(value)} is no text. Write it in quotes.")
+    if len(value) > most:
+        raise InputError(f"{name} has {len(value)} characters, at most {most} are taken. Make it shorter.")
+    wrong = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if wrong is not None:
+        raise InputError(
+            f"{name} {brief(value)} has the character {wrong!r} at place {value.index(wrong) + 1}, "
+            "which no text can have. Remove it."
+        )
+
+
+def path(name: str, value: Any) -> str:
+    """The path as text; a pathlib.Path is one too."""
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    text(name, given, MAX_PATH)
+    if not given.strip():
+        raise InputError(f"{name} is an empty path. Name a file, or leave it out.")
+    if any(len(part.encode()) > MAX_NAME for part in given.replace("\\", "/").split("/")):
+        raise InputError(f"{name} {brief(given)} has a name of more than {MAX_NAME} bytes. Make it shorter.")
+    return given
+
+
+def instance(name: str, value: Any, kind: type, what: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{name} {brief(value)} is not {what}. Give {what}.")

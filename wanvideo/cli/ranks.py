@@ -1,0 +1,41 @@
+"""`generate` as one of the ranks that torchrun started: the first one writes and reports, all compute."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from ..models.transformer import HEAD_WIDTH
+from ..parallel.launch import Place, joined
+from ..parallel.layout import WantedRanks, choose_layout
+from ..pipeline import TalkingVideoPipeline
+from ..request import EngineOptions, ModelFiles, TalkRequest
+from .progress import Progress
+
+logger = logging.getLogger("wanvideo")
+
+
+def generate_together(
+    request: TalkRequest, files: ModelFiles, options: EngineOptions, wanted: WantedRanks, place: Place,
+    overwrite: bool, resume: str,
+) -> int:  # fmt: skip
+    """Make a video on all ranks. Raises: InputError where the ranks cannot be split as they are wanted."""
+    if place.rank:
+        logger.setLevel(logging.WARNING)
+    options = replace(options, device=place.device(options.device))
+    pipeline = TalkingVideoPipeline(files, options)
+    num_passes = len(pipeline.check(request).setup.passes)
+    plan = choose_layout(wanted, place.world, pipeline.engine.weights.dim // HEAD_WIDTH, num_passes)
+    with joined(plan.layout, torch.device(options.device or "cpu")) as team:
+        logger.info("%d GPUs: %s, since %s.", place.world, plan.layout.describe(), plan.reason)
+        pipeline.engine.join(team, wanted.shard)
+        request = replace(request, seed=team.share(request.seed))
+        if team.index:
+            pipeline.assist(request)
+            return 0
+        with Progress() as progress:
+            path = pipeline.generate(request, overwrite=overwrite, on_step=progress.step, resume=resume)
+        print(path)
+    return 0

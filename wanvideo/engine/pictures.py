@@ -1,0 +1,68 @@
+"""What a request shows: a still picture, or a source video that is followed, cut into scenes, or dubbed.
+
+Legend: H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import WindowPlan
+from ..protocols import SourceFrames
+from ..request import TalkRequest
+from ..video.mask import DubSource, open_region
+from ..video.picture import fit, load_picture
+from ..video.reader import is_video
+from ..video.scenes import find_cuts
+from ..video.source import CameraReferences, SourceReferences, SourceVideo
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a video begins from. references: [3, H, W] in -1..1 for each window, read when asked for, or one for all.
+    source: a video of which parts are kept, or None. plan: all windows, with its cuts."""
+
+    references: Sequence[Tensor]
+    source: SourceFrames | None
+    plan: WindowPlan
+
+
+def open_pictures(request: TalkRequest, width: int, height: int, plan: WindowPlan) -> Pictures:
+    """Open what a request shows, for a result of width x height.
+
+    Args: plan: as long as the result, without cuts.
+    Raises: InputError when it cannot be read, or for what a video alone or a picture alone can do.
+    """
+    if not is_video(request.reference):
+        _only_with_video(request)
+        picture = load_picture(request.reference)
+        if request.camera is None:
+            return Pictures([fit(picture, width, height)], None, plan)
+        return Pictures(CameraReferences(picture, request.camera, width, height, plan, request.fps), None, plan)
+    if request.camera is not None:
+        raise InputError(f"camera moves over a still picture, and {request.reference} is a video. Leave camera out.")
+    video = SourceVideo(request.reference, width, height, request.fps, request.source_end)
+    if request.scene_seg:
+        plan = replace(plan, cuts=find_cuts(video, plan.total_frames or 0, request.fps))
+    source = None
+    if request.keep is not None:
+        source = DubSource(video, open_region(request.keep, video))
+    return Pictures(SourceReferences(video, plan), source, plan)
+
+
+def _only_with_video(request: TalkRequest) -> None:
+    given = {
+        "keep": request.keep is not None,
+        "scene_seg": request.scene_seg,
+        "source_end": request.source_end != "hold",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(
+                f"{name} is for a source video, and {request.reference} is a still picture. "
+                f"Name a video as the reference, or leave {name} out."
+            )

@@ -1,0 +1,199 @@
+"""Requests as JSON: job files of the reference implementation, and any dataclass from plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from . import checks
+from .errors import InputError, UnsupportedError
+from .untrusted import read_json
+
+KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio", "keep")
+SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
+SINGLE = "single"  # what some programs write for one person, where there is nothing to choose
+NUMBERED = re.compile(r"person(\d{1,9})")
+
+Box = tuple[int, int, int, int]
+logger = logging.getLogger("wanvideo")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of MultiTalk / InfiniteTalk, its keys' values checked.
+
+    Args:
+        prompts: "prompt", one text or a list with one a window. reference: "cond_video" or "cond_image".
+        audios: "cond_audio" {"person1": path, ...}, None for who is silent; person1, person2, ... by their numbers,
+            other names in the order in which they are written.
+        boxes: "bbox" {"person1": [row_min, col_min, row_max, col_max], ...} in the same order.
+        audio_type: para or add; decides nothing for one person.
+        keep: fields of `keep.Keep`, not checked yet, or None.
+    """
+
+    prompts: tuple[str, ...]
+    reference: str
+    audios: tuple[str | None, ...]
+    boxes: tuple[Box | None, ...]
+    audio_type: str
+    keep: Any = None
+
+
+def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
+    """A JSON object: `data` itself, or from the UTF-8 file it names."""
+    if isinstance(data, dict):
+        return data
+    name = checks.path(f"The path of {what}", data)
+    parsed = read_json(name, f"{what} in JSON")
+    if not isinstance(parsed, dict):
+        raise InputError(f"{name} holds a {type(parsed).__name__}, not an object. Write {{...}} around its keys.")
+    return parsed
+
+
+def parse_job(data: dict[str, Any] | str | Path) -> Job:
+    """The job, or that of the JSON file of this path.
+
+    Raises: InputError naming the key, what is allowed and what to do; UnsupportedError for what is not there yet.
+    """
+    job = read_object(data, "a job")
+    known_keys(job, KEYS, "The job")
+    if job.get("tts_audio"):
+        raise UnsupportedError('"tts_audio" is not there yet. Make the speech first and name its file in "cond_audio".')
+    if job.get("video_audio") is not None:
+        checks.path('"video_audio"', job["video_audio"])
+        logger.info('"video_audio" of the job is not used: the video gets the sound of "cond_audio", unchanged.')
+    audios, boxes = _people(job, "cond_audio"), _people(job, "bbox")
+    if boxes and set(boxes) != set(audios):
+        raise InputError(
+            f"bbox names {_names(boxes)} but cond_audio names {_names(audios)}. Both must name the same persons. "
+            "Add or remove some."
+        )
+    order = _order(audios)
+    return Job(
+        _prompts(job), _reference(job), tuple(_audio(name, audios[name]) for name in order),
+        tuple(_box(name, boxes.get(name)) for name in order), _audio_type(job, len(order)),
+        job.get("keep"),
+    )  # fmt: skip
+
+
+def _prompts(job: dict[str, Any]) -> tuple[str, ...]:
+    if "prompt" not in job:
+        raise InputError('The job has no "prompt". Add "prompt": "what is seen and how they speak".')
+    prompt = job["prompt"]
+    if not isinstance(prompt, str | list | tuple):
+        raise InputError(f'"prompt" {checks.brief(prompt)} is no text. Write one text in quotes, or a list of them.')
+    return (prompt,) if isinstance(prompt, str) else tuple(prompt)
+
+
+def _reference(job: dict[str, Any]) -> str:
+    given = [key for key in ("cond_video", "cond_image") if job.get(key) not in (None, "")]
+    if not given:
+        raise InputError('The job names no picture. Add "cond_video": "path of a picture or video".')
+    if len(given) == 2 and job["cond_video"] != job["cond_image"]:
+        logger.info('The job names "cond_video" and "cond_image": "cond_video" is used.')
+    return checks.path(f'"{given[0]}"', job[given[0]])
+
+
+def _people(job: dict[str, Any], key: str) -> dict[str, Any]:
+    people = {} if job.get(key) is None else job[key]
+    if not isinstance(people, dict) or not all(isinstance(name, str) for name in people):
+        raise InputError(
+            f'"{key}" {checks.brief(people)} is no object of persons. Write {{"person1": ..., "person2": ...}}.'
+        )
+    return people
+
+
+def _order(audios: dict[str, Any]) -> list[str]:
+    """person1, person2, ... by their numbers, as the reference takes them; other names as they are written."""
+    numbers = {name: NUMBERED.fullmatch(name) for name in audios}
+    if all(numbers.values()):
+        return sorted(audios, key=lambda name: int(numbers[name][1]))  # type: ignore[index]
+    return list(audios)
+
+
+def _audio(name: str, value: Any) -> str | None:
+    if isinstance(value, str | None) and value in SILENT:
+        return None
+    return checks.path(f'"cond_audio" of {checks.brief(name)}', value)
+
+
+def _audio_type(job: dict[str, Any], num_people: int) -> str:
+    kind = job.get("audio_type")
+    if num_people < 2 and kind in (None, SINGLE):
+        return "para"
+    if kind is None:
+        raise InputError('Two or more persons need "audio_type": "para" (together) or "add" (one after another).')
+    return kind
+
+
+def _box(name: str, value: Any) -> Box | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise InputError(
+            f"The box of {name}, {checks.brief(value)}, is not usable. "
+            "Give four numbers: row_min, col_min, row_max, col_max."
+        )
+    for edge, number in zip(("row_min", "col_min", "row_max", "col_max"), value, strict=True):
+        checks.number(f"{edge} of the box of {name}", number, -(2**31), 2**31)
+    row_min, col_min, row_max, col_max = map(int, value)
+    if [row_min, col_min, row_max, col_max] != list(value):
+        logger.info("The box of %s has parts of pixels: [%d, %d, %d, %d] is used.", name, *map(int, value))
+    return row_min, col_min, row_max, col_max
+
+
+def known_keys(data: dict[str, Any], known: Iterable[str], where: str) -> None:
+    """Raises: InputError for a key that is not known, with the one that was meant."""
+    names = tuple(known)
+    for key in data:
+        if key not in names:
+            hint = checks.meant(key, names) or f" Known are {', '.join(names)}."
+            raise InputError(f"{where} has the unknown key {checks.brief(key)}.{hint} Rename or remove it.")
+
+
+def build(cls: type, data: Any, where: str) -> Any:
+    """A dataclass from plain data, field by field, following the types that the fields are declared with.
+
+    Args: where: the place of `data`, for messages.
+    Raises: InputError for unknown and missing keys; what the class itself refuses.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where} {checks.brief(data)} is no object. Write {{...}} with its keys.")
+    fields, hints = dataclasses.fields(cls), typing.get_type_hints(cls)
+    known_keys(data, [item.name for item in fields], where)
+    missing = [item.name for item in fields if item.name not in data and _is_required(item)]
+    if missing:
+        raise InputError(f"{where} lacks {', '.join(missing)}. Add it.")
+    return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """Plain data as a field's type has it: lists become tuples, objects the dataclass that is meant."""
+    inner = next((kind for kind in _flat(hint) if dataclasses.is_dataclass(kind)), None)
+    if isinstance(value, list | tuple):
+        return tuple(build(inner, item, f"{where}[{i}]") if inner else item for i, item in enumerate(value))
+    return build(inner, value, where) if inner and value is not None else value
+
+
+def _flat(hint: Any) -> Iterable[type]:
+    """The types that a union or a tuple is made of."""
+    if typing.get_origin(hint) in (tuple, Union, types.UnionType):
+        for part in typing.get_args(hint):
+            yield from _flat(part)
+    else:
+        yield hint
+
+
+def _is_required(item: dataclasses.Field) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _names(mapping: dict[str, Any]) -> str:
+    return ", ".join(mapping) or "nobody"

@@ -1,0 +1,1 @@
+"""One video on many GPUs: transforms over plain models, which hold no collective themselves."""

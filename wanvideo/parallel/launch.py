@@ -1,0 +1,86 @@
+"""The start of a rank: what torchrun says of it, its device, its groups, and what watches over the others.
+
+torchrun, or anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, starts one a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ..errors import InputError
+from .layout import Layout
+from .mesh import Mesh
+from .team import Team
+from .watchdog import Watchdog, own_store
+
+logger = logging.getLogger("wanvideo")
+EXCHANGE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is. local_rank: on its machine, which is also its GPU there."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_environment(cls) -> Place:
+        """Raises: InputError for numbers that no launcher sets."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        texts = [os.environ.get(name, default) for name, default in zip(names, ("0", "1", "0"), strict=True)]
+        if not all(text.isdigit() for text in texts):
+            raise InputError(
+                f"{', '.join(names)} are {', '.join(texts)}. Start the program with torchrun, or unset them."
+            )
+        return cls(*map(int, texts))
+
+    def device(self, name: str | None) -> str:
+        """The device of this rank, where `name` is what the user asks for."""
+        if name is not None and not name.startswith("cuda"):
+            return name
+        if name is None and not torch.cuda.is_available():
+            return "cpu"
+        if name is not None and ":" in name:
+            raise InputError(f"device {name} is one GPU, and {self.world} ranks were started. Leave the number out.")
+        count = torch.cuda.device_count()
+        if self.local_rank >= count:
+            raise InputError(
+                f"Rank {self.rank} is number {self.local_rank} on its machine, which has {count} GPUs. "
+                f"Start at most {count} processes there: --nproc_per_node={count}."
+            )
+        return f"cuda:{self.local_rank}"
+
+
+@contextmanager
+def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
+    """This process as a rank of the job that the launcher started, for as long as the context is open."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Multicast over NVLink is a resource of the host, and hosts are shared.
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=EXCHANGE_TIMEOUT)
+    watchdog = None
+    try:
+        team = Team(Mesh(layout, device))
+        if team.index == 0:
+            logger.info("%d ranks: %s.", team.size, layout.describe())
+        generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = own_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), generation)
+        watchdog = Watchdog(store, team.index, team.size, team.mesh.counter)
+        watchdog.start()
+        yield team
+        team.barrier()  # who leaves early takes the store with it
+    finally:
+        if watchdog is not None:
+            watchdog.close()
+        dist.destroy_process_group()

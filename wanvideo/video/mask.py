@@ -1,0 +1,125 @@
+"""Where a dubbed video is made anew: a box, a painted mask, one for every frame, or a video of masks.
+
+Legend: F frames of the result, H W its rows and columns; masks are bool [H, W] in pixels of the source.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..keep import DEFAULT_FEATHER, Keep
+from ..untrusted import regular_file
+from .feather import feathered
+from .mouth import MouthRegion
+from .picture import fit_mask, load_mask
+from .reader import is_video, open_frames
+from .regions import box_region, resized_mask
+from .source import SourceVideo, in_time_order
+
+WHITE = 127  # levels above it count as white
+ROUNDING = 1e-3  # of a frame, by which times may be early
+
+
+class Region(Protocol):
+    """The part of a source's frames that is made anew."""
+
+    def weights(self, start: int, stop: int) -> Tensor:
+        """[F, H, W] float32 of the result's frames start..stop: 1 inside, falling to 0 outside, where pixels stay."""
+        ...
+
+
+class DubSource:
+    """A source video and the part of it that is made anew: a `protocols.SourceFrames`."""
+
+    def __init__(self, video: SourceVideo, region: Region) -> None:
+        self._video, self._region = video, region
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        return self._video.frames(start, stop)
+
+    def region(self, start: int, stop: int) -> Tensor:
+        return self._region.weights(start, stop)
+
+
+def open_region(keep: Keep, video: SourceVideo) -> Region:
+    """The region of a source that a request names.
+
+    Raises: InputError when the mask cannot be read, has not the source's shape, or lies outside of what is seen.
+    """
+    width, height = video.result_size
+    if keep.box is not None:
+        return StillRegion(box_region(keep.box, "box of keep", *video.size), width, height, keep.feather)
+    if keep.mask is None:
+        return MouthRegion(video, keep.feather)
+    if is_video(regular_file(keep.mask, "a picture or a video of masks")):
+        return VideoRegion(keep.mask, video, keep.feather)
+    mask = resized_mask(load_mask(keep.mask), f"mask {keep.mask}", *video.size)
+    return StillRegion(mask, width, height, keep.feather)
+
+
+def dub_source(video: SourceVideo, masks: Tensor, feather: int = DEFAULT_FEATHER) -> DubSource:
+    """A source and its masks [n, H, W] in 0..1, one or one for every frame of it, above 0.5 where it is made anew."""
+    regions, (width, height) = masks.cpu().numpy() > 0.5, video.result_size
+    if len(regions) > 1:
+        return DubSource(video, FrameRegions(regions, video, feather))
+    mask = resized_mask(regions[0], "mask of what is made anew", *video.size)
+    return DubSource(video, StillRegion(mask, width, height, feather))
+
+
+class StillRegion:
+    """The same region throughout. mask: [H, W] bool of the source's size."""
+
+    def __init__(self, mask: np.ndarray, width: int, height: int, feather: int) -> None:
+        fitted = fit_mask(mask, width, height)
+        if not fitted.any() or fitted.all():
+            raise InputError(
+                f"The mask of what is made anew is {'everywhere' if fitted.any() else 'nowhere'} white once it is "
+                f"fitted to {width}x{height}. Paint white what is to be made anew, black what is to stay."
+            )
+        self._weights = feathered(fitted, feather)
+
+    def weights(self, start: int, stop: int) -> Tensor:
+        return self._weights.expand(stop - start, -1, -1)
+
+
+class FrameRegions:
+    """A region for every frame of the source. masks: [n, H, W] bool, as many as the source has, of its shape."""
+
+    def __init__(self, masks: np.ndarray, video: SourceVideo, feather: int) -> None:
+        if len(masks) != video.num_frames:
+            raise InputError(
+                f"There are {len(masks)} masks for a source of {video.num_frames} frames. "
+                "Give one mask, or one for every frame."
+            )
+        resized_mask(masks[0], "mask of what is made anew", *video.size)
+        self._masks, self._video, self._feather = masks, video, feather
+        self._frames_per_s = len(masks) / video.duration_s
+
+    def weights(self, start: int, stop: int) -> Tensor:
+        return torch.stack([self._weights(self._video.time_of(index)) for index in range(start, stop)])
+
+    def _weights(self, time_s: float) -> Tensor:
+        index = min(int(time_s * self._frames_per_s + ROUNDING), len(self._masks) - 1)
+        mask = resized_mask(self._masks[index], "mask of what is made anew", *self._video.size)
+        return feathered(fit_mask(mask, *self._video.result_size), self._feather)
+
+
+class VideoRegion:
+    """A region that a video of masks shows, which runs along with the source; its last frame remains."""
+
+    def __init__(self, path: str, video: SourceVideo, feather: int) -> None:
+        self._masks, self._video, self._feather, self._what = open_frames(path), video, feather, f"mask {path}"
+        self._mask(0.0)
+
+    def weights(self, start: int, stop: int) -> Tensor:
+        times = [self._video.time_of(index) for index in range(start, stop)]
+        return torch.stack(in_time_order(times, lambda time_s: feathered(self._mask(time_s), self._feather)))
+
+    def _mask(self, time_s: float) -> Tensor:
+        mask = self._masks.frame_at(time_s).mean(-1) > WHITE
+        return fit_mask(resized_mask(mask, self._what, *self._video.size), *self._video.result_size)

@@ -1,0 +1,162 @@
+"""What a video is made after: a source video's frames at the size and rate of the result, or a still picture.
+
+A source is followed in time, whatever its own rate is, and read when its frames are needed.
+Legend: F frames of the result, H W rows and columns of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError
+from ..geometry import WindowPlan
+from ..keep import SOURCE_ENDS, Camera
+from .picture import fit
+from .reader import open_frames
+
+RATE_DENOMINATOR = 1001  # of 30000/1001 frames a second and its like
+
+
+class SourceVideo:
+    """Frames of a video by the number of the result's frame; the last span that was read is kept, and nothing else.
+
+    Frame i of the result shows the source at i / fps seconds: any rate, also a variable one, any rotation and codec.
+    Args:
+        path: of the video. width, height: of the result, pixels; fps: its frames a second.
+        end: what follows the source's last frame: hold (it remains), loop (from the start), ping-pong (backwards, and
+            forwards again).
+    Raises: InputError when the file is missing or no video.
+    """
+
+    def __init__(self, path: str | Path, width: int, height: int, fps: float, end: str = "hold") -> None:
+        if end not in SOURCE_ENDS:
+            raise InputError(f"source_end {end!r} is not offered. Use one of {', '.join(SOURCE_ENDS)}.")
+        self._video = open_frames(path)
+        self.size = self._video.size
+        self.result_size, self._end = (width, height), end
+        self._fps = Fraction(fps).limit_denominator(RATE_DENOMINATOR)
+        self._frames: dict[int, Tensor] = {}
+
+    def time_of(self, index: int) -> float:
+        """Seconds from the source's first frame at which frame `index` of the result stands."""
+        time = Fraction(index) / self._fps
+        if self._end == "hold" or not self._video.num_frames:
+            return float(time)
+        length = Fraction(self._video.duration_s).limit_denominator(90_000)
+        if self._end == "loop":
+            return float(time % length)
+        last = length - length / self._video.num_frames  # when the last frame comes; it is not shown twice in a row
+        if last <= 0:
+            return 0.0
+        time %= 2 * last
+        return float(min(time, 2 * last - time))
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """[F, H, W, 3] uint8: the frames start..stop of the result, cut to its size as `picture.fit` does."""
+        self._frames = {index: frame for index, frame in self._frames.items() if start <= index < stop}
+        missing = [index for index in range(start, stop) if index not in self._frames]
+        times = [self.time_of(index) for index in missing]
+        self._frames |= zip(missing, in_time_order(times, self._read), strict=True)
+        return torch.stack([self._frames[index] for index in range(start, stop)])
+
+    def frame(self, index: int) -> Tensor:
+        """[H, W, 3] uint8: one frame, which takes no other's place among those that are kept."""
+        return self._frames[index] if index in self._frames else self._read(self.time_of(index))
+
+    @property
+    def num_frames(self) -> int:
+        """Of the source itself."""
+        return self._video.num_frames
+
+    @property
+    def duration_s(self) -> float:
+        """Of the source itself."""
+        return self._video.duration_s
+
+    def close(self) -> None:
+        self._video.close()
+
+    def _read(self, time_s: float) -> Tensor:
+        picture = self._video.frame_at(time_s)
+        width, height = self.result_size
+        if picture.shape[:2] == (height, width):
+            return torch.from_numpy(picture.copy())
+        return to_bytes(fit(picture, width, height)).permute(1, 2, 0).contiguous()
+
+
+def in_time_order(times: Sequence[float], read: Callable[[float], Tensor]) -> list[Tensor]:
+    """What `read` gives for each time, asked for from the earliest on: a video is read forwards only."""
+    found = {index: read(times[index]) for index in sorted(range(len(times)), key=times.__getitem__)}
+    return [found[index] for index in range(len(times))]
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Values of -1..1 as uint8; what came from bytes comes out as the same ones."""
+    return pixels.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_bytes(frames: Tensor) -> Tensor:
+    """uint8 as float32 in -1..1, value for value as `picture.fit` has them."""
+    return (frames.float() / 255 - 0.5) * 2
+
+
+class SourceReferences(Sequence[Tensor]):
+    """The reference picture of every window: the source's frame at its start, [3, H, W] float32 in -1..1.
+
+    Only two are kept, one of them the first.
+    Source: InfiniteTalk, which counts source frames instead of seconds and drifts unless the source has 25 a second.
+    """
+
+    def __init__(self, source: SourceVideo, plan: WindowPlan) -> None:
+        self._source, self._plan = source, plan
+        self._cached: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+        if not 0 <= index < len(self):
+            raise IndexError(f"reference {index} of {len(self)}")
+        if index not in self._cached:
+            picture = from_bytes(self._source.frame(self._plan[index].start)).permute(2, 0, 1)
+            self._cached = {kept: self._cached[kept] for kept in self._cached if kept == 0} | {index: picture}
+        return self._cached[index]
+
+
+class CameraReferences(Sequence[Tensor]):
+    """The reference picture of every window: a still one, seen by a camera that moves slowly.
+
+    Args: picture: [H, W, 3] uint8. width, height: of the result; fps: its frames a second; plan: its windows.
+    Source: the remedy of InfiniteTalk's authors against colors that drift in long videos of one picture.
+    """
+
+    def __init__(
+        self, picture: np.ndarray, camera: Camera, width: int, height: int, plan: WindowPlan, fps: float
+    ) -> None:
+        self._picture, self._camera, self._plan, self._fps = picture, camera, plan, fps
+        self._width, self._height = width, height
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+        if not 0 <= index < len(self):
+            raise IndexError(f"reference {index} of {len(self)}")
+        rows, columns = self._picture.shape[:2]
+        scale = max(self._height / rows, self._width / columns)
+        zoom, right, down = self._camera.at(self._plan[index].start / self._fps)
+        width, height = self._width / scale / zoom, self._height / scale / zoom
+        left = (columns - width) / 2 + right * (self._width / scale - width) / 2
+        top = (rows - height) / 2 + down * (self._height / scale - height) / 2
+        box = left, top, min(left + width, columns), min(top + height, rows)
+        seen = Image.fromarray(self._picture).resize(
+            (self._width, self._height), Image.Resampling.BILINEAR, box=box
+        )  # fmt: skip
+        return from_bytes(torch.from_numpy(np.array(seen))).permute(2, 0, 1)
