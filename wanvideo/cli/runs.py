@@ -93,7 +93,7 @@ def _resume(run: Found) -> int:
 
     job, folder = run.manifest.job, run.folder.absolute()
     if job is None:
-        raise OutputError(f"{run.folder} was begun in ComfyUI. Queue the same graph there again; it goes on with it.")
+        raise OutputError(f"{run.folder} was begun in ComfyUI. Start the same graph there again.")
     stored = Stored.from_json(job, str(run.folder))
     output = free_name(run.manifest.output or folder.with_suffix(".mp4"))
     os.chdir(str(job.get("folder", ".")))  # paths of the job are as they were given there
