@@ -67,14 +67,14 @@ def open_run(
     if resume not in (AUTO, NEVER):
         return _go_on(_named(Path(resume).expanduser(), wanted), wanted, soundtrack)
     if resume == AUTO:
-        beside = list(find_runs(folder.parent))
-        usable = [run for run in beside if (run.folder == folder or run.manifest.video is None) and not run.is_live]
+        neighbors = list(find_runs(folder.parent))
+        usable = [run for run in neighbors if (run.folder == folder or run.manifest.video is None) and not run.is_live]
         same = [run for run in usable if not differs(run.manifest, wanted)]
         related = [run for run in usable if shares_beginning(run.manifest, wanted)]
         if same or related:
             best = max(same or related, key=lambda run: (run.folder == folder, run.manifest.progress.num_windows))
             return _go_on(best, wanted, soundtrack)
-        for run in beside:
+        for run in neighbors:
             if run.folder == folder:
                 _say_why_not(run, wanted)
     is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
