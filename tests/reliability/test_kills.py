@@ -175,7 +175,7 @@ def test_speech_whose_features_differ_begins_anew(tmp_path, caplog):
         pipeline().generate(longer, tmp_path / "talk.mp4", resume=str(tmp_path / "talk.run"))
     path = pipeline().generate(longer, tmp_path / "talk.mp4")
     fresh = pipeline().generate(longer, tmp_path / "fresh.mp4", resume="never")
-    assert path.read_bytes() == fresh.read_bytes() and "Begin the video anew" in caplog.text
+    assert path.read_bytes() == fresh.read_bytes() and "Make the video anew" in caplog.text
 
 
 def test_windows_of_a_run_folder_are_yielded_once(tmp_path):

@@ -283,7 +283,7 @@ def test_a_lora_that_fits_nothing_is_refused_where_the_model_is_chosen(parts, tm
     safetensors.torch.save_file(mixed, tmp_path / "mixed.safetensors")
     lora = node("WanVideoLoraSelect").getlorapath(str(tmp_path / "mixed.safetensors"))[0]
     node("WanVideoSetLoRAs").setlora(parts["model"], lora)
-    assert "parameters that it changes are in the model" in caplog.text
+    assert "differences fit this model" in caplog.text
 
 
 def test_a_cfg_for_each_step_is_taken_by_the_sampler(parts, embeds, speech):

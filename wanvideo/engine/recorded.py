@@ -81,7 +81,7 @@ def why_unlike(conditioning: Conditioning, setup: SamplingSetup, run: Run) -> st
         return None
     return (
         f"The {done} windows in {run.folder} do not fit the beginning of this sound, whose features or length differ: "
-        "the encoder and the loudness take in what comes later. Begin the video anew (resume: never)."
+        "the encoder and the loudness take in what comes later. Make the video anew (resume: never)."
     )
 
 
