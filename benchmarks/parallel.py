@@ -193,9 +193,13 @@ class _Done:
 def without_exchange() -> Iterator[None]:
     """Layouts and launches as they are, and nothing goes over the wire: numbers are wrong, times are what is left."""
 
+    received: dict[object, torch.Tensor] = {}
+
     def exchange(self: Group, send: torch.Tensor, send_rows: object, receive_rows: list[int]) -> object:
-        send = send.contiguous()
-        return send.new_empty(sum(receive_rows), *send.shape[1:]), _Done()
+        shape = sum(receive_rows), *send.contiguous().shape[1:]
+        if (shape, send.dtype) not in received:  # numbers as they may be: others take other time
+            received[shape, send.dtype] = torch.randn(shape, device=send.device).to(send.dtype)
+        return received[shape, send.dtype], _Done()
 
     def swap(self: Group, sends: object, receives: object) -> list[_Done]:
         return []

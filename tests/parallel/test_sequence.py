@@ -73,7 +73,9 @@ def attention(mesh, counts):
     first = sum(counts[: mesh.sequence.index])
     own = slice(first, first + counts[mesh.sequence.index])
     groups = [x[0, own].unflatten(1, (backend.num_groups, -1)).transpose(0, 1) for x in (value, query, key)]
-    value, query, key = (hand_over(x, backend) for x in groups)
+    value, query, key = (
+        hand_over(x, backend, is_value) for x, is_value in zip(groups, (True, False, False), strict=True)
+    )
     return backend.attend_with_lse(query, key, value)
 
 

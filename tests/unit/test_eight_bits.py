@@ -125,7 +125,7 @@ def test_ranks_that_share_a_softmax_share_its_shift():
 
     def from_first_rank(shift):
         shifts.append(shift)
-        return lambda: shifts[0]
+        return shifts[0]
 
     with torch.no_grad():
         attn.norm_k.weight.fill_(1.0)

@@ -118,10 +118,10 @@ class SelfAttention(nn.Module):
         backend, groups, dtype = self.backend, self.backend.num_groups, self.backend.query_dtype
         key = self.k(hidden)
         shift = share_shift(key_shift(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype), backend)
+        key = rms_norm_heads(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype, shift, groups)
+        key = hand_over(key, backend)  # on its way while the value is computed, and that while the query is
         value = self.v(hidden).unflatten(-1, (groups, self.num_heads // groups, -1)).transpose(0, 1)
-        value = hand_over(value, backend)
-        key = rms_norm_heads(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype, shift(), groups)
-        key = hand_over(key, backend)
+        value = hand_over(value, backend, is_value=True)
         query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype, None, groups)
         return hand_over(query, backend), key, value
 

@@ -7,7 +7,6 @@ Legend: L tokens of all ranks, l own ones, N heads, P ranks, n = N/P heads, E he
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -20,7 +19,7 @@ from ..ops.attention.dispatch import self_attention
 from ..ops.attention.functions import OutAndLse, hopper_rows
 from ..ops.attention.regions import FrameRegions, RegionShares
 from ..ops.quantized import FP8, QuantizedRows
-from .groups import Group, Work
+from .groups import Group, Work, packed
 from .mesh import Mesh
 
 
@@ -105,17 +104,17 @@ class _Ulysses:
         first = self.mesh.sequence.index // self.group.size * self.group.size
         return self.split.counts[first : first + self.group.size]
 
-    def take(self, operand: Tensor) -> Tensor:
+    def take(self, operand: Tensor, is_value: bool) -> Tensor:
         """Heads [P, l, n, E] of the own tokens -> the own heads [1, L, n, E] of all; they come while others are made.
 
         Each is exchanged by itself, so that it arrives as the kernels take it, and while the next one is computed.
         """
         bound = bound_work = None
-        if not self._sent and self._in_fp8:  # values come first: rows in fp8 share their bound
+        if is_value and self._in_fp8:  # rows in fp8 share the bound of the values
             bound = torch.linalg.vector_norm(operand, float("inf")).float()
             bound_work = self.group.start_reduce_(bound, "max")
         own, counts = operand.shape[1], self.counts
-        received, work = self.group.exchange(operand.flatten(0, 1), [own] * self.group.size, counts)
+        received, work = self.group.exchange(packed(operand).flatten(0, 1), [own] * self.group.size, counts)
         self._sent.append(_Sent(work, bound, bound_work))
         return received[None]
 
@@ -165,7 +164,7 @@ class _Ulysses:
         own = counts[self.group.index]
         received, work = self.group.exchange(rows, counts, [own] * self.group.size)
         work.wait()
-        return received.view(self.group.size, own, -1).transpose(0, 1).flatten(1)
+        return packed(received.view(self.group.size, own, -1).transpose(0, 1)).flatten(1)
 
     def _own_shares(self, shares: RegionShares) -> RegionShares:
         """Shares averaged over the own heads, of all tokens -> over all heads, of the own tokens."""
@@ -179,15 +178,10 @@ class _Ulysses:
         return RegionShares(own, *_extremes(least, most, self.mesh.ring))
 
 
-def first_s_shift(group: Group, shift: Tensor) -> Callable[[], Tensor]:
-    """See `Backend.share_shift`: that of the first rank is as good as any; it comes while values are computed."""
-    work = group.start_broadcast_(shift, 0)
-
-    def shared() -> Tensor:
-        work.wait()
-        return shift
-
-    return shared
+def first_s_shift(group: Group, shift: Tensor) -> Tensor:
+    """See `Backend.share_shift`: that of the first rank is as good as any."""
+    group.broadcast_(shift, 0)
+    return shift
 
 
 def _extremes(least: Tensor, most: Tensor, group: Group) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,9 @@ class Backend:
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
     `dispatch.self_attention` in one pass, perhaps without the regions' shares.
     num_groups, take: where attention is that of several GPUs, its operands are made in so many groups of heads, one
-    after another [G, L, N/G, E], and each is given to `take` as soon as it is there: values, keys, queries, in this
-    order. What `take` returns, which may be still to come, `function` and `rows` get. share_shift: there all keys of a
-    softmax lose the same `ops.norm.key_shift`; it sends this rank's, and returns what waits for everybody's.
+    after another [G, L, N/G, E], and each is given to `take` as soon as it is there, with whether it is the value. What
+    `take` returns, which may be still to come, `function` and `rows` get. share_shift: of this rank's
+    `ops.norm.key_shift` and those of others, the one that all keys of a softmax lose.
     """
 
     name: str
@@ -75,8 +75,8 @@ class Backend:
     lse_limit: str | None = None
     rows: Callable[..., tuple[Tensor | QuantizedRows, RegionShares | None]] | None = None
     num_groups: int = 1
-    take: Callable[[Tensor], Tensor] | None = None
-    share_shift: Callable[[Tensor], Callable[[], Tensor]] | None = None
+    take: Callable[[Tensor, bool], Tensor] | None = None
+    share_shift: Callable[[Tensor], Tensor] | None = None
 
     @property
     def has_lse(self) -> bool:

@@ -6,7 +6,6 @@ Legend: B batch, G groups, L query tokens, M key tokens, K keys of a frame, N he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -28,20 +27,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -
     return backend.attend(query, key, value)
 
 
-def hand_over(operand: Tensor, backend: Backend) -> Tensor:
-    """A value, query or key [G, L, N/G, E], as soon as it is made -> what `self_attention` takes of it."""
-    return operand if backend.take is None else _taken(operand, backend)
+def hand_over(operand: Tensor, backend: Backend, is_value: bool = False) -> Tensor:
+    """A key, value or query [G, L, N/G, E], as soon as it is made -> what `self_attention` takes of it."""
+    return operand if backend.take is None else _taken(operand, backend, is_value)
 
 
 @compile_disabled
-def _taken(operand: Tensor, backend: Backend) -> Tensor:
+def _taken(operand: Tensor, backend: Backend, is_value: bool) -> Tensor:
     assert backend.take is not None
-    return backend.take(operand)
+    return backend.take(operand, is_value)
 
 
-def share_shift(shift: Tensor | None, backend: Backend) -> Callable[[], Tensor | None]:
-    """The `norm.key_shift` of this rank's keys -> what gives that of all keys which meet in one softmax."""
-    return (lambda: shift) if shift is None or backend.share_shift is None else backend.share_shift(shift)
+def share_shift(shift: Tensor | None, backend: Backend) -> Tensor | None:
+    """The `norm.key_shift` of this rank's keys -> that of all keys which meet in one softmax."""
+    return shift if shift is None or backend.share_shift is None else _shared(shift, backend)
+
+
+@compile_disabled
+def _shared(shift: Tensor, backend: Backend) -> Tensor:
+    assert backend.share_shift is not None
+    return backend.share_shift(shift)
 
 
 @compile_disabled

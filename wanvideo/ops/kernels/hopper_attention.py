@@ -98,16 +98,19 @@ def _kernel(device: torch.device, dtype: torch.dtype) -> cuda_driver.Kernel:
 
 
 @triton.jit
-def _column_ranges(x, lowest, highest, total, L, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _column_ranges(
+    x, lowest, highest, total, L, C, ROWS: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    low, high = tl.full((BLOCK,), float("inf"), tl.float32), tl.full((BLOCK,), float("-inf"), tl.float32)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for step in range(ROWS):
-        row = tl.program_id(0).to(tl.int64) * ROWS + step
-        inside = (columns < C) & (row < L)
-        value = tl.load(x + row * C + columns, mask=inside, other=0.0).to(tl.float32)
+    low = tl.full((TOGETHER, BLOCK), float("inf"), tl.float32)
+    high, sums = -low, tl.zeros((TOGETHER, BLOCK), tl.float32)
+    for step in range(0, ROWS, TOGETHER):  # rows of a step come at once: a single one would wait for memory each time
+        row = tl.program_id(0).to(tl.int64) * ROWS + step + tl.arange(0, TOGETHER)[:, None]
+        inside = (columns[None, :] < C) & (row < L)
+        value = tl.load(x + row * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
         low, high = tl.where(inside, tl.minimum(low, value), low), tl.where(inside, tl.maximum(high, value), high)
         sums += value
+    low, high, sums = tl.min(low, 0), tl.max(high, 0), tl.sum(sums, 0)
     place = tl.program_id(0) * C + columns
     tl.store(lowest + place, low, mask=columns < C)
     tl.store(highest + place, high, mask=columns < C)
@@ -145,8 +148,8 @@ def transposed_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, 
     rows, columns = batch * length, heads * width
     blocks = triton.cdiv(rows, 128)
     lowest, highest, total = value.new_empty(3, blocks, columns, dtype=torch.float32)
-    _column_ranges[(blocks, triton.cdiv(columns, 1024))](
-        value, lowest, highest, total, rows, columns, ROWS=128, BLOCK=1024, num_warps=4
+    _column_ranges[(blocks, triton.cdiv(columns, 256))](
+        value, lowest, highest, total, rows, columns, ROWS=128, TOGETHER=16, BLOCK=256, num_warps=4
     )
     mean = total.sum(0) / rows
     largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_AMAX)
