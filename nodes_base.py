@@ -98,7 +98,9 @@ def _check_widget(name: str, value: Any, kind: Any, options: dict[str, Any]) -> 
         low, high = options["min"], options["max"]
         if not isinstance(value, int if kind == "INT" else int | float) or not low <= value <= high:  # NaN is not
             article = "a whole number" if kind == "INT" else "a number"
-            raise InputError(f"{name} {value!r:.200} is not usable: it must be {article} from {low} to {high}.")
+            raise InputError(
+                f"{name} {value!r:.200} is not usable: it must be {article} from {low} to {high}. Give one."
+            )
     elif isinstance(kind, list) and value not in kind:
         raise InputError(f"{name} {value!r:.200} is not offered. Use one of {', '.join(kind)}.")
     elif kind == "STRING" and not isinstance(value, str):
@@ -135,7 +137,7 @@ def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Sock
     if isinstance(value, kind):
         return value
     if value is None:
-        raise InputError(f"{what} is not connected.")
+        raise InputError(f"{what} is not connected. Connect it.")
     raise InputError(
         f"{what} comes from another pack ({type(value).__module__}.{type(value).__qualname__}). "
         "Nodes of WanVideoWrapper and of this pack cannot be mixed in one graph: use this pack's node for it."

@@ -73,7 +73,7 @@ def refuse_by_head(file: Path, what: str) -> None:
 
 def decodable(streams: Iterable[T]) -> T | None:
     """The first track that has a decoder; a file may hold tracks for special devices before it."""
-    return next((stream for stream in streams if stream.codec_context is not None), None)  # type: ignore[attr-defined]
+    return next((stream for stream in streams if stream.codec_context is not None), None)  # type: ignore[attr-defined]  # T has no bound
 
 
 def sound_stream(container: av.container.InputContainer, path: str | Path) -> av.AudioStream:

@@ -101,7 +101,7 @@ def _sound_of(blocks: Iterable[np.ndarray], rate: int, name: str) -> Sound:
     """Blocks [N, C] at `rate` Hz, checked and brought to one channel at 16 kHz."""
     sound = Sound.of(_resampled((block.mean(1) for block in _checked(blocks, name)), rate), name)
     if not sound.num_samples:
-        raise InputError(f"{name} is empty: it has no samples.")
+        raise InputError(f"{name} is empty: it has no samples. Give another sound.")
     return sound
 
 

@@ -233,7 +233,9 @@ def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
                 notes[_misfit(name, wrong.shape, shapes[name])] = None
                 continue
             if name in entries:
-                raise CheckpointError(f"{source.name} changes {name} twice, under two names. The file is damaged.")
+                raise CheckpointError(
+                    f"{source.name} changes {name} twice, under two names. The file is damaged: download it again."
+                )
             entries[name] = tuple(delta.reshaped(shapes[name]) for delta in deltas)
     lora = Lora(source.name, entries, tuple(unmatched), tuple(notes))
     if not entries:
@@ -272,7 +274,9 @@ def _grouped(source: TensorSource) -> dict[str, dict[str, StoredTensor]]:
         path = _bare(path)
         group = groups.setdefault(path, {})
         if role in group:
-            raise CheckpointError(f"{source.name} has {path} twice, under two names. The file is damaged.")
+            raise CheckpointError(
+                f"{source.name} has {path} twice, under two names. The file is damaged: download it again."
+            )
         group[role] = tensor
     return groups
 

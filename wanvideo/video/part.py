@@ -66,7 +66,7 @@ class VideoPart:
         audio: Soundtrack | None = None, num_frames: int | None = None, position: Position | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(crf, int) or not 0 <= crf <= MAX_CRF:
-            raise InputError(f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}.")
+            raise InputError(f"crf {crf!r} is not usable: it is 0 (lossless) to {MAX_CRF}. Give a whole number.")
         self.path, self.width, self.height, self.crf = Path(path), width, height, crf
         self.rate = frame_rate(fps)
         self._file: int | None = None
@@ -104,7 +104,7 @@ class VideoPart:
                 self._append(pixels)
             except (av.FFmpegError, OSError) as error:
                 raise OutputError(
-                    f"{cause_of(error)} after {self.num_frames} frames. What was finished can be played: {self.path}"
+                    f"{cause_of(error)} after {self.num_frames} frames. Take what was finished from {self.path}"
                 ) from None
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ def fit_images(images: Tensor, width: int, height: int) -> Tensor:
         raise InputError(f"Pictures of shape {list(images.shape)} are not usable. Give [number, rows, columns, 3].")
     images = images[..., :3].float()
     if not torch.isfinite(images).all():
-        raise InputError("The picture has values that are no numbers (NaN or infinite).")
+        raise InputError("The picture has values that are no numbers (NaN or infinite). Make it anew.")
     if tuple(images.shape[1:3]) == (height, width):
         return images.permute(0, 3, 1, 2) * 2 - 1
     levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
