@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,11 +50,14 @@ def open_container(path: str | Path, what: str) -> av.container.InputContainer:
     options = {"format_whitelist": ",".join(KINDS), "protocol_whitelist": "file", "enable_drefs": "0"}
     if read_wav_header(file).tail is WavTail.SAMPLES:
         options["ignore_length"] = "1"
+    opening = partial(
+        av.open, str(file), container_options=options, options={"max_pixels": str(MAX_FRAME_PIXELS)}, timeout=TIMEOUT_S
+    )
     try:
-        return av.open(
-            str(file), container_options=options, options={"max_pixels": str(MAX_FRAME_PIXELS)},
-            metadata_errors="replace", timeout=TIMEOUT_S,
-        )  # fmt: skip
+        try:
+            return opening(metadata_errors="replace")
+        except TypeError:  # PyAV 19 takes any title, and has no such argument
+            return opening()
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
