@@ -133,6 +133,8 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> LoraSou
     if config is not None:
         noted = {DIFFUSERS_CONFIG: json.dumps(read_json(config, "the settings of a LoRA", CheckpointError))}
         source = TensorSource(source, source.name, source.metadata | noted)
+    with answered(source.name, CheckpointError):
+        _check_layers(source)
     return LoraSource(source, path, stamp)
 
 
@@ -169,6 +171,13 @@ def _check_form(source: TensorSource) -> None:
             raise CheckpointError(
                 f"{source.name} has {key} of shape {list(tensor.shape)}, which is one number. Download it again."
             )
+
+
+def _check_layers(source: TensorSource) -> None:
+    """Every part of every layer is there and of a shape that can be multiplied out, whatever the model is."""
+    scaling = _scaling(source)
+    for path, roles in _grouped(source).items():
+        _deltas(source.name, path, roles, scaling)
 
 
 def _check_origin(source: TensorSource) -> None:

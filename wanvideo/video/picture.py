@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,8 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
     file = regular_file(path, what)
     refuse_by_head(file, what)
     Image.init()
-    with answered(str(path)):
+    with answered(str(path)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is a lower one
         try:
             image = Image.open(_BoundedFile(file), formats=[name for name in FORMATS if name in Image.OPEN])
         except Image.UnidentifiedImageError:
