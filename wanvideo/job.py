@@ -129,7 +129,7 @@ def _audio_type(job: dict[str, Any], num_people: int) -> str:
     if num_people < 2 and kind in (None, SINGLE):
         return "para"
     if kind is None:
-        raise InputError('Two or more persons need "audio_type": "para" (together) or "add" (one after another).')
+        raise InputError('Two or more persons need "audio_type". Write "para" (together) or "add" (one after another).')
     return kind
 
 
