@@ -20,6 +20,14 @@ def test_tools_have_one_version():
     assert {name: version for name, version in hooks if pinned.get(name, version) != version} == {}
 
 
+def test_what_is_promised_has_its_tests():
+    """Every test that docs/reliability.md names is there."""
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    files = (ROOT / "tests").rglob("test_*.py")
+    there = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    assert len(promised) > 60 and promised <= there, promised - there
+
+
 def test_publishing_waits_for_the_tests():
     workflows = ROOT / ".github" / "workflows"
     publish = (workflows / "publish.yml").read_text(encoding="utf-8")
