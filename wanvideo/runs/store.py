@@ -148,7 +148,9 @@ class Run:
             if not self.video.exists():
                 self._replace(replace(self.manifest, video=str(saved.absolute())))
         except OSError as error:
-            raise OutputError(f"{cause_of(error)} for {path}. Take the finished video from {self.video}") from None
+            raise OutputError(
+                f"{cause_of(error)} for {path}. Choose another name; the finished video is {self.video}"
+            ) from None
         return saved
 
     def _finish(self, part: VideoPart) -> None:

@@ -66,7 +66,9 @@ class VideoPart:
         audio: Soundtrack | None = None, num_frames: int | None = None, position: Position | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(crf, int) or not 0 <= crf <= MAX_CRF:
-            raise InputError(f"crf {crf!r} is not usable: it is 0 (lossless) to {MAX_CRF}. Give a whole number.")
+            raise InputError(
+                f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}. Use 18."
+            )
         self.path, self.width, self.height, self.crf = Path(path), width, height, crf
         self.rate = frame_rate(fps)
         self._file: int | None = None

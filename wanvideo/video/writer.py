@@ -71,7 +71,7 @@ class VideoWriter:
             self._is_closed = True
             if not self.num_frames:
                 self.partial.unlink(missing_ok=True)
-                raise OutputError(f"No frame was written, so there is no video {self.path}. Make at least one.")
+                raise OutputError(f"No frame was written, so there is no video {self.path}. Write at least one.")
             self.path = join_parts(
                 [self.partial], self.path, self._part.rate, audio=self.audio, overwrite=self.overwrite
             )
@@ -122,7 +122,9 @@ def join_parts(
         return publish(finishing, path, overwrite)
     except (av.FFmpegError, OSError, InputError) as error:
         where = ", ".join(str(part) for part in parts[:3]) + (" ..." if len(parts) > 3 else "")
-        raise OutputError(f"{cause_of(error)} while {path} was put together. Take its pictures from {where}") from None
+        raise OutputError(
+            f"{cause_of(error)} while {path} was put together. All its pictures are in {where}; mend that, start again."
+        ) from None
     finally:
         finishing.unlink(missing_ok=True)
 
@@ -196,9 +198,7 @@ def _packets(
         with av.open(str(part.absolute())) as container:
             stream = container.streams.video[0]
             if bytes(stream.codec_context.extradata or b"") != extradata:
-                raise OutputError(
-                    f"{part} was encoded with other settings than {parts[0]}. Join only parts of one video."
-                )
+                raise OutputError(f"{part} was encoded with other settings than {parts[0]}. Give parts of one video.")
             shift = None
             for packet in container.demux(stream):
                 if not packet.size:
