@@ -248,8 +248,8 @@ def _check_regions(num_masks: int, num_speakers: int) -> None:
     if not num_masks:
         if num_speakers > 2:
             raise InputError(
-                f"{num_speakers} speakers need a mask each: connect mask_1 to mask_{num_speakers}, or a batch of "
-                f"{num_speakers} to ref_target_masks. Only two speakers can be placed by themselves, left and right."
+                f"{num_speakers} speakers need a mask each; only two can be placed by themselves, left and right. "
+                f"Connect mask_1 to mask_{num_speakers}, or a batch of {num_speakers} to ref_target_masks."
             )
     elif num_masks < num_speakers or num_masks > MAX_SPEAKERS:
         raise InputError(

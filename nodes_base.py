@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from .nodes_common import page_language
 from .nodes_messages import translate
+from .wanvideo import checks
 from .wanvideo.errors import InputError, TalkError, UnsupportedError
 from .wanvideo.geometry import snap_frames
+from .wanvideo.request import MAX_PROMPT
 
 PACK = Path(__file__).resolve().parent
 CATEGORY = "Talking Video"
@@ -95,14 +97,11 @@ def _is_number(kind: Any) -> bool:
 
 def _check_widget(name: str, value: Any, kind: Any, options: dict[str, Any]) -> None:
     if _is_number(kind):
-        low, high = options["min"], options["max"]
-        if not isinstance(value, int if kind == "INT" else int | float) or not low <= value <= high:  # NaN is not
-            article = "a whole number" if kind == "INT" else "a number"
-            raise InputError(f"{name} {value!r:.200} is not usable: it must be {article} from {low} to {high}.")
-    elif isinstance(kind, list) and value not in kind:
-        raise InputError(f"{name} {value!r:.200} is not offered. Use one of {', '.join(kind)}.")
-    elif kind == "STRING" and not isinstance(value, str):
-        raise InputError(f"{name} is {type(value).__name__}, not text. Type a text.")
+        checks.number(name, value, options["min"], options["max"], whole=kind == "INT")
+    elif isinstance(kind, list):
+        checks.choice(name, value, tuple(kind))
+    elif kind == "STRING":
+        checks.text(name, value, MAX_PROMPT)
 
 
 def whole(default: int, low: int, high: int, step: int = 1) -> tuple[str, dict[str, Any]]:
@@ -135,7 +134,7 @@ def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Sock
     if isinstance(value, kind):
         return value
     if value is None:
-        raise InputError(f"{what} is not connected.")
+        raise InputError(f"{what} is not connected. Connect it.")
     raise InputError(
         f"{what} comes from another pack ({type(value).__module__}.{type(value).__qualname__}). "
         "Nodes of WanVideoWrapper and of this pack cannot be mixed in one graph: use this pack's node for it."

@@ -298,7 +298,7 @@ def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
 def video_from_file(path: Path) -> Any:
     """A VIDEO whose frames stay in their file. Raises: UnsupportedError outside ComfyUI."""
     if comfy is None:
-        raise UnsupportedError(f"A VIDEO needs ComfyUI. The video is in {path}")
+        raise UnsupportedError(f"A VIDEO needs ComfyUI. Take the video from {path}")
     from comfy_api.latest import InputImpl
 
     return InputImpl.VideoFromFile(str(path))

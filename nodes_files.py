@@ -56,8 +56,8 @@ class Files:
             )
         slot = SLOTS[self.kind]
         raise CheckpointError(
-            f"{name or 'The file'} is missing. Put {slot.wanted}, e.g. {slot.example}, into "
-            f"{self._where()}\nIt can be downloaded from {slot.link}"
+            f"{name or 'The file'} is missing. Needed is {slot.wanted}, e.g. {slot.example}.\n"
+            f"Download it from {slot.link} and put it into {self._where()}"
         )
 
     def check(self, name: str) -> None:

@@ -12,7 +12,7 @@ from .nodes_common import RunProgress, logger, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
-from .wanvideo.checkpoints.checkpoint import check_speakers
+from .wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.manifests import manifest_of_conditioning
 from .wanvideo.engine.recorded import begin_run, record
@@ -103,6 +103,8 @@ class Job:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
         if self.extras.speech is not None:
             check_speakers(model.audio_checkpoint, self.extras.speech.audio.num_speakers)
+        if isinstance(images, TalkingPicture) or images.condition is not None or images.clip is not None:
+            check_image_to_video(model.handle.checkpoint)
         setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)
         if self.prompts is not None:
             check_prompts(expect(self.prompts, Prompts, "text_embeds"), setup)

@@ -114,7 +114,7 @@ def _order(audios: dict[str, Any]) -> list[str]:
     """person1, person2, ... by their numbers, as the reference takes them; other names as they are written."""
     numbers = {name: NUMBERED.fullmatch(name) for name in audios}
     if all(numbers.values()):
-        return sorted(audios, key=lambda name: int(numbers[name][1]))  # type: ignore[index]
+        return sorted(audios, key=lambda name: int(numbers[name][1]))  # type: ignore[index]  # none is None, as all are true
     return list(audios)
 
 
@@ -129,7 +129,7 @@ def _audio_type(job: dict[str, Any], num_people: int) -> str:
     if num_people < 2 and kind in (None, SINGLE):
         return "para"
     if kind is None:
-        raise InputError('Two or more persons need "audio_type": "para" (together) or "add" (one after another).')
+        raise InputError('Two or more persons need "audio_type". Write "para" (together) or "add" (one after another).')
     return kind
 
 

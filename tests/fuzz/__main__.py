@@ -1,5 +1,7 @@
-"""`python tests/fuzz`, or `python -m tests.fuzz` where no other package is called tests: all
-families for some minutes or some cases each; fails when a case breaks the promise.
+"""`python tests/fuzz`: all families for some minutes or some cases each; fails when a case breaks the promise.
+
+Not `python -m tests.fuzz`: packages that are installed may bring a `tests` of their own (color-matcher does), which
+Python prefers to a folder without `__init__.py`.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wanvideo.errors import TalkError
 
-WARM = ("av", "PIL.Image", "safetensors.torch", "scipy.special", "soundfile", "librosa", "wanvideo.pipeline")
+WARM = ("av", "PIL.Image", "safetensors.torch", "scipy.special", "wanvideo.pipeline")
 COLLECT_EVERY = 50  # cases
 
 

@@ -18,8 +18,9 @@ from wanvideo.audio.load import load_audio
 from wanvideo.errors import TalkError
 from wanvideo.geometry import WindowPlan
 from wanvideo.video.picture import load_mask, load_picture
-from wanvideo.video.reader import References, is_video, open_frames, picture_size, probe
+from wanvideo.video.reader import is_video, open_frames, picture_size, probe
 from wanvideo.video.soundtrack import Soundtrack, add_soundtrack
+from wanvideo.video.source import SourceReferences, SourceVideo
 
 BOUNDARIES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 HEAD_BYTES = 256  # where most of a file's fields are
@@ -79,7 +80,8 @@ def _read_frames(path: pathlib.Path) -> None:
 
 
 def _read_references(path: pathlib.Path) -> None:
-    with closing(References(path, 32, 32, WindowPlan(33, window=13, overlap=5), 25)) as references:
+    with closing(SourceVideo(path, 32, 32, fps=25)) as source:
+        references = SourceReferences(source, WindowPlan(33, window=13, overlap=5))
         assert all(reference.isfinite().all() for reference in map(references.__getitem__, range(len(references))))
 
 

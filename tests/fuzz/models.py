@@ -50,7 +50,7 @@ WAYS: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
     "empty": lambda tensor: tensor.new_empty(0, *tensor.shape[1:]),
     "doubled": lambda tensor: torch.cat((tensor, tensor)) if tensor.ndim else torch.zeros(2),
     "int": lambda tensor: tensor.to(torch.int64),
-    "NaN": lambda tensor: torch.full_like(tensor, torch.nan),
+    "NaN": lambda tensor: torch.full_like(tensor if tensor.is_floating_point() else tensor.half(), torch.nan),
 }
 VALUES = (
     None,

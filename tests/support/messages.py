@@ -1,8 +1,6 @@
 """What the user is told when something is wrong: every message's form, those that were raised, and all there can be."""
 
 import ast
-import functools
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -15,13 +13,12 @@ SOURCES = [*sorted((ROOT / "wanvideo").rglob("*.py")), *sorted(ROOT.glob("nodes_
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.TalkError)}
 ALIASES = {"error"}  # what readers of files call the kind of error they are given
 _PATHS = frozenset(SOURCES)
-TO_MEND = Path(__file__).with_name("messages_to_mend.json")  # templates that do not say what to do yet; it only shrinks
 MOST_LINES, MOST_WORDS, MOST_CHARACTERS = 3, 400, 1200  # characters without values, and with them
 VERBS = frozenset(
-    "add allow ask attach begin check choose close connect convert copy crop cut decode delete download draw encode "
-    "export extend free give install keep leave load lower make mark mend move name paint pass pick point put raise "
-    "read record reduce remove rename repair replace report run save say select send set shorten split start take "
-    "turn unpack update upgrade use wait write".split()
+    "add allow ask attach begin call change check choose close compare connect convert copy crop cut decode delete "
+    "download draw encode export extend free give install join keep leave load look lower make mark mend move name "
+    "paint pass pick point put queue raise read record reduce remove rename repair replace report run save say "
+    "select send set shorten split start take turn type unpack update upgrade use wait write".split()
 )
 LEAKS = re.compile(r"<class |<function |<built-in|<[\w.]+ object at|NoneType|PosixPath|WindowsPath|Traceback")
 SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)\)?\s+(?=[A-Z\"'({0-9])|\n")
@@ -67,23 +64,7 @@ def static_faults():
 
 def ends_open(template):
     """Whether its last sentence is filled in, so that only the message can tell."""
-    return re.search(r"(^|[.!?:}]) ?\{\}$", template) is not None
-
-
-def to_mend():
-    """Templates that are known to be unfinished."""
-    return set(json.loads(TO_MEND.read_text(encoding="utf-8")))
-
-
-@functools.cache
-def _unfinished():
-    parts = (".*".join(map(re.escape, template.split("{}"))) for template in to_mend())
-    return re.compile("|".join(parts) or "(?!)", re.S)
-
-
-def is_unfinished(message):
-    """Whether a message has in it one of a template that is known to be unfinished."""
-    return _unfinished().search(message) is not None
+    return re.search(r"(^|[.!?:}\n]) ?\{\}\.?$", template) is not None
 
 
 class Recorder:

@@ -33,6 +33,27 @@ def muxed(source, path, seconds=1):
     return path
 
 
+@pytest.mark.parametrize("has_argument", [True, False])
+def test_a_title_that_is_no_text_is_read_by_every_version_of_the_decoder(tmp_path, monkeypatch, has_argument):
+    """PyAV 19 takes any title, and no `metadata_errors` any more."""
+    opened, asked = av.open, []
+    allowed = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+    def of_version(*args, metadata_errors=None, **options):
+        asked.append(metadata_errors)
+        if metadata_errors and not has_argument:
+            raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
+        return opened(*args, **options, **allowed)
+
+    data = media.wav(tmp_path / "a.wav", media.tone(16000, 0.1), 16000).read_bytes()
+    title = b"LIST" + struct.pack("<I4s4sI", 16, b"INFO", b"INAM", 4) + b"Caf\xe9"
+    path = tmp_path / "b.wav"
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8 + len(title)) + data[8:12] + title + data[12:])
+    monkeypatch.setattr(av, "open", of_version)
+    tried = ["replace"] if has_argument else ["replace", None]
+    assert len(decoded(path)) == 1600 and asked == 2 * tried  # its format, then its samples
+
+
 # Sound: the data decide
 
 

@@ -123,7 +123,7 @@ def test_the_sentence():
         require(open_tensors(wan22_vae()), Kind.VAE)
     assert str(error.value) == (
         "the state dict is a Wan2.2 VAE with 48 latent channels; the VAE slot needs a Wan2.1 VAE (16 channels), "
-        "e.g. Wan2_1_VAE_bf16.safetensors in models/vae."
+        "e.g. Wan2_1_VAE_bf16.safetensors in models/vae. Choose one."
     )
 
 

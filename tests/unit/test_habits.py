@@ -20,6 +20,14 @@ def test_tools_have_one_version():
     assert {name: version for name, version in hooks if pinned.get(name, version) != version} == {}
 
 
+def test_what_is_promised_has_its_tests():
+    """Every test that docs/reliability.md names is there."""
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    files = (ROOT / "tests").rglob("test_*.py")
+    there = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    assert len(promised) > 50 and promised <= there, promised - there
+
+
 def test_publishing_waits_for_the_tests():
     workflows = ROOT / ".github" / "workflows"
     publish = (workflows / "publish.yml").read_text(encoding="utf-8")
@@ -45,7 +53,9 @@ def test_the_tests_run_in_a_folder_of_any_name(tmp_path):
     """pytest takes the repository for a package because of ComfyUI's `__init__.py`, which it cannot import alone."""
     clone = tmp_path / "wan-talking-video"
     (clone / "tests" / "unit").mkdir(parents=True)
-    for name in ("pyproject.toml", "__init__.py", "tests/conftest.py"):
+    (clone / "wanvideo").mkdir()
+    shutil.copytree(ROOT / "tests" / "support", clone / "tests" / "support")
+    for name in ("pyproject.toml", "__init__.py", "tests/conftest.py", "wanvideo/__init__.py", "wanvideo/errors.py"):
         shutil.copy(ROOT / name, clone / name)
     (clone / "tests" / "unit" / "test_one.py").write_text("def test_one():\n    pass\n")
     command = [sys.executable, "-m", "pytest", "tests/unit/test_one.py"]

@@ -4,13 +4,16 @@ import itertools
 import logging
 import random
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fuzz.widgets import cases
+from support import recipes
 from support.pack import load_pack, node
 
+from wanvideo.checkpoints.checkpoint import recognize
 from wanvideo.errors import TalkError
 from wanvideo.request import LoopSettings
 from wanvideo.sampling.guidance import Guidance, Pass
@@ -87,6 +90,19 @@ def test_a_sampler_asks_for_what_it_needs_only_once_the_rest_is_right():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             needs(**{"model": model, "steps": 4, "image_embeds": clip, "text_embeds": None} | wrong)
+
+
+def test_a_picture_needs_a_model_that_takes_one():
+    weights = {key: value for key, value in recipes.transformer_state_dict(5, in_dim=16).items() if "img" not in key}
+    checkpoint = recognize(weights)
+    model = job.VideoModel(SimpleNamespace(checkpoint=checkpoint), None, None)
+    needs = node("WanVideoSampler").check_lazy_status
+    geometry = job.VideoGeometry(64, 64, 13)
+    clip = job.PlainClip(geometry, None, None)
+    assert needs(model=model, steps=4, image_embeds=clip, text_embeds=None) == ["text_embeds"]
+    for seen in (replace(clip, condition=torch.zeros(20, 4, 8, 8)), replace(clip, clip=object())):
+        with pytest.raises(ValueError, match="text-to-video transformer.*takes no picture"):
+            needs(model=model, steps=4, image_embeds=seen, text_embeds=None)
 
 
 def test_embeds_are_read_as_the_dictionary_of_another_pack():

@@ -262,6 +262,17 @@ def test_an_existing_file_is_never_touched(tmp_path):
     assert write(path, overwrite=True).frames == 50
 
 
+def test_a_link_to_nothing_is_no_output_and_no_free_name(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.symlink_to(tmp_path / "gone" / "clip.mp4")
+    with pytest.raises(OutputError, match="clip.mp4 is a link to .*, where nothing is. Remove the link"):
+        VideoWriter(path, 64, 48, 25)
+    with VideoWriter(tmp_path / "other.mp4", 64, 48, 25) as writer:
+        writer.write(media.numbered_frames(5))
+        writer.path.symlink_to(tmp_path / "gone.mp4")
+    assert writer.path == tmp_path / "other_2.mp4" and probe(writer.path).frames == 5 and path.is_symlink()
+
+
 def test_a_name_taken_meanwhile_costs_nothing(tmp_path, caplog):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, 64, 48, 25) as writer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,11 +50,14 @@ def open_container(path: str | Path, what: str) -> av.container.InputContainer:
     options = {"format_whitelist": ",".join(KINDS), "protocol_whitelist": "file", "enable_drefs": "0"}
     if read_wav_header(file).tail is WavTail.SAMPLES:
         options["ignore_length"] = "1"
+    opening = partial(
+        av.open, str(file), container_options=options, options={"max_pixels": str(MAX_FRAME_PIXELS)}, timeout=TIMEOUT_S
+    )
     try:
-        return av.open(
-            str(file), container_options=options, options={"max_pixels": str(MAX_FRAME_PIXELS)},
-            metadata_errors="replace", timeout=TIMEOUT_S,
-        )  # fmt: skip
+        try:
+            return opening(metadata_errors="replace")
+        except TypeError:  # PyAV 19 takes any title, and has no such argument
+            return opening()
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -73,7 +77,7 @@ def refuse_by_head(file: Path, what: str) -> None:
 
 def decodable(streams: Iterable[T]) -> T | None:
     """The first track that has a decoder; a file may hold tracks for special devices before it."""
-    return next((stream for stream in streams if stream.codec_context is not None), None)  # type: ignore[attr-defined]
+    return next((stream for stream in streams if stream.codec_context is not None), None)  # type: ignore[attr-defined]  # T has no bound
 
 
 def sound_stream(container: av.container.InputContainer, path: str | Path) -> av.AudioStream:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from .decode import SoundFile, check_format, check_values
+from .resample import resampled
 from .spool import Spool
 
 SAMPLE_RATE = 16000  # of the audio encoder
@@ -99,9 +100,9 @@ def check_speech(sound: Sound, who: str) -> None:
 
 def _sound_of(blocks: Iterable[np.ndarray], rate: int, name: str) -> Sound:
     """Blocks [N, C] at `rate` Hz, checked and brought to one channel at 16 kHz."""
-    sound = Sound.of(_resampled((block.mean(1) for block in _checked(blocks, name)), rate), name)
+    sound = Sound.of(resampled((block.mean(1) for block in _checked(blocks, name)), rate, SAMPLE_RATE), name)
     if not sound.num_samples:
-        raise InputError(f"{name} is empty: it has no samples.")
+        raise InputError(f"{name} is empty: it has no samples. Give another sound.")
     return sound
 
 
@@ -123,23 +124,3 @@ def _checked(blocks: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
     for block in blocks:
         check_values(block, name)
         yield block
-
-
-def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Blocks at 16 kHz, to the bit what librosa.resample (soxr, high quality) makes of the whole."""
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    import soxr
-
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    num_given = num_made = 0
-    for block in blocks:
-        num_given += len(block)
-        piece = stream.resample_chunk(np.ascontiguousarray(block, np.float32))
-        num_made += len(piece)
-        yield piece
-    if num_given:
-        last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        missing = math.ceil(num_given * (SAMPLE_RATE / rate)) - num_made
-        yield np.pad(last, (0, max(0, missing - len(last))))[:missing]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .resample import resampled
+
 PEAK = 0.95
 
 
@@ -24,7 +26,8 @@ def mix(waves: Sequence[tuple[np.ndarray, int]], placement: str, duration_s: flo
     channels, length = first.shape[0], round(duration_s * rate)
     out, start = np.zeros((channels, length), np.float32), 0
     for samples, own_rate in waves:
-        samples = _at_rate(samples, own_rate, rate)
+        if own_rate != rate:
+            samples = np.stack([np.concatenate([*resampled((channel,), own_rate, rate)]) for channel in samples])
         if samples.shape[0] != channels:
             samples = np.broadcast_to(samples.mean(0), (channels, samples.shape[1]))
         stop = min(length, start + samples.shape[1])
@@ -32,11 +35,3 @@ def mix(waves: Sequence[tuple[np.ndarray, int]], placement: str, duration_s: flo
         start += samples.shape[1] if placement == "add" else 0
     peak = float(np.abs(out).max(initial=0.0))
     return (out * (PEAK / peak) if peak > 1 and len(waves) > 1 else out), rate
-
-
-def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    if rate == wanted:
-        return samples
-    import librosa
-
-    return librosa.resample(samples, orig_sr=rate, target_sr=wanted, res_type="soxr_hq")

@@ -25,7 +25,9 @@ class TensorAudio:
         shapes = {tuple(track.shape) for track in tracks}
         if len(shapes) != 1:
             listed = ", ".join(map(str, sorted(shapes))) or "none"
-            raise InputError(f"The speakers' audio features differ in shape: {listed}. All need the same frames.")
+            raise InputError(
+                f"The speakers' audio features differ in shape: {listed}. Make them of as many frames and layers."
+            )
         self.num_speakers = len(tracks)
         self.silence = silence.to("cpu", torch.float32)
         self._tracks = tuple(tracks)

@@ -105,8 +105,8 @@ def check_image_to_video(base: Checkpoint) -> None:
     if channels is not None and channels != IMAGE_CHANNELS:
         slot = SLOTS[Kind.TRANSFORMER]
         raise CheckpointError(
-            f"{describe(base.identity, base.name)}, which takes no picture; needed is {slot.wanted}, e.g. "
-            f"{slot.example} in models/{slot.folder}."
+            f"{describe(base.identity, base.name)}, which takes no picture.\nUse {slot.wanted}, e.g. {slot.example} "
+            f"in models/{slot.folder}."
         )
 
 

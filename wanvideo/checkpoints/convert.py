@@ -101,7 +101,8 @@ def _open(path: Path, to: str) -> _Opened:
     identity = identify(source)
     if identity.found is None or (to != "bf16" and identity.kind not in BLOCKS):
         raise CheckpointError(
-            f"{source.name} is {identity.family}; only a transformer, an audio adapter or a text encoder is quantized."
+            f"{source.name} is {identity.family}, which is not quantized. Name a transformer, an audio "
+            "adapter or a text encoder."
         )
     if path.is_file():
         check_quanto_map(path, source)

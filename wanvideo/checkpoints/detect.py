@@ -259,7 +259,7 @@ def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = Non
     if identity.kind is kind:
         return
     wanted = SLOTS[kind]
-    instead = f"\n{identity.instead}" if identity.instead and kind is Kind.TRANSFORMER else ""
+    instead = f"\n{identity.instead}" if identity.instead and kind is Kind.TRANSFORMER else " Choose one."
     raise CheckpointError(
         f"{describe(identity, name)}; the {slot or kind.value} slot needs {wanted.wanted}, "
         f"e.g. {wanted.example} in models/{wanted.folder}.{instead}"
@@ -269,7 +269,9 @@ def check_kind(identity: Identity, name: str, kind: Kind, slot: str | None = Non
 def canonical(source: TensorSource, identity: Identity) -> TensorSource:
     """The tensors of a source under our names. Raises: CheckpointError where its own names are not known."""
     if identity.found is None:
-        raise CheckpointError(f"{describe(identity, source.name)}, whose tensors have names that are not known.")
+        raise CheckpointError(
+            f"{describe(identity, source.name)}, whose tensors have names that are not known. Use another version."
+        )
     return to_canonical(source, identity.found)
 
 
@@ -278,10 +280,10 @@ def check_fit(base: str, one: Identity, adapter: str, other: Identity) -> None:
     if (one.dim, one.num_layers) != (other.dim, other.num_layers):
         raise CheckpointError(
             f"{adapter} is an adapter for {other.num_layers} blocks of width {other.dim}; {base} has "
-            f"{one.num_layers} of width {one.dim}. It needs Wan2.1-I2V-14B (40 blocks of width 5120)."
+            f"{one.num_layers} of width {one.dim}. Use it with Wan2.1-I2V-14B (40 blocks of width 5120)."
         )
     if one.channels != 36:
         raise CheckpointError(
-            f"{base} is {one.family}; an audio adapter needs a Wan2.1 image-to-video transformer (36 channels), "
-            "e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
+            f"{base} is {one.family}; an audio adapter needs a Wan2.1 image-to-video transformer (36 channels). "
+            "Use one, e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
         )

@@ -307,7 +307,9 @@ def to_canonical(source: TensorSource, found: Found) -> TensorSource:
         name = key.removeprefix(found.prefix)
         for new, stored in _renamed(name, tensor, found.dialect.rules):
             if new in tensors:
-                raise CheckpointError(f"{source.name} holds {new!r} twice, under two names. The file is damaged.")
+                raise CheckpointError(
+                    f"{source.name} holds {new!r} twice, under two names. The file is damaged: download it again."
+                )
             tensors[new] = stored
     return source.replaced(tensors)
 

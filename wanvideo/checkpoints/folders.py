@@ -80,10 +80,10 @@ def file_for(folder: str | Path, kind: Kind) -> Checkpoint:
     slot = SLOTS[kind]
     held = ", ".join(f"{other.value} {found.paths[0].name}" for other, found in files.models.items()) or "no model"
     unused = (*files.refused, *files.others)
-    refused = f"\n{unused[0]}" if unused else ""
+    unread = f" ({unused[0]})" if unused else ""
     raise CheckpointError(
-        f"The folder {folder} has no {kind.value}; it has {held}. "
-        f"Needed is {slot.wanted}, e.g. {slot.example}.{refused}"
+        f"The folder {folder} has no {kind.value}; it has {held}{unread}. "
+        f"Put {slot.wanted}, e.g. {slot.example}, into it."
     )
 
 

@@ -127,7 +127,9 @@ def _weight(source: TensorSource, name: str, weight: StoredTensor) -> StoredTens
     if wanted is not None and dtype == torch.uint8 != wanted:
         dtype = wanted
     if wanted not in (None, dtype):
-        raise CheckpointError(f"{label} is marked as {wanted} but stored as {dtype}. The file is damaged.")
+        raise CheckpointError(
+            f"{label} is marked as {wanted} but stored as {dtype}. The file is damaged: download it again."
+        )
     if dtype in ROW_FORMATS and len(weight.shape) == 2:
         if scale is None and dtype == torch.int8:
             raise CheckpointError(f"{label} is int8 without a scale. The file is incomplete; download it again.")
@@ -198,9 +200,11 @@ def _fp4(layer: Layer) -> PackedTensor:
         missing = "weight_scale" if scale is None else "weight_scale_2"
         raise CheckpointError(f"{layer.name} is stored as nvfp4 without {missing}. Download the file again.")
     if weight.dtype != torch.uint8 or len(weight.shape) != 2:
-        raise CheckpointError(f"{layer.name} is marked as nvfp4 but stored as {weight.dtype}. The file is damaged.")
+        raise CheckpointError(
+            f"{layer.name} is marked as nvfp4 but stored as {weight.dtype}. The file is damaged: download it again."
+        )
     if 0 in weight.shape:
-        raise CheckpointError(f"{layer.name} is empty ({list(weight.shape)}). The file is damaged.")
+        raise CheckpointError(f"{layer.name} is empty ({list(weight.shape)}). The file is damaged: download it again.")
     shape = layer.rows or weight.shape[0], weight.shape[1] * 2
     packed_shape, scale_shape = padded_sizes(*shape)
     found = weight.shape, (_count(scale), scale.dtype.itemsize), _count(scale_2)
@@ -208,7 +212,7 @@ def _fp4(layer: Layer) -> PackedTensor:
         raise CheckpointError(
             f"{layer.name} has fp4 weights of shape {list(weight.shape)} and scales of {list(scale.shape)}; for "
             f"{shape[0]} x {shape[1]} weights they are {list(packed_shape)} and {list(scale_shape)}. "
-            "The file is damaged."
+            "The file is damaged: download it again."
         )
 
     def make(weight: Tensor, scale: Tensor, scale_2: Tensor) -> dict[str, Tensor]:
@@ -238,7 +242,9 @@ def check_scales(name: str, parts: Mapping[str, Tensor]) -> None:
     """Raises: CheckpointError when a scale is not a finite number."""
     for part, tensor in parts.items():
         if part != "weight" and not tensor.float().isfinite().all():
-            raise CheckpointError(f"{name} has scales that are not finite ({part}). The file is damaged.")
+            raise CheckpointError(
+                f"{name} has scales that are not finite ({part}). The file is damaged: download it again."
+            )
 
 
 def can_quantize(name: str, tensor: StoredTensor, kind: Kind) -> bool:

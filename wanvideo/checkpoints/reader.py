@@ -161,7 +161,9 @@ class TensorSource(Mapping[str, StoredTensor]):
         for key, tensor in self._tensors.items():
             new = rename(key)
             if new in tensors:
-                raise CheckpointError(f"{self.name}: two tensors would both be called {new!r}. The file is damaged.")
+                raise CheckpointError(
+                    f"{self.name}: two tensors would both be called {new!r}. The file is damaged: download it again."
+                )
             tensors[new] = tensor
         return self.replaced(tensors)
 
@@ -252,7 +254,7 @@ def _main_checkpoint(folder: Path) -> list[Path]:
     found = checkpoints_in(folder)
     if not found:
         raise CheckpointError(
-            f"The folder {folder} holds no weights. Expected are files ending in {', '.join(SUFFIXES)}."
+            f"The folder {folder} holds no weights. Name one with files ending in {', '.join(SUFFIXES)}."
         )
     standard = [
         paths
@@ -347,10 +349,10 @@ def _head(path: Path) -> bytes:
 
 def _similar(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" The folder {path.parent} does not exist either."
+        return f" The folder {path.parent} does not exist either: check the path."
     names = [other.name for other in itertools.islice(path.parent.iterdir(), 10_000)]
     close = difflib.get_close_matches(path.name, names, 1)
-    return f" Did you mean {close[0]}?" if close else " Check the name and the folder."
+    return f" Did you mean {close[0]}? Name that." if close else " Check the name and the folder."
 
 
 def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
@@ -359,13 +361,13 @@ def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:
         if not isinstance(value, Tensor):
             continue
         if not isinstance(key, str):
-            raise CheckpointError(f"{name} has the {type(key).__name__} {key!r:.100} as a name. Names are text.")
+            raise CheckpointError(f"{name} has the {type(key).__name__} {key!r:.100} as a name. Use text.")
         if value.layout is not torch.strided:
             raise CheckpointError(f"{name} has {key} as a {value.layout} tensor. Give dense tensors.")
         tensors[key] = StoredTensor.in_memory(value)
     if not tensors:
         kinds = few(sorted({type(value).__name__ for value in state.values()})) or "nothing"
-        raise CheckpointError(f"{name} holds no tensors (but {kinds}). It is not a file of weights.")
+        raise CheckpointError(f"{name} holds no tensors (but {kinds}). Name a file of weights.")
     return TensorSource(tensors, name)
 
 

@@ -286,4 +286,6 @@ def _check_arithmetic(name: str, kind: Kind, sizes: Mapping[str, int]) -> None:
     if "P" in sizes and "A" in sizes and sizes["P"] % sizes["A"]:
         fault = f"audio_proj.proj3 makes {sizes['P']} numbers, which are not tokens of {sizes['A']}"
     if fault:
-        raise CheckpointError(f"{name} does not fit: {fault}. It is damaged, or made for another model.")
+        raise CheckpointError(
+            f"{name} does not fit: {fault}. It is damaged, or made for another model: download it again."
+        )

@@ -195,7 +195,7 @@ class TorchFile:
         for _ in range(MAX_WRAPPED):
             if not isinstance(state, dict):
                 kind = "Tensor" if isinstance(state, TorchPlace) else type(state).__name__
-                raise CheckpointError(f"{self.name} holds a {kind}, not named tensors. It is not a file of weights.")
+                raise CheckpointError(f"{self.name} holds a {kind}, not named tensors. Name a file of weights.")
             inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
             if inner is None:
                 break
@@ -203,10 +203,10 @@ class TorchFile:
         else:
             raise self._damaged("dictionaries in dictionaries without end")
         if any(isinstance(value, TorchPlace) and not isinstance(key, str) for key, value in state.items()):
-            raise CheckpointError(f"{self.name} has tensors without names. It is not a file of weights.")
+            raise CheckpointError(f"{self.name} has tensors without names. Name a file of weights.")
         found = {key: value for key, value in state.items() if isinstance(value, TorchPlace)}
         if not found:
-            raise CheckpointError(f"{self.name} holds no tensors. It is not a file of weights.")
+            raise CheckpointError(f"{self.name} holds no tensors. Name a file of weights.")
         return found
 
     def _placed(self, key: str, place: TorchPlace, spans: Mapping[str, tuple[int, int]]) -> TorchPlace:

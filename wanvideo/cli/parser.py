@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         raise InputError(f"{message[:300]}. Use {self.prog} --help to see every flag.")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # no overloads
         flags, unknown = self.parse_known_args(args, namespace)
         if unknown:
             near = checks.meant(unknown[0].partition("=")[0], self._option_string_actions)

@@ -82,7 +82,7 @@ class Engine:
     def vae(self) -> WanVAE:
         """As the last `ready` left it."""
         if self._vae is None:
-            raise UnsupportedError("This engine has no VAE: it was made for latents alone.")
+            raise UnsupportedError("This engine has no VAE: it was made for latents alone. Make one with a VAE.")
         return cast(WanVAE, self._vae.residency.model)
 
     @property

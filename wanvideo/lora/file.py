@@ -133,6 +133,8 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> LoraSou
     if config is not None:
         noted = {DIFFUSERS_CONFIG: json.dumps(read_json(config, "the settings of a LoRA", CheckpointError))}
         source = TensorSource(source, source.name, source.metadata | noted)
+    with answered(source.name, CheckpointError):
+        _check_layers(source)
     return LoraSource(source, path, stamp)
 
 
@@ -169,6 +171,13 @@ def _check_form(source: TensorSource) -> None:
             raise CheckpointError(
                 f"{source.name} has {key} of shape {list(tensor.shape)}, which is one number. Download it again."
             )
+
+
+def _check_layers(source: TensorSource) -> None:
+    """Every part of every layer is there and of a shape that can be multiplied out, whatever the model is."""
+    scaling = _scaling(source)
+    for path, roles in _grouped(source).items():
+        _deltas(source.name, path, roles, scaling)
 
 
 def _check_origin(source: TensorSource) -> None:
@@ -233,7 +242,9 @@ def read_lora(source: TensorSource, shapes: Shapes) -> Lora:
                 notes[_misfit(name, wrong.shape, shapes[name])] = None
                 continue
             if name in entries:
-                raise CheckpointError(f"{source.name} changes {name} twice, under two names. The file is damaged.")
+                raise CheckpointError(
+                    f"{source.name} changes {name} twice, under two names. The file is damaged: download it again."
+                )
             entries[name] = tuple(delta.reshaped(shapes[name]) for delta in deltas)
     lora = Lora(source.name, entries, tuple(unmatched), tuple(notes))
     if not entries:
@@ -272,7 +283,9 @@ def _grouped(source: TensorSource) -> dict[str, dict[str, StoredTensor]]:
         path = _bare(path)
         group = groups.setdefault(path, {})
         if role in group:
-            raise CheckpointError(f"{source.name} has {path} twice, under two names. The file is damaged.")
+            raise CheckpointError(
+                f"{source.name} has {path} twice, under two names. The file is damaged: download it again."
+            )
         group[role] = tensor
     return groups
 

@@ -28,6 +28,7 @@ from ..protocols import AllTokens, BlockProvider, ResidentBlocks, StepWeights, T
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
 
 HEAD_WIDTH = 128
+NEEDED = "Use a Wan2.1 transformer, e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
 TEXT_TOKENS = 512  # a prompt is padded to this many tokens, and the padding is attended to
 EPS = 1e-6
 
@@ -67,9 +68,11 @@ class TransformerConfig:
                 audio=AudioConfig.from_shapes(shapes) if "audio_proj.proj1.weight" in shapes else None,
             )
         except KeyError as missing:
-            raise CheckpointError(f"This is no Wan transformer: the tensor {missing} is missing.") from None
+            raise CheckpointError(f"This is no Wan transformer: the tensor {missing} is missing. {NEEDED}") from None
         if config.dim % HEAD_WIDTH:
-            raise CheckpointError(f"A Wan transformer has heads of {HEAD_WIDTH}; a width of {config.dim} is none.")
+            raise CheckpointError(
+                f"A Wan transformer has heads of {HEAD_WIDTH}; a width of {config.dim} is no multiple of it. {NEEDED}"
+            )
         return config
 
     @property
@@ -383,7 +386,9 @@ class WanTransformer(nn.Module):
     def text_context(self, text_embeds: Tensor, image_embeds: Tensor | None) -> TextContext:
         """What all steps share about text_embeds [n, text_dim] and image_embeds [1, 257, image_dim] or None."""
         if text_embeds.shape[0] > TEXT_TOKENS:
-            raise InputError(f"A prompt has {text_embeds.shape[0]} tokens; the model takes at most {TEXT_TOKENS}.")
+            raise InputError(
+                f"A prompt has {text_embeds.shape[0]} tokens; the model takes at most {TEXT_TOKENS}. Shorten it."
+            )
         if text_embeds.shape[1] != self.config.text_dim:
             raise InputError(
                 f"The text embeddings are {text_embeds.shape[1]} wide, this model takes {self.config.text_dim}. "
@@ -442,7 +447,7 @@ class WanTransformer(nn.Module):
         if video.shape[0] != self.config.in_dim:
             raise InputError(
                 f"The model takes {self.config.in_dim} channels, the latents and their condition have "
-                f"{video.shape[0]}. An image-to-video model needs a condition picture."
+                f"{video.shape[0]}. Give an image-to-video model a condition picture, and a text-to-video model none."
             )
         weight = self.patch_embedding.weight
         patches = video.to(weight).unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))

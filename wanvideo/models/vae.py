@@ -28,6 +28,7 @@ LATENT_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 LATENT_CHANNELS = 16
+NEEDED = "Use Wan2_1_VAE_bf16.safetensors or Wan2.1_VAE.pth."
 WIDTHS = (1, 2, 4, 4)  # of the levels, in units of the base width
 GROUP = 4  # pixel frames of a latent frame, but for the first
 CHUNK, CPU_CHUNK = 2, 5  # latent frames that go through together; a CPU's convolutions need more to be efficient
@@ -45,11 +46,10 @@ class VAEConfig:
         try:
             latent, dim = shapes["conv2.weight"][0], shapes["encoder.conv1.weight"][0]
         except KeyError as missing:
-            raise CheckpointError(f"This is no Wan2.1 VAE: the tensor {missing} is missing.") from None
+            raise CheckpointError(f"This is no Wan2.1 VAE: the tensor {missing} is missing. {NEEDED}") from None
         if latent != LATENT_CHANNELS:
             raise CheckpointError(
-                f"This VAE has {latent} latent channels (Wan2.2 has 48); a Wan2.1 VAE has {LATENT_CHANNELS}: "
-                "Wan2_1_VAE_bf16.safetensors or Wan2.1_VAE.pth."
+                f"This VAE has {latent} latent channels (Wan2.2 has 48), a Wan2.1 VAE {LATENT_CHANNELS}. {NEEDED}"
             )
         return cls(dim)
 
@@ -327,8 +327,8 @@ class WanVAE(nn.Module):
         channels, frames, height, width = pixels.shape
         if channels != 3 or frames % GROUP != 1 or height % 8 or width % 8:
             raise InputError(
-                f"A clip of shape {list(pixels.shape)} cannot be encoded. It must be [3, 4n + 1, rows, columns], "
-                "rows and columns multiples of 8."
+                f"A clip of shape {list(pixels.shape)} cannot be encoded. Give [3, 4n + 1, rows, columns], rows "
+                "and columns multiples of 8."
             )
         shape = (LATENT_CHANNELS, 1 + (frames - 1) // GROUP, height // 8, width // 8)
         if tiling is None and (rows := self._split(shape[2])) is not None:
@@ -343,7 +343,7 @@ class WanVAE(nn.Module):
         """latents [16, T, H/8, W/8] -> pixels [3, F, H, W] in about -1..1, in the VAE's dtype."""
         if latents.shape[0] != LATENT_CHANNELS:
             raise InputError(
-                f"Latents of shape {list(latents.shape)} cannot be decoded: {LATENT_CHANNELS} channels are needed."
+                f"Latents of shape {list(latents.shape)} cannot be decoded. Give [{LATENT_CHANNELS}, T, h, w]."
             )
         latents = latents.to(self.device)
         _, frames, rows, columns = latents.shape

@@ -31,7 +31,7 @@ class Tiling:
             if tile % 8 or stride % 8 or not 8 <= stride <= tile:
                 raise InputError(
                     f"Tiles of {what} {tile} at a distance of {stride} cannot cover a picture. "
-                    "Both must be multiples of 8, the distance at least 8 and at most the tile."
+                    "Give multiples of 8, the distance at least 8 and at most the tile."
                 )
 
     @classmethod

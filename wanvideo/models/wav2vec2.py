@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)  # 320 samples a step
 HEAD_WIDTH = 64
+NEEDED = "Use TencentGameMate/chinese-wav2vec2-base, whatever the language: the adapter was trained with it."
 PIECE_STEPS = 500  # steps convolved at once: 10 s, some 100 MB
 POSITION = "encoder.pos_conv_embed.conv"
 
@@ -49,7 +50,7 @@ class AudioEncoderConfig:
         if "feature_extractor.conv_layers.1.layer_norm.weight" in shapes:
             raise CheckpointError(
                 "This is a wav2vec2 of another layout (large-lv60, XLSR): it normalizes after every convolution. "
-                "The adapter was trained with TencentGameMate/chinese-wav2vec2-base, whatever the language."
+                f"{NEEDED}"
             )
         try:
             convs = [shapes[f"feature_extractor.conv_layers.{i}.conv.weight"] for i in range(len(CONV_STRIDES))]
@@ -68,8 +69,7 @@ class AudioEncoderConfig:
             )
         except KeyError as missing:
             raise CheckpointError(
-                f"This is no wav2vec2-base encoder: the tensor {missing} is missing. "
-                "The adapter was trained with TencentGameMate/chinese-wav2vec2-base, whatever the language."
+                f"This is no wav2vec2-base encoder: the tensor {missing} is missing. {NEEDED}"
             ) from None
 
 

@@ -69,7 +69,7 @@ def check_layout(layout: Layout, world: int, num_heads: int, num_passes: int) ->
             f"{', '.join(map(str, legal))}, and ring_size for the rest."
         )
     if layout.ring < 1 or layout.cfg < 1:
-        raise InputError(f"ring_size {layout.ring} and cfg_size {layout.cfg} have to be at least 1.")
+        raise InputError(f"ring_size {layout.ring} and cfg_size {layout.cfg} have to be at least 1. Raise them.")
     if layout.cfg > num_passes:
         raise InputError(
             f"cfg_size {layout.cfg} has no use for a step of {num_passes} passes. Use at most {num_passes}."

@@ -63,8 +63,8 @@ def _likely(suspects: Sequence[str], files: str) -> str:
     kept = "Windows before this one are kept."
     damaged = f"damaged {files} weights (compare the files with their source)"
     if not suspects:
-        return f"Most likely: {damaged}. {kept}"
-    return f"Most likely, of what is in use: {'; '.join(suspects)}; else {damaged}.\nChange one at a time. {kept}"
+        return f"{kept} Most likely: {damaged}."
+    return f"{kept} Most likely, of what is in use: {'; '.join(suspects)}; else {damaged}.\nChange one at a time."
 
 
 def _suspects(transformer: WanTransformer) -> Iterator[str]:

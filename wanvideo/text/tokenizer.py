@@ -44,13 +44,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         path = _tokenizer_file(Path(source).expanduser())
     if path.suffix == ".json":
         if not isinstance(read_json(path, WANTED, CheckpointError), dict):
-            raise CheckpointError(f"{path} is no tokenizer. Needed is {WANTED}.")
+            raise CheckpointError(f"{path} is no tokenizer. Use {WANTED}.")
         with _library(path.name):
             inner = Tokenizer.from_file(str(path))
     elif path.suffix == ".model":
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise CheckpointError(f"{path.name} has {size / 1e6:.0f} MB, more than any tokenizer. Needed is {WANTED}.")
+            raise CheckpointError(f"{path.name} has {size / 1e6:.0f} MB, more than any tokenizer. Use {WANTED}.")
         inner = from_sentencepiece(path.read_bytes(), path.name)
     else:
         inner = from_sentencepiece(_embedded(path), path.name)
@@ -69,33 +69,33 @@ def _library(name: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, MemoryError, CheckpointError):
         raise
     except BaseException:  # noqa: BLE001
-        raise CheckpointError(f"{name} is no tokenizer, or is damaged. Needed is {WANTED}.") from None
+        raise CheckpointError(f"{name} is no tokenizer, or is damaged. Use {WANTED}.") from None
 
 
 def _another_model(name: str) -> CheckpointError:
     return CheckpointError(
-        f"{name} is the tokenizer of another model: it lacks {PAD}, {END} or {UNKNOWN}. Needed is {WANTED}."
+        f"{name} is the tokenizer of another model: it lacks {PAD}, {END} or {UNKNOWN}. Use {WANTED}."
     )
 
 
 def _tokenizer_file(path: Path) -> Path:
     if not path.exists():
-        raise CheckpointError(f"There is no tokenizer {path}. Needed is {WANTED}.")
+        raise CheckpointError(f"There is no tokenizer {path}. Use {WANTED}.")
     if not path.is_dir():
         return regular_file(path, WANTED, CheckpointError)
     found = find_tokenizer(path)
     if found is None:
-        raise CheckpointError(f"The folder {path} has no tokenizer. Needed is {WANTED}.")
+        raise CheckpointError(f"The folder {path} has no tokenizer. Use {WANTED}.")
     return found
 
 
 def _embedded(path: Path) -> bytes:
     source = open_tensors(path)
     if EMBEDDED not in source:
-        raise CheckpointError(f"{path.name} carries no tokenizer. Needed is {WANTED}.")
+        raise CheckpointError(f"{path.name} carries no tokenizer. Use {WANTED}.")
     stored = source[EMBEDDED]
     if stored.dtype not in (torch.uint8, torch.int8) or len(stored.shape) != 1 or stored.shape[0] > MAX_MODEL_BYTES:
-        raise CheckpointError(f"{path.name} carries a tokenizer that is damaged. Needed is {WANTED}.")
+        raise CheckpointError(f"{path.name} carries a tokenizer that is damaged. Use {WANTED}.")
     return stored.read().numpy().tobytes()
 
 
@@ -117,7 +117,7 @@ def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
     try:
         pieces, charsmap, collapses = _parse(data)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error):
-        raise CheckpointError(f"{name} is no SentencePiece model. Needed is {WANTED}.") from None
+        raise CheckpointError(f"{name} is no SentencePiece model. Use {WANTED}.") from None
     names = [piece.text for piece in pieces]
     unknown = next((n for n, piece in enumerate(pieces) if piece.kind == _UNKNOWN_KIND), None)
     if unknown is None or END not in names:

@@ -106,7 +106,7 @@ class VideoPart:
                 self._append(pixels)
             except (av.FFmpegError, OSError) as error:
                 raise OutputError(
-                    f"{cause_of(error)} after {self.num_frames} frames. What was finished can be played: {self.path}"
+                    f"{cause_of(error)} after {self.num_frames} frames. Take what was finished from {self.path}"
                 ) from None
 
     def close(self) -> None:

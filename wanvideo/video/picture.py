@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def fit_images(images: Tensor, width: int, height: int) -> Tensor:
         raise InputError(f"Pictures of shape {list(images.shape)} are not usable. Give [number, rows, columns, 3].")
     images = images[..., :3].float()
     if not torch.isfinite(images).all():
-        raise InputError("The picture has values that are no numbers (NaN or infinite).")
+        raise InputError("The picture has values that are no numbers (NaN or infinite). Make it anew.")
     if tuple(images.shape[1:3]) == (height, width):
         return images.permute(0, 3, 1, 2) * 2 - 1
     levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -125,7 +126,8 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
     file = regular_file(path, what)
     refuse_by_head(file, what)
     Image.init()
-    with answered(str(path)):
+    with answered(str(path)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is a lower one
         try:
             image = Image.open(_BoundedFile(file), formats=[name for name in FORMATS if name in Image.OPEN])
         except Image.UnidentifiedImageError:

@@ -62,7 +62,7 @@ def probe(path: str | Path) -> VideoInfo:
         video, audio = _video_stream(container, path), decodable(container.streams.audio)
         frames, duration_s = _length(path, video)
         if not frames or not duration_s:
-            raise InputError(f"{path} holds no frame of video. Its end may be missing.")
+            raise InputError(f"{path} holds no frame of video. Its end may be missing: save it again.")
         audio_s = (_duration_s(audio) or _scan(path, "audio")[1]) if audio else None
         stated, measured = float(video.average_rate or 0), frames / duration_s
         return VideoInfo(
@@ -270,7 +270,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     container.close()
     if moving:
         raise InputError(f"No video track of {path} has a decoder here. Convert it to H.264 mp4.")
-    raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}.")
+    raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}. Give a video.")
 
 
 @cache

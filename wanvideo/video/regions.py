@@ -47,7 +47,10 @@ def speaker_regions(speakers: Sequence[Speaker], picture_size: tuple[int, int]) 
     """[H, W] bool in source pixels for every speaker (see `speaker_masks`)."""
     if not any(speaker.box or speaker.mask for speaker in speakers):
         if len(speakers) != 2:
-            raise InputError(f"{len(speakers)} speakers need a box or mask each; only two can be placed by themselves.")
+            raise InputError(
+                f"{len(speakers)} speakers need a box or mask each; only two can be placed by themselves. Give "
+                "each one."
+            )
         return _halves(*picture_size)
     return [_region(number, speaker, *picture_size) for number, speaker in enumerate(speakers, 1)]
 
@@ -111,7 +114,7 @@ def box_region(box: tuple[int, int, int, int], what: str, width: int, height: in
     if not region.any():
         raise InputError(
             f"The {what}, {list(box)}, is outside the picture of {height} rows and {width} "
-            "columns. It is [row_min, col_min, row_max, col_max] in pixels of the picture, origin top left."
+            "columns. Give [row_min, col_min, row_max, col_max] in pixels of the picture, origin top left."
         )
     if row_max > height or col_max > width:
         log.info(

@@ -49,7 +49,7 @@ class Waveform:
         if samples.ndim != 2 or not samples.shape[1] or samples.shape[0] > samples.shape[1]:
             raise InputError(f"Sound of shape {np.shape(self.samples)} is not usable. Give [channels, samples].")
         if not isinstance(self.rate, int):
-            raise InputError(f"The sound's rate {self.rate!r} is not usable: it must be a whole number of Hz.")
+            raise InputError(f"The sound's rate {self.rate!r} is not usable. Give a whole number of Hz.")
         check_format(self.rate, samples.shape[0], "the soundtrack")
         check_values(samples, "The soundtrack")
         object.__setattr__(self, "samples", samples)

@@ -189,7 +189,7 @@ def choose(
     usable = [b for b in BACKENDS.values() if b.exact and refusal(b.name, device, dtype, head_width, needs_lse) is None]
     if not usable:
         reason = refusal("sdpa", device, dtype, head_width, needs_lse)
-        raise UnsupportedError(f"no attention can be used on {device}; of PyTorch's own: {reason}.")
+        raise UnsupportedError(f"No attention can be used on {device} ({reason}). Choose another device.")
     best = usable[0]
     if len(usable) > 1:
         best = min(usable, key=lambda b: _seconds(b, device, dtype, head_width, num_heads))
