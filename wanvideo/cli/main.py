@@ -25,6 +25,8 @@ COMMANDS = {
     "plan": "say what a video will need and how long it will take, without loading a model",
     "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
+    "doctor": "say what this machine has, what works on it, and which model files are there",
+    "download": "fetch the model files that a preset or a document needs",
 }
 
 
