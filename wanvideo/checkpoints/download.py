@@ -6,7 +6,6 @@ another server that speaks the hub's protocol.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import logging
@@ -29,9 +28,9 @@ logger = logging.getLogger("wanvideo")
 class Published:
     """What a server says of a file. etag: its SHA-256, or for a small file its name in git."""
 
+    url: str
     size_bytes: int
     etag: str
-    commit: str
 
 
 def download(repository: str, folder: str | Path) -> Path:
@@ -56,26 +55,34 @@ def fetch(file: RemoteFile, root: Path) -> Path:
     Raises: CheckpointError when it cannot be had, or what came is not what was published; OutputError when the disk is
         full or the folder cannot be written.
     """
-    from huggingface_hub import hf_hub_download
-
     target = root / file.local
-    # The hub keeps a file's own folders; where they are not wanted, the file is put into place afterwards.
-    keeps_name = file.local.endswith(file.name)
-    home = Path(str(target)[: -len(file.name)]) if keeps_name else target.parent
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         facts = published(file)
-        got = Path(hf_hub_download(file.repository, file.name, local_dir=home, endpoint=_endpoint()))
-        _check(file, got, facts)
-        if not keeps_name:
-            got.replace(target)
-            with contextlib.suppress(OSError):  # others may lie there
-                got.parent.rmdir()
-    except (CheckpointError, KeyboardInterrupt):
+        part = target.with_name(f".{target.name}.{facts.etag[:12]}.part")
+        _transfer(facts, part)
+        _check(file, part, facts)
+        part.replace(target)
+    except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version
         raise _answer(error, file, root) from None
     return target
+
+
+def _transfer(facts: Published, part: Path) -> None:
+    """Append what is missing of a file; hf_hub_download would begin anew after every failure."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    with part.open("ab") as opened:
+        if (there := opened.tell()) > facts.size_bytes:
+            opened.truncate(there := 0)
+        if there < facts.size_bytes:
+            http_get(
+                facts.url, opened, resume_size=there, headers=build_hf_headers(), expected_size=facts.size_bytes,
+                displayed_filename=part.name.split(".", 1)[1][:40],
+            )  # fmt: skip
 
 
 def published(file: RemoteFile) -> Published:
@@ -84,7 +91,7 @@ def published(file: RemoteFile) -> Published:
 
     url = hf_hub_url(file.repository, file.name, endpoint=_endpoint())
     found = get_hf_file_metadata(url)
-    return Published(found.size or 0, found.etag or "", found.commit_hash or "")
+    return Published(url, found.size or 0, found.etag or "")
 
 
 def check_disk(root: Path, num_bytes: int) -> None:
@@ -107,7 +114,7 @@ def _check(file: RemoteFile, path: Path, facts: Published) -> None:
     """Remove what is not as published. Raises: CheckpointError."""
     size = path.stat().st_size
     sha256 = file.sha256 or (facts.etag if len(facts.etag) == SHA256 else None)
-    is_right = size == facts.size_bytes or not facts.size_bytes
+    is_right = size == facts.size_bytes
     if is_right and sha256 is not None:
         is_right = verified(path, sha256)
     elif is_right and len(facts.etag) == SHA1:
