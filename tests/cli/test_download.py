@@ -26,6 +26,7 @@ def hub(monkeypatch):
     hub = Hub({(REPOSITORY, "sub/model.bin"): DATA, (REPOSITORY, "config.json"): SMALL})
     files = tuple(RemoteFile(REPOSITORY, name, 1, None, f"kept/{name}") for name in ("config.json", "sub/model.bin"))
     monkeypatch.setitem(SETS, "tiny", ModelSet("tiny", "a set of a test", files, "MIT"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 4000)  # what is written at a time, not 10 MB
     with running(hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -112,7 +113,7 @@ def test_a_full_disk_is_said_and_what_came_is_kept(hub, tmp_path, monkeypatch):
 
 
 def test_room_is_looked_for_before_anything_comes(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(downloading, "free_disk_bytes", lambda folder: 1000)
     with pytest.raises(OutputError, match="GB free"):
         main(["--set", "tiny", "--dir", str(tmp_path)])
     assert not [method for method, *_ in hub.requests if method == "GET"]

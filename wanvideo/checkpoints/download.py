@@ -10,11 +10,12 @@ import errno
 import hashlib
 import logging
 import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import CheckpointError, OutputError
+from ..memory.machine import free_disk_bytes
 from .sets import TOKENIZER, WAV2VEC, RemoteFile, files_of
 
 __all__ = ["TOKENIZER", "WAV2VEC", "Published", "check_disk", "download", "fetch", "published", "verified"]
@@ -66,7 +67,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version
-        raise _answer(error, file, root) from None
+        _refuse(error, file, root)
     return target
 
 
@@ -96,8 +97,7 @@ def published(file: RemoteFile) -> Published:
 
 def check_disk(root: Path, num_bytes: int) -> None:
     """Raises: OutputError when the disk that `root` lies on has no room for so many bytes more."""
-    place = next((folder for folder in (root, *root.absolute().parents) if folder.is_dir()), Path())
-    free = shutil.disk_usage(place).free
+    free = free_disk_bytes(root)
     if free < num_bytes + SLACK_BYTES:
         raise OutputError(
             f"{root} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB are to come. "
@@ -134,20 +134,20 @@ def _digest(path: Path, digest: hashlib._Hash) -> str:
     return digest.hexdigest()
 
 
-def _answer(error: Exception, file: RemoteFile, root: Path) -> CheckpointError | OutputError:
+def _refuse(error: Exception, file: RemoteFile, root: Path) -> NoReturn:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
+        raise OutputError(
             f"The disk of {root} is full: {file.name} is not complete. Free some space and run the same again, "
             "it goes on from there."
-        )
+        ) from None
     if number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return OutputError(f"{root} cannot be written ({os.strerror(number)}). Name another folder.")
+        raise OutputError(f"{root} cannot be written ({os.strerror(number)}). Name another folder.") from None
     reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-    return CheckpointError(
+    raise CheckpointError(
         f"{file.repository} is not on this machine and could not be downloaded ({reason}).\n"
         f"Put {file.name} of {file.link} into {(root / file.local).parent}"
-    )
+    ) from None
 
 
 def _endpoint() -> str | None:
