@@ -26,6 +26,7 @@ COMMANDS = {
     "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
     "doctor": "say what this machine has, what works on it, and which model files are there",
+    "score": "say whether a finished video is in sync and its colors are steady",
     "download": "fetch the model files that a preset or a document needs",
 }
 
