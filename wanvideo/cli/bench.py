@@ -61,6 +61,7 @@ def build_parser() -> Parser:
     parser.add_argument("--attention", default="auto", help="backend of self-attention")
     parser.add_argument("--blocks_to_swap", type=whole, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")
+    parser.add_argument("--table", action="store_true", help="every preset for 30 s of video, and every format instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
@@ -100,7 +101,7 @@ class TimedVAE:
     """A VAE whose encodes and decodes a clock sees."""
 
     def __init__(self, vae: WanVAE, clock: Clock) -> None:
-        self.device = vae.device
+        self.device, self.dtype = vae.device, vae.dtype
         self.encode, self.decode = clock.timed(vae.encode, clock.encodes), clock.timed(vae.decode, clock.decodes)
 
 
@@ -116,6 +117,7 @@ def random_conditioning(config: TransformerConfig, geometry: VideoGeometry, num_
     return Conditioning(
         references=noise(1, 3, geometry.height, geometry.width).mul(0.4).clamp(-1, 1),
         text_embeds=[noise(64, config.text_dim)],
+        negative_text_embeds=noise(64, config.text_dim),
         image_embeds=noise(1, IMAGE_TOKENS, config.image_dim),
         audio=[noise(num_frames, *features)],
         silence=noise(1, *features),
@@ -130,17 +132,61 @@ def _pixels(text: str) -> tuple[int, int]:
     return size
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of whole windows, of a step (0 where a window has only one), and of what is around them. peak_bytes: of
+    the device, 0 on a CPU."""
+
+    windows: tuple[float, ...]
+    encodes: tuple[float, ...]
+    decodes: tuple[float, ...]
+    num_steps: int
+    step: float
+    peak_bytes: int
+    attention: str
+    is_finite: bool
+
+
 @torch.no_grad()
+def measure(size: Size, geometry: VideoGeometry, settings: LoopSettings, options: EngineOptions) -> Measured:
+    """Make a first and a later window with random weights of `size`; blocks_to_stream has to be a number of blocks."""
+    device, dtype = ProcessHost(options.device).device, DTYPES[options.dtype]
+    is_gpu = device.type == "cuda"
+    transformer = random_transformer(size.transformer, device, dtype, options.quantize)
+    Residency(transformer, device).place(options.blocks_to_stream)
+    attention = transformer.set_attention(options.attention)
+    clock = Clock(device)
+    vae = TimedVAE(random_vae(VAEConfig(size.vae_dim), device, dtype), clock)
+    conditioning = random_conditioning(size.transformer, geometry, 2 * geometry.num_frames - size.motion)
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    windows, is_finite, start = [], True, clock.now()
+    for window in run_windows(transformer, vae, conditioning, settings, 1, clock.step):
+        now = clock.now()
+        windows.append(now - start)
+        is_finite = is_finite and bool(window.pixels.isfinite().all())
+        start = clock.now()
+    step = sorted(clock.steps)[len(clock.steps) // 2] if clock.steps else 0.0
+    return Measured(
+        tuple(windows), tuple(clock.encodes), tuple(clock.decodes), len(clock.steps), step,
+        torch.cuda.max_memory_allocated(device) if is_gpu else 0, str(attention), is_finite,
+    )  # fmt: skip
+
+
 def main(argv: list[str]) -> int:
     """Print seconds of steps, encode, decode and windows, peak memory, and whether every frame is finite."""
     flags = build_parser().parse_args(argv)
-    with named(FLAGS):
+    with named({**FLAGS, "blocks_to_stream": "--blocks_to_swap"}):
         options = EngineOptions(
             flags.device, flags.dtype, quantize=flags.quant, attention=flags.attention,
             blocks_to_stream=flags.blocks_to_swap,
         )  # fmt: skip
         known(options.attention)
         size, device = sizes()[flags.size], ProcessHost(options.device).device
+    if flags.table:
+        from .bench_table import print_tables
+
+        return print_tables(size, device)
     frames = size.frames if flags.frames is None else flags.frames
     with named({**FLAGS, "num_frames": "--frames", "window": "--frames", "steps": "--steps", "size": "--video"}):
         geometry = VideoGeometry(*_pixels(flags.video or size.video), frames)
@@ -148,30 +194,16 @@ def main(argv: list[str]) -> int:
             window_frames=frames, motion_frames=size.motion, scheduler="multitalk", steps=flags.steps, shift=11.0,
             guidance_scale=1.0, audio_guidance_scale=1.0, tiled_vae=flags.tiled_vae,
         )  # fmt: skip
-    transformer = random_transformer(size.transformer, device, DTYPES[flags.dtype], flags.quant)
-    Residency(transformer, device).place(flags.blocks_to_swap)
-    attention = transformer.set_attention(flags.attention)
-    clock = Clock(device)
-    vae = TimedVAE(random_vae(VAEConfig(size.vae_dim), device, DTYPES[flags.dtype]), clock)
-    conditioning = random_conditioning(size.transformer, geometry, 2 * frames - size.motion)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    found = measure(size, geometry, settings, options)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {flags.size} models, {flags.quant or flags.dtype}, {attention}")
+    print(f"{name}, torch {torch.__version__}, {flags.size} models, {flags.quant or flags.dtype}, {found.attention}")
     print(f"{geometry.width}x{geometry.height}, {frames} frames, {flags.steps} steps, streaming {flags.blocks_to_swap}")
-    start, finite = clock.now(), True
-    for window in run_windows(transformer, vae, conditioning, settings, 1, clock.step):
-        now = clock.now()
-        finite = finite and bool(window.pixels.isfinite().all())
-        which, parts = (
-            "later" if window.index else "first",
-            f"{clock.encodes[-1]:.2f} s, decode {clock.decodes[-1]:.2f} s",
-        )
-        print(f"{which} window  {now - start:8.2f} s  (encode {parts})")
-        start = clock.now()
-    if clock.steps:
-        print(f"a step        {sorted(clock.steps)[len(clock.steps) // 2]:8.2f} s  (median of {len(clock.steps)})")
-    if device.type == "cuda":
-        print(f"peak memory   {torch.cuda.max_memory_allocated(device) / GIB:8.2f} GiB")
-    print("every frame is finite" if finite else "some frames are not finite")
-    return 0 if finite else 1
+    for index, seconds in enumerate(found.windows):
+        parts = f"encode {found.encodes[index]:.2f} s, decode {found.decodes[index]:.2f} s"
+        print(f"{'later' if index else 'first'} window  {seconds:8.2f} s  ({parts})")
+    if found.num_steps:
+        print(f"a step        {found.step:8.2f} s  (median of {found.num_steps})")
+    if found.peak_bytes:
+        print(f"peak memory   {found.peak_bytes / GIB:8.2f} GiB")
+    print("every frame is finite" if found.is_finite else "some frames are not finite")
+    return 0 if found.is_finite else 1
