@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from wanvideo.cli import bench_table
-from wanvideo.cli.bench import main, sizes
+from wanvideo.cli.bench import main
+from wanvideo.cli.measure import sizes
 from wanvideo.errors import UnsupportedError
 from wanvideo.presets import load_preset
 

@@ -19,7 +19,7 @@ from ..memory.budget import GIB
 from ..ops.linear.layer import Linear
 from ..presets import Preset, load_preset, preset_names
 from ..request import QUANTIZERS
-from .bench import Measured, Size, measure
+from .measure import Measured, Size, measure
 
 SECONDS = 30
 MEASURED_STEPS = 2
