@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ class TimedVAE:
 
 def random_conditioning(config: TransformerConfig, geometry: VideoGeometry, num_frames: int) -> Conditioning:
     """A picture, a prompt and speech of noise."""
+    assert config.audio is not None and config.image_dim is not None  # as of every size here
     generator = torch.Generator().manual_seed(2)
     layers = 12 if config.audio.feature_dim % 12 == 0 else 2
     features = layers, config.audio.feature_dim // layers
@@ -129,7 +131,7 @@ def measure(size: Size, geometry: VideoGeometry, settings: LoopSettings, options
     Residency(transformer, device).place(options.blocks_to_stream)
     attention = transformer.set_attention(options.attention)
     clock = Clock(device)
-    vae = TimedVAE(random_vae(VAEConfig(size.vae_dim), device, dtype), clock)
+    vae = cast(WanVAE, TimedVAE(random_vae(VAEConfig(size.vae_dim), device, dtype), clock))  # it has what is called
     conditioning = random_conditioning(size.transformer, geometry, 2 * geometry.num_frames - size.motion)
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
