@@ -119,6 +119,11 @@ def test_room_is_looked_for_before_anything_comes(hub, tmp_path, monkeypatch):
     assert not [method for method, *_ in hub.requests if method == "GET"]
 
 
+def test_a_revision_is_asked_for(hub, tmp_path):
+    fetch(RemoteFile(REPOSITORY, "config.json", 1, None, "config.json", "refs/pr/1"), tmp_path)
+    assert {revision for *_, revision in hub.revisions} == {"refs/pr/1"}
+
+
 def test_what_is_not_there_is_named(hub, tmp_path):
     with pytest.raises(CheckpointError, match="someone/model is not on this machine"):
         fetch(file_named("none.bin"), tmp_path)
@@ -134,7 +139,9 @@ def test_verify_reads_what_is_there(hub, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SETS, "tiny", ModelSet("tiny", "", (file_named("sub/model.bin", "model.bin", right),)))
     (tmp_path / "model.bin").write_bytes(DATA[:-1] + b"x")
     command = ["--set", "tiny", "--dir", str(tmp_path), "--verify"]
-    assert main(command) == 0 and "NOT as published" in capsys.readouterr().out
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "NOT as published" in printed and "model.bin is replaced" in printed
     assert (tmp_path / "model.bin").read_bytes() == DATA
     assert main(command) == 0 and "model.bin: as published" in capsys.readouterr().out
 
@@ -164,4 +171,5 @@ def test_sets_are_sound():
     assert all(name in SETS for names in DOCUMENTS.values() for name in names)
     for item in SETS.values():
         assert item.size_bytes > 0 and all(len(file.sha256 or "0" * 64) == 64 for file in item.files)
+    assert "model.safetensors" not in {file.name for file in files_of("TencentGameMate/chinese-wav2vec2-base")}
     assert {file.name for file in files_of("google/umt5-xxl")} >= {"tokenizer.json", "tokenizer_config.json"}

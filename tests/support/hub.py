@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "c" * 40
@@ -10,11 +11,11 @@ COMMIT = "c" * 40
 
 class Hub:
     """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
-    in place of a file, under its hash. `requests`: (method, name, range) of all of them."""
+    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all."""
 
     def __init__(self, files, is_large=True):
         self.files, self.is_large = files, is_large
-        self.breaks, self.served, self.requests = 0, {}, []
+        self.breaks, self.served, self.requests, self.revisions = 0, {}, [], []
 
     def etag(self, data):
         return (
@@ -39,7 +40,8 @@ def running(hub):
 
         def answer(self, with_body):
             repository, _, rest = self.path.lstrip("/").partition("/resolve/")
-            name = rest.partition("/")[2]
+            revision, _, name = rest.partition("/")
+            hub.revisions.append((name, urllib.parse.unquote(revision)))
             hub.requests.append((self.command, name, self.headers.get("Range")))
             data = hub.files.get((repository, name))
             if data is None:

@@ -90,7 +90,7 @@ def published(file: RemoteFile) -> Published:
     """What the server has under this name. Raises: whatever the hub's package does."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(file.repository, file.name, endpoint=_endpoint())
+    url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=_endpoint())
     found = get_hf_file_metadata(url)
     return Published(url, found.size or 0, found.etag or "")
 

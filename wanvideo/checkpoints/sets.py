@@ -27,7 +27,7 @@ class RemoteFile:
 
     Args:
         name: its path in the repository. size_bytes: rounded where `sha256` is None.
-        local: its path below the folder that everything is downloaded to.
+        local: its path below the folder that everything is downloaded to. revision: of the repository.
     """
 
     repository: str
@@ -35,6 +35,7 @@ class RemoteFile:
     size_bytes: int
     sha256: str | None
     local: str
+    revision: str = "main"
 
     @property
     def link(self) -> str:
@@ -122,6 +123,12 @@ _SETS = (
         "MIT",
     ),
     ModelSet(
+        "wav2vec-safetensors", "the same weights as safetensors, from a proposal in the repository",
+        (RemoteFile(WAV2VEC, "model.safetensors", 380_000_000, None, "chinese-wav2vec2-base/model.safetensors",
+                    "refs/pr/1"),),
+        "MIT",
+    ),
+    ModelSet(
         "lightx2v", "LoRA for 4 steps, of rank 128",
         (RemoteFile(KIJAI, f"Lightx2v/{_LIGHTX2V.format('rank128')}", 1_470_000_000, None,
                     _LIGHTX2V.format("rank128")),),
@@ -149,7 +156,7 @@ SETS = {item.name: item for item in _SETS}
 # What a document has a reader download, under its own name.
 DOCUMENTS = {
     "documents": ("base-480p", "encoders-480p", "t5-480p", "infinitetalk-single", "infinitetalk-multi",
-                  "infinitetalk-fp8", "wav2vec", "lightx2v", "lightx2v-t2v", "fusionx"),
+                  "infinitetalk-fp8", "wav2vec", "wav2vec-safetensors", "lightx2v", "lightx2v-t2v", "fusionx"),
     "rtx4090": ("encoders-480p", "infinitetalk-single", "infinitetalk-fp8", "wav2vec"),
 }  # fmt: skip
 
@@ -171,5 +178,6 @@ def for_preset(options: EngineOptions, size: str, lora_files: Iterable[str]) -> 
 
 
 def files_of(repository: str) -> tuple[RemoteFile, ...]:
-    """All files of a repository that some set has."""
-    return tuple({file.name: file for item in _SETS for file in item.files if file.repository == repository}.values())
+    """All files of a repository's main revision that some set has."""
+    files = (file for item in _SETS for file in item.files)
+    return tuple({f.name: f for f in files if f.repository == repository and f.revision == "main"}.values())

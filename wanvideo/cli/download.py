@@ -123,6 +123,8 @@ def main(argv: list[str]) -> int:
     coming = [row for row in rows if row.state != THERE]
     check_disk(root, sum(row.size_bytes for row in coming))
     for row in coming:
+        if row.state == OTHER:
+            print(f"{row.file.local} is replaced: it is not as published")
         print(fetch(row.file, root))
     print("Everything is there.")
     if flags.preset is not None:
