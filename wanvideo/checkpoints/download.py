@@ -1,41 +1,154 @@
-"""Small models that a user asks for by the name of their repository. Nothing else is ever downloaded."""
+"""Published files, downloaded where a user asks for them by name. Nothing else is ever downloaded.
+
+The package huggingface_hub does the transfer: an interrupted file goes on where it stopped, and HF_ENDPOINT names
+another server that speaks the hub's protocol.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OutputError
+from ..memory.machine import free_disk_bytes
+from .sets import TOKENIZER, WAV2VEC, RemoteFile, files_of
 
-WAV2VEC = "TencentGameMate/chinese-wav2vec2-base"
-TOKENIZER = "google/umt5-xxl"
-WANTED = {
-    WAV2VEC: ("config.json", "preprocessor_config.json", "pytorch_model.bin"),
-    TOKENIZER: ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-}
+__all__ = ["TOKENIZER", "WAV2VEC", "Published", "check_disk", "download", "fetch", "published", "verified"]
+SHA256, SHA1 = 64, 40  # hexadecimal digits: of a large file, of a small one as git counts it
+PIECE = 2**22
+SLACK_BYTES = 2**26
 logger = logging.getLogger("wanvideo")
 
 
-def download(repository: str, folder: str | Path) -> Path:
-    """Fetch the files of WANTED[repository] into `folder`, unless they are there; returns the folder.
+@dataclass(frozen=True)
+class Published:
+    """What a server says of a file. etag: its SHA-256, or for a small file its name in git."""
 
-    Raises: CheckpointError, saying what to put where, when the machine is offline or the download fails.
+    url: str
+    size_bytes: int
+    etag: str
+
+
+def download(repository: str, folder: str | Path) -> Path:
+    """Fetch the known files of a small repository into `folder`, unless they are there; returns the folder.
+
+    Raises: CheckpointError, saying what to put where, when the machine is offline or the download fails; OutputError
+        when the disk is full.
     """
     folder = Path(folder)
-    missing = [name for name in WANTED[repository] if not (folder / name).is_file()]
-    if not missing:
-        return folder
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    logger.info("Downloading %s of %s to %s.", ", ".join(missing), repository, folder)
-    try:
-        for name in missing:
-            hf_hub_download(repository, name, local_dir=folder)
-    except (OSError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{repository} is not on this machine and could not be downloaded ({reason}).\n"
-            f"Put {', '.join(missing)} of https://huggingface.co/{repository} into {folder}"
-        ) from None
+    files = [replace(file, local=file.name) for file in files_of(repository)]
+    missing = [file for file in files if not (folder / file.local).is_file()]
+    if missing:
+        logger.info("Downloading %s of %s to %s.", ", ".join(file.name for file in missing), repository, folder)
+    for file in missing:
+        fetch(file, folder)
     return folder
+
+
+def fetch(file: RemoteFile, root: Path) -> Path:
+    """Download a file to its place below `root`, or go on where it stopped; its size and hash are checked.
+
+    Raises: CheckpointError when it cannot be had, or what came is not what was published; OutputError when the disk is
+        full or the folder cannot be written.
+    """
+    target = root / file.local
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        facts = published(file)
+        part = target.with_name(f".{target.name}.{facts.etag[:12]}.part")
+        _transfer(facts, part)
+        _check(file, part, facts)
+        part.replace(target)
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version
+        _refuse(error, file, root)
+    return target
+
+
+def _transfer(facts: Published, part: Path) -> None:
+    """Append what is missing of a file; hf_hub_download would begin anew after every failure."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    with part.open("ab") as opened:
+        if (there := opened.tell()) > facts.size_bytes:
+            opened.truncate(there := 0)
+        if there < facts.size_bytes:
+            http_get(
+                facts.url, opened, resume_size=there, headers=build_hf_headers(), expected_size=facts.size_bytes,
+                displayed_filename=part.name.split(".", 1)[1][:40],
+            )  # fmt: skip
+
+
+def published(file: RemoteFile) -> Published:
+    """What the server has under this name. Raises: whatever the hub's package does."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=_endpoint())
+    found = get_hf_file_metadata(url)
+    return Published(url, found.size or 0, found.etag or "")
+
+
+def check_disk(root: Path, num_bytes: int) -> None:
+    """Raises: OutputError when the disk that `root` lies on has no room for so many bytes more."""
+    free = free_disk_bytes(root)
+    if free < num_bytes + SLACK_BYTES:
+        raise OutputError(
+            f"{root} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB are to come. "
+            "Free some space, or name another folder."
+        )
+
+
+def verified(path: Path, sha256: str) -> bool:
+    """Whether a file has this SHA-256; all of it is read."""
+    return _digest(path, hashlib.sha256()) == sha256
+
+
+def _check(file: RemoteFile, path: Path, facts: Published) -> None:
+    """Remove what is not as published. Raises: CheckpointError."""
+    size = path.stat().st_size
+    sha256 = file.sha256 or (facts.etag if len(facts.etag) == SHA256 else None)
+    is_right = size == facts.size_bytes
+    if is_right and sha256 is not None:
+        is_right = verified(path, sha256)
+    elif is_right and len(facts.etag) == SHA1:
+        is_right = _digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == facts.etag
+    if not is_right:
+        path.unlink()
+        raise CheckpointError(
+            f"{file.name} of {file.repository} came with other content than was published, and was removed. "
+            "Run the same again; if it stays so, choose another server with HF_ENDPOINT."
+        )
+
+
+def _digest(path: Path, digest: hashlib._Hash) -> str:
+    with path.open("rb") as opened:
+        while piece := opened.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _refuse(error: Exception, file: RemoteFile, root: Path) -> NoReturn:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        raise OutputError(
+            f"The disk of {root} is full: {file.name} is not complete. Free some space and run the same again, "
+            "it goes on from there."
+        ) from None
+    if number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        raise OutputError(f"{root} cannot be written ({os.strerror(number)}). Name another folder.") from None
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    raise CheckpointError(
+        f"{file.repository} is not on this machine and could not be downloaded ({reason}).\n"
+        f"Put {file.name} of {file.link} into {(root / file.local).parent}"
+    ) from None
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import torch
-from torch import Tensor
 
 from ..engine.host import ProcessHost
 from ..errors import InputError
 from ..geometry import VideoGeometry, parse_size
-from ..memory.budget import GIB, IMAGE_TOKENS
-from ..memory.residency import Residency
-from ..models.audio_adapter import AudioConfig
-from ..models.transformer import TransformerConfig
-from ..models.vae import VAEConfig, WanVAE
+from ..memory.budget import GIB
 from ..ops.attention.backends import known
 from ..ops.precision import DTYPES
 from ..request import QUANTIZERS, EngineOptions, LoopSettings
-from ..sampling.loop import Conditioning, run_windows
-from ..sampling.window import StepReport
-from ..synthetic.random_weights import full_config, random_transformer, random_vae
+from .bench_table import print_tables
 from .flags import FLAGS
+from .measure import measure, sizes
 from .parser import Parser, named, whole
-
-
-@dataclass(frozen=True)
-class Size:
-    """Models and window of a measurement."""
-
-    transformer: TransformerConfig
-    vae_dim: int
-    video: str
-    frames: int
-    motion: int
-
-
-def sizes() -> dict[str, Size]:
-    """full: as published; small: of the 1.3B model's width; tiny: for a CPU."""
-    audio = AudioConfig(feature_dim=2 * 16, window=5, hidden_dim=32, num_tokens=32, token_dim=64)
-    small = TransformerConfig(1536, 8960, 30, 36, 16, 4096, 256, 1280, full_config().audio)
-    tiny = TransformerConfig(256, 512, 2, 36, 16, 64, 256, 1280, audio)
-    return {
-        "full": Size(full_config(), 96, "832x480", 81, 9),
-        "small": Size(small, 96, "832x480", 81, 9),
-        "tiny": Size(tiny, 8, "96x64", 9, 5),
-    }
 
 
 def build_parser() -> Parser:
@@ -61,66 +28,9 @@ def build_parser() -> Parser:
     parser.add_argument("--attention", default="auto", help="backend of self-attention")
     parser.add_argument("--blocks_to_swap", type=whole, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")
+    parser.add_argument("--table", action="store_true", help="every preset for 30 s of video, and every format instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
-
-
-@dataclass
-class Clock:
-    """Seconds of everything that is measured, the device waited for."""
-
-    device: torch.device
-    steps: list[float] = field(default_factory=list)
-    encodes: list[float] = field(default_factory=list)
-    decodes: list[float] = field(default_factory=list)
-    last: float = 0.0
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def step(self, report: StepReport) -> None:
-        now = self.now()
-        if report.step_index:  # the first step of a window also makes what its steps share
-            self.steps.append(now - self.last)
-        self.last = now
-
-    def timed(self, work: Callable[..., Tensor], into: list[float]) -> Callable[..., Tensor]:
-        def run(*args: object, **options: object) -> Tensor:
-            start = self.now()
-            result = work(*args, **options)
-            into.append(self.now() - start)
-            return result
-
-        return run
-
-
-class TimedVAE:
-    """A VAE whose encodes and decodes a clock sees."""
-
-    def __init__(self, vae: WanVAE, clock: Clock) -> None:
-        self.device = vae.device
-        self.encode, self.decode = clock.timed(vae.encode, clock.encodes), clock.timed(vae.decode, clock.decodes)
-
-
-def random_conditioning(config: TransformerConfig, geometry: VideoGeometry, num_frames: int) -> Conditioning:
-    """A picture, a prompt and speech of noise."""
-    generator = torch.Generator().manual_seed(2)
-    layers = 12 if config.audio.feature_dim % 12 == 0 else 2
-    features = layers, config.audio.feature_dim // layers
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    return Conditioning(
-        references=noise(1, 3, geometry.height, geometry.width).mul(0.4).clamp(-1, 1),
-        text_embeds=[noise(64, config.text_dim)],
-        image_embeds=noise(1, IMAGE_TOKENS, config.image_dim),
-        audio=[noise(num_frames, *features)],
-        silence=noise(1, *features),
-        num_frames=num_frames,
-    )
 
 
 def _pixels(text: str) -> tuple[int, int]:
@@ -130,17 +40,18 @@ def _pixels(text: str) -> tuple[int, int]:
     return size
 
 
-@torch.no_grad()
 def main(argv: list[str]) -> int:
     """Print seconds of steps, encode, decode and windows, peak memory, and whether every frame is finite."""
     flags = build_parser().parse_args(argv)
-    with named(FLAGS):
+    with named({**FLAGS, "blocks_to_stream": "--blocks_to_swap"}):
         options = EngineOptions(
             flags.device, flags.dtype, quantize=flags.quant, attention=flags.attention,
             blocks_to_stream=flags.blocks_to_swap,
         )  # fmt: skip
         known(options.attention)
         size, device = sizes()[flags.size], ProcessHost(options.device).device
+    if flags.table:
+        return print_tables(size, device)
     frames = size.frames if flags.frames is None else flags.frames
     with named({**FLAGS, "num_frames": "--frames", "window": "--frames", "steps": "--steps", "size": "--video"}):
         geometry = VideoGeometry(*_pixels(flags.video or size.video), frames)
@@ -148,30 +59,16 @@ def main(argv: list[str]) -> int:
             window_frames=frames, motion_frames=size.motion, scheduler="multitalk", steps=flags.steps, shift=11.0,
             guidance_scale=1.0, audio_guidance_scale=1.0, tiled_vae=flags.tiled_vae,
         )  # fmt: skip
-    transformer = random_transformer(size.transformer, device, DTYPES[flags.dtype], flags.quant)
-    Residency(transformer, device).place(flags.blocks_to_swap)
-    attention = transformer.set_attention(flags.attention)
-    clock = Clock(device)
-    vae = TimedVAE(random_vae(VAEConfig(size.vae_dim), device, DTYPES[flags.dtype]), clock)
-    conditioning = random_conditioning(size.transformer, geometry, 2 * frames - size.motion)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    found = measure(size, geometry, settings, options)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {flags.size} models, {flags.quant or flags.dtype}, {attention}")
+    print(f"{name}, torch {torch.__version__}, {flags.size} models, {flags.quant or flags.dtype}, {found.attention}")
     print(f"{geometry.width}x{geometry.height}, {frames} frames, {flags.steps} steps, streaming {flags.blocks_to_swap}")
-    start, finite = clock.now(), True
-    for window in run_windows(transformer, vae, conditioning, settings, 1, clock.step):
-        now = clock.now()
-        finite = finite and bool(window.pixels.isfinite().all())
-        which, parts = (
-            "later" if window.index else "first",
-            f"{clock.encodes[-1]:.2f} s, decode {clock.decodes[-1]:.2f} s",
-        )
-        print(f"{which} window  {now - start:8.2f} s  (encode {parts})")
-        start = clock.now()
-    if clock.steps:
-        print(f"a step        {sorted(clock.steps)[len(clock.steps) // 2]:8.2f} s  (median of {len(clock.steps)})")
-    if device.type == "cuda":
-        print(f"peak memory   {torch.cuda.max_memory_allocated(device) / GIB:8.2f} GiB")
-    print("every frame is finite" if finite else "some frames are not finite")
-    return 0 if finite else 1
+    for index, seconds in enumerate(found.windows):
+        parts = f"encode {found.encodes[index]:.2f} s, decode {found.decodes[index]:.2f} s"
+        print(f"{'later' if index else 'first'} window  {seconds:8.2f} s  ({parts})")
+    if found.num_steps:
+        print(f"a step        {found.step:8.2f} s  (median of {found.num_steps})")
+    if found.peak_bytes:
+        print(f"peak memory   {found.peak_bytes / GIB:8.2f} GiB")
+    print("every frame is finite" if found.is_finite else "some frames are not finite")
+    return 0 if found.is_finite else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 import logging
 import os
 import signal
@@ -25,6 +26,11 @@ COMMANDS = {
     "plan": "say what a video will need and how long it will take, without loading a model",
     "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
+    "doctor": "say what this machine has, what works on it, and which model files are there",
+    "score": "say whether a finished video is in sync and its colors are steady",
+    "download": "fetch the model files that a preset or a document needs",
+    "export": "write a graph of ComfyUI as a job file and a command",
+    "import": "write a job and its flags as a graph of ComfyUI",
 }
 
 
@@ -40,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         near = checks.meant(name, COMMANDS)
         print(f"There is no command {name!r}.{near} Use one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    return run(import_module(f".{name.replace('-', '_')}", __package__).main, rest)
+    module = name.replace("-", "_") + "_" * keyword.iskeyword(name)
+    return run(import_module(f".{module}", __package__).main, rest)
 
 
 def run(command, arguments: list[str]) -> int:

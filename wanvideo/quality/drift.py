@@ -9,13 +9,14 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import OutputError
 from ..sampling.color import rgb_to_lab
+from .plot import Curve, plot
 
 FRAMES = 8  # of a window that are measured, evenly spread
 CURVES = ("L", "a", "b", "sharpness", "latent_std")
@@ -59,16 +60,34 @@ class WindowMeasures:
     latent_std: float
 
 
-def measure(window: MeasuredWindow) -> WindowMeasures:
-    """Measure a finished window: frames [F, H, W, 3] uint8, latents [16, T, h, w]."""
-    chosen = torch.linspace(0, len(window.frames) - 1, min(FRAMES, len(window.frames))).round().long()
-    lab = rgb_to_lab(window.frames[chosen].float() / 255)
-    lightness, pixels, latents = lab[..., 0], lab.flatten(0, 2), window.latents.float()
+@dataclass(frozen=True)
+class PixelMeasures:
+    """The part of `WindowMeasures` that frames alone decide."""
+
+    lab_mean: tuple[float, ...]
+    lab_std: tuple[float, ...]
+    sharpness: float
+
+
+def measure_frames(frames: Tensor) -> PixelMeasures:
+    """Measure frames [F, H, W, 3] uint8."""
+    chosen = torch.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().long()
+    lab = rgb_to_lab(frames[chosen].float() / 255)
+    lightness, pixels = lab[..., 0], lab.flatten(0, 2)
     inner = lightness[:, 1:-1, 1:-1]
     around = lightness[:, :-2, 1:-1] + lightness[:, 2:, 1:-1] + lightness[:, 1:-1, :-2] + lightness[:, 1:-1, 2:]
+    return PixelMeasures(
+        tuple(pixels.mean(0).tolist()), tuple(pixels.std(0, correction=0).tolist()),
+        float((around - 4 * inner).var(correction=0)),
+    )  # fmt: skip
+
+
+def measure(window: MeasuredWindow) -> WindowMeasures:
+    """Measure a finished window: frames [F, H, W, 3] uint8, latents [16, T, h, w]."""
+    pixels, latents = measure_frames(window.frames), window.latents.float()
     return WindowMeasures(
-        window.index, window.start, tuple(pixels.mean(0).tolist()), tuple(pixels.std(0, correction=0).tolist()),
-        float((around - 4 * inner).var(correction=0)), float(latents.mean()), float(latents.std(correction=0)),
+        window.index, window.start, pixels.lab_mean, pixels.lab_std, pixels.sharpness,
+        float(latents.mean()), float(latents.std(correction=0)),
     )  # fmt: skip
 
 
@@ -107,20 +126,9 @@ class Drift:
         return [path] if plot is None else [path, plot]
 
     def _plot(self, path: Path) -> Path | None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            logger.info("There is no drift.png: matplotlib cannot be used here (%s).", error)
-            return None
-        figure = Figure(figsize=(10, 8), layout="constrained")
-        panels: Any = figure.subplots(len(CURVES), sharex=True)
         starts = [measures.start for measures in self.windows]
-        for panel, name in zip(panels, CURVES, strict=True):
-            panel.plot(starts, [_curve(measures, name) for measures in self.windows], marker=".")
-            panel.set_ylabel(name)
-        panels[-1].set_xlabel("frame")
-        figure.savefig(path)
-        return path
+        curves = [Curve(name, starts, [_curve(measures, name) for measures in self.windows]) for name in CURVES]
+        return plot(path, "frame", curves)
 
 
 def _curve(measures: WindowMeasures, name: str) -> float:

@@ -36,7 +36,7 @@ class MouthRegion:
     """
 
     def __init__(self, video: SourceVideo, feather: int) -> None:
-        self._video, self._feather, self._mesh, self._is_told = video, feather, _open_mesh(), False
+        self._video, self._feather, self._mesh, self._is_told = video, feather, open_mesh(), False
 
     def weights(self, start: int, stop: int) -> Tensor:
         masks = torch.stack([self._mask(index) for index in range(start, stop)])
@@ -59,7 +59,8 @@ class MouthRegion:
         return torch.from_numpy(np.array(picture))
 
 
-def _open_mesh() -> Any:
+def open_mesh() -> Any:
+    """The face mesh of mediapipe: its `process` takes [H, W, 3] uint8. Raises: UnsupportedError where there is none."""
     try:
         from mediapipe.python.solutions.face_mesh import FaceMesh
     except ImportError as error:

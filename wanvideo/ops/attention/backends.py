@@ -192,19 +192,28 @@ def choose(
         raise UnsupportedError(f"No attention can be used on {device} ({reason}). Choose another device.")
     best = usable[0]
     if len(usable) > 1:
-        best = min(usable, key=lambda b: _seconds(b, device, dtype, head_width, num_heads))
+        best = min(usable, key=lambda b: seconds_of(b, device, dtype, head_width, num_heads))
     logger.info("Attention: %s is used.", best.name)
     return best
 
 
-def _seconds(backend: Backend, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int) -> float:
-    shape = (1, TIMED_TOKENS, min(num_heads, 8), head_width)
+def seconds_of(
+    backend: Backend, device: torch.device, dtype: torch.dtype, head_width: int, num_heads: int,
+    num_tokens: int = TIMED_TOKENS,
+) -> float:  # fmt: skip
+    """The least of a few times of attention among `num_tokens` tokens, in at most 8 heads."""
+    shape = (1, num_tokens, min(num_heads, 8), head_width)
     query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
     best = float("inf")
     for _ in range(4):
-        torch.cuda.synchronize(device)
+        _wait_for(device)
         start = time.perf_counter()
         backend.attend(query, key, value)
-        torch.cuda.synchronize(device)
+        _wait_for(device)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,125 @@
+"""Graphs as job and command, and back: nothing that frames depend on is lost, and what has no counterpart is said."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from wanvideo.cli import export as exporting
+from wanvideo.cli.export import export
+from wanvideo.cli.generate import read_job
+from wanvideo.cli.graphs import Graph, GraphNode, Link, read_graph
+from wanvideo.cli.import_ import main as import_main
+from wanvideo.errors import InputError, UnsupportedError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
+TEMPLATES = sorted((EXAMPLES / "api").glob("*.json"))
+# What the command line cannot say of a template.
+NOTES = {
+    "02_two_people_masks": [f"mask_{i} of MultiTalkWav2VecEmbeds (from LoadImage)" for i in (1, 2)],
+    "03_restyle_video": ["start_step of WanVideoSampler (2)", "samples of WanVideoSampler (from WanVideoEncode)"],
+    "06_from_wanvideowrapper": ["base_precision fp16_fast: products are summed in float32"],
+}  # fmt: skip
+
+
+def command_of(exported, folder):
+    """The flags that a reader would paste, with the job in a file."""
+    job = folder / "a.job.json"
+    job.write_text(json.dumps(exported.job), encoding="utf-8")
+    return shlex.split(exported.command(str(job)))[4:]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_both_forms_of_a_template_are_one_command_that_is_understood(path, tmp_path):
+    queued, page = export(read_graph(path)), export(read_graph(EXAMPLES / path.name))
+    assert queued.notes == page.notes and queued.job == page.job and queued.flags == page.flags
+    assert list(queued.notes) == NOTES.get(path.stem, [])
+    job = read_job(command_of(queued, tmp_path))
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    (sampler,) = [node["inputs"] for node in graph.values() if node["class_type"] == "WanVideoSampler"]
+    settings = job.request.settings
+    assert (settings.steps, settings.shift, settings.scheduler) == (
+        sampler["steps"],
+        sampler["shift"],
+        sampler["scheduler"],
+    )
+    assert job.request.seed == sampler["seed"] and settings.guidance_scale == sampler["cfg"]
+    assert job.files.transformer.startswith("models/diffusion_models/") and job.files.loras[0].strength in (0.8, 1)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_there_and_back_is_the_same_request(path, tmp_path, capsys):
+    first = export(read_graph(path))
+    command = command_of(first, tmp_path)
+    assert import_main([*command, "--out", str(tmp_path / "graph.json")]) == 0
+    second = export(read_graph(tmp_path / "graph.json"))
+    assert second.job == first.job
+    (tmp_path / "again").mkdir()
+    there, back = read_job(command), read_job(command_of(second, tmp_path / "again"))
+    assert (back.request.settings, back.request.speakers, back.request.seed, back.request.size) == (
+        there.request.settings, there.request.speakers, there.request.seed, there.request.size
+    )  # fmt: skip
+    assert (back.files, back.options) == (there.files, there.options)
+    assert f"copy into ComfyUI/input: {there.request.reference}" in capsys.readouterr().out
+
+
+def test_the_command_writes_the_job_and_a_script(tmp_path, capsys):
+    assert exporting.main([str(TEMPLATES[1]), "--out", str(tmp_path), "--models", "/m", "--inputs", "/i"]) == 0
+    printed = capsys.readouterr().out
+    assert "no counterpart: mask_1 of MultiTalkWav2VecEmbeds" in printed
+    job = json.loads((tmp_path / "02_two_people_masks.job.json").read_text(encoding="utf-8"))
+    assert job["cond_audio"] == {"person1": "/i/speech.flac", "person2": "/i/speech_2.flac"}
+    script = (tmp_path / "02_two_people_masks.sh").read_text(encoding="utf-8")
+    assert "/m/vae/wan_2.1_vae.safetensors" in script and script.startswith("#!/bin/sh\npython -m wanvideo generate")
+
+
+def test_values_and_links_are_followed_through_passing_nodes():
+    nodes = (
+        GraphNode("1", "INTConstant", {"value": 640}),
+        GraphNode("2", "SetNode", {"name": "w", "INT": Link("1")}),
+        GraphNode("3", "GetNode", {"name": "w"}),
+        GraphNode("4", "ImageResizeKJv2", {"width": Link("3"), "height": 480}),
+        GraphNode("5", "GetImageSizeAndCount", {"image": Link("4")}),
+        GraphNode("6", "Reroute", {"any": Link("5")}),
+        GraphNode("7", "Sink", {"width": Link("6"), "height": Link("6"), "seed": Link("1"), "none": Link("99")}),
+    )
+    graph = Graph({node.id: node for node in nodes})
+    sink = graph.nodes["7"]
+    assert [graph.value(sink, name, 1) for name in ("width", "height", "seed", "none")] == [640, 480, 640, 1]
+    assert graph.source(sink, "width").kind == "GetImageSizeAndCount"
+
+
+def test_settings_that_need_nodes_of_their_own_come_back(tmp_path):
+    command = [*command_of(export(read_graph(TEMPLATES[0])), tmp_path), "--use_teacache", "--blocks_to_swap", "30",
+               "--compile", "--t5_cpu"]  # fmt: skip
+    assert import_main([*command, "--out", str(tmp_path / "graph.json")]) == 0
+    graph = read_graph(tmp_path / "graph.json")
+    exported = export(graph)
+    there, back = read_job(command), read_job(command_of(exported, tmp_path))
+    assert back.options.blocks_to_stream == 30 and back.options.compile == there.options.compile == "default"
+    assert back.request.settings.step_cache == there.request.settings.step_cache
+    assert graph.of_kind("WanVideoTextEncodeCached")[0].inputs["device"] == "cpu"
+
+
+def test_what_is_no_graph_is_said(tmp_path):
+    file = tmp_path / "graph.json"
+    for text, message in (
+        ('{"1": {"inputs": {}}}', "is not a graph"), ('{"nodes": [], "links": []}', "has no nodes"),
+        ('{"1": {"class_type": "SaveVideo", "inputs": {}}}', "has 0 nodes of the kind WanVideoSampler"),
+        ('{"nodes": [1], "links": []}', "is not a graph"),
+    ):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            export(read_graph(file))
+
+
+def test_what_no_node_can_do_is_said(tmp_path):
+    command = command_of(export(read_graph(TEMPLATES[0])), tmp_path)
+    out = ["--out", str(tmp_path / "g.json")]
+    with pytest.raises(UnsupportedError, match="No node quantizes to int8"):
+        import_main([*command, *out, "--quant", "int8"])
+    with pytest.raises(InputError, match="A graph has one size"):
+        import_main([*command, *out, "--size", "infinitetalk-480"])
+    with pytest.raises(InputError, match="nodes LoadImage, one is needed"):
+        import_main([*command, *out, "--template", str(TEMPLATES[1])])

@@ -1,0 +1,85 @@
+"""A server on this machine that speaks the protocol of the Hugging Face hub: HEAD and GET, ETag, commit, Range."""
+
+import contextlib
+import hashlib
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c" * 40
+
+
+class Hub:
+    """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
+    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all."""
+
+    def __init__(self, files, is_large=True):
+        self.files, self.is_large = files, is_large
+        self.breaks, self.served, self.requests, self.revisions = 0, {}, [], []
+
+    def etag(self, data):
+        return (
+            hashlib.sha256(data).hexdigest()
+            if self.is_large
+            else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        )
+
+
+@contextlib.contextmanager
+def running(hub):
+    """The address of a server that has the files of `hub`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self):
+            self.answer(False)
+
+        def do_GET(self):
+            self.answer(True)
+
+        def answer(self, with_body):
+            repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            hub.revisions.append((name, urllib.parse.unquote(revision)))
+            hub.requests.append((self.command, name, self.headers.get("Range")))
+            data = hub.files.get((repository, name))
+            if data is None:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+            body = hub.served.get(name, data)[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("ETag", f'"{hub.etag(data)}"')
+            if hub.is_large:
+                self.send_header("X-Linked-Etag", f'"{hub.etag(data)}"')
+                self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(body)))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.end_headers()
+            if not with_body:
+                return
+            if hub.breaks:
+                hub.breaks -= 1
+                self.wfile.write(body[: len(body) // 2])
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

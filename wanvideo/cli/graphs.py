@@ -1,0 +1,171 @@
+"""Graphs of ComfyUI, as its page saves them or as they are queued: nodes with named inputs in either form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..job import read_object
+
+CONTROL = "control_after_generate"  # the page keeps a second value beside a seed
+MOST_HOPS = 100
+# Names of the values that the page stores by position, for the nodes that `export` reads.
+WIDGETS: dict[str, tuple[str, ...]] = {
+    "WanVideoLoraSelect": ("lora", "strength", "low_mem_load", "merge_loras"),
+    "WanVideoLoraSelectMulti": (
+        *(f"{name}_{i}" for i in range(5) for name in ("lora", "strength")), "low_mem_load", "merge_loras",
+    ),
+    "MultiTalkModelLoader": ("model",),
+    "WanVideoModelLoader": (
+        "model", "base_precision", "quantization", "load_device", "attention_mode", "rms_norm_function",
+    ),
+    "WanVideoBlockSwap": (
+        "blocks_to_swap", "offload_img_emb", "offload_txt_emb", "use_non_blocking", "vace_blocks_to_swap",
+        "prefetch_blocks", "block_swap_debug",
+    ),
+    "WanVideoTorchCompileSettings": ("backend", "fullgraph", "mode", "dynamic"),
+    "WanVideoVAELoader": ("model_name", "precision"),
+    "Wav2VecModelLoader": ("model", "base_precision", "load_device"),
+    "DownloadAndLoadWav2VecModel": ("model", "base_precision", "load_device"),
+    "LoadWanVideoClipTextEncoder": ("model_name", "precision", "load_device"),
+    "LoadWanVideoT5TextEncoder": ("model_name", "precision", "load_device", "quantization"),
+    "CLIPVisionLoader": ("clip_name",),
+    "LoadImage": ("image",),
+    "LoadAudio": ("audio",),
+    "LoadVideo": ("file",),
+    "ImageScale": ("upscale_method", "width", "height", "crop"),
+    "ImageResizeKJv2": ("width", "height"),
+    "INTConstant": ("value",),
+    "PrimitiveInt": ("value",),
+    "WanVideoImageToVideoMultiTalk": (
+        "width", "height", "frame_window_size", "motion_frame", "force_offload", "colormatch", "tiled_vae", "mode",
+        "output_path", "colormatch_strength",
+    ),
+    "MultiTalkWav2VecEmbeds": (
+        "normalize_loudness", "num_frames", "fps", "audio_scale", "audio_cfg_scale", "multi_audio_type",
+        "add_noise_floor", "smooth_transients",
+    ),
+    "WanVideoTextEncode": ("positive_prompt", "negative_prompt", "force_offload", "use_disk_cache", "device"),
+    "WanVideoTextEncodeCached": (
+        "model_name", "precision", "positive_prompt", "negative_prompt", "quantization", "use_disk_cache", "device",
+    ),
+    "WanVideoTeaCache": ("rel_l1_thresh", "start_step", "end_step", "cache_device", "use_coefficients", "mode"),
+    "WanVideoSampler": (
+        "steps", "cfg", "shift", "seed", CONTROL, "force_offload", "scheduler", "riflex_freq_index",
+        "denoise_strength", "batched_cfg", "rope_function", "start_step", "end_step", "add_noise_to_samples",
+    ),
+    "SaveVideo": ("filename_prefix", "format", "codec"),
+    "SetNode": ("name",),
+    "GetNode": ("name",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where an input comes from: a node, by its id."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A node. inputs: values, and Links to others."""
+
+    id: str
+    kind: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes that run, by id."""
+
+    nodes: dict[str, GraphNode]
+
+    def source(self, node: GraphNode, name: str) -> GraphNode | None:
+        """The node that an input comes from, through nodes that only pass it on; None where nothing is linked."""
+        for _ in range(MOST_HOPS):
+            link = node.inputs.get(name)
+            if not isinstance(link, Link) or link.node not in self.nodes:
+                return None
+            found = self.nodes[link.node]
+            if found.kind == "GetNode":
+                wanted = found.inputs.get("name")
+                setters = (item for item in self.of_kind("SetNode") if item.inputs.get("name") == wanted)
+                found = next(setters, found)
+            if found.kind not in ("SetNode", "Reroute") or not found.links:
+                return found
+            node, name = found, next(iter(found.links))
+        raise InputError("The graph goes in a circle. Open it in ComfyUI and mend it there.")
+
+    def of_kind(self, *kinds: str) -> list[GraphNode]:
+        return [node for node in self.nodes.values() if node.kind in kinds]
+
+    def above(self, node: GraphNode, name: str) -> Iterator[GraphNode]:
+        """What an input is made from: its source, that one's sources, and so on, each once."""
+        waiting, seen = [self.source(node, name)], set()
+        while waiting:
+            found = waiting.pop(0)
+            if found is not None and found.id not in seen:
+                seen.add(found.id)
+                yield found
+                waiting += [self.source(found, inner) for inner in found.links]
+
+    def value(self, node: GraphNode, name: str, default: Any) -> Any:
+        """A value, also where it is linked to a node that holds it, or to one that is told the same by name."""
+        found = node.inputs.get(name, default)
+        if not isinstance(found, Link):
+            return found
+        for source in self.above(node, name):
+            for inner in ("value", name):
+                if inner in source.inputs and not isinstance(source.inputs[inner], Link):
+                    return source.inputs[inner]
+        return default
+
+
+def read_graph(path: str | Path) -> Graph:
+    """Raises: InputError when the file is missing, or holds no graph."""
+    data = read_object(path, "a graph of ComfyUI")
+    try:
+        nodes = _from_page(data) if "nodes" in data else _from_queue(data.get("prompt", data))
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{path} is not a graph of ComfyUI ({type(error).__name__}: {error}). "
+            "Save one with Workflow > Export or Export (API)."
+        ) from None
+    if not nodes:
+        raise InputError(f"{path} has no nodes. Save a graph with Workflow > Export or Export (API).")
+    return Graph({node.id: node for node in nodes})
+
+
+def _from_queue(data: dict[str, Any]) -> list[GraphNode]:
+    return [
+        GraphNode(str(key), entry["class_type"], {name: _linked(value) for name, value in entry["inputs"].items()})
+        for key, entry in data.items()
+    ]
+
+
+def _linked(value: Any) -> Any:
+    is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and isinstance(value[0], str)
+    return Link(value[0]) if is_link else value
+
+
+def _from_page(data: dict[str, Any]) -> list[GraphNode]:
+    """Nodes that are muted (mode 2) or bypassed (4) do not run."""
+    links = {link[0]: Link(str(link[1])) for link in data["links"]}
+    nodes = []
+    for entry in data["nodes"]:
+        if entry.get("mode", 0) in (2, 4):
+            continue
+        kind, values = entry["type"], entry.get("widgets_values") or ()
+        named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(kind, ()), values, strict=False))
+        linked = {item["name"]: links[item["link"]] for item in entry.get("inputs", ()) if item.get("link") in links}
+        nodes.append(GraphNode(str(entry["id"]), kind, {**named, **linked}))
+    return nodes

@@ -1,0 +1,71 @@
+"""`score`: does the mouth of a video go with its sound, does it rest in silence, are the colors steady."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import checks
+from ..errors import UnsupportedError
+from ..quality.lips import LipOpening, MeshLips
+from ..quality.score import STEADY_DELTA_E, Score, save_score, score_video
+from ..quality.sync import IN_SYNC_CORRELATION, IN_SYNC_FRAMES
+from .parser import Parser
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m wanvideo score", description=__doc__)
+    parser.add_argument("video", help="what was made")
+    parser.add_argument("--reference", help="picture that colors are compared with; the first second if not given")
+    parser.add_argument("--audio", help="the sound that is spoken; the video's own if not given")
+    parser.add_argument("--out", help="folder of NAME.score.json and its plot; that of the video if not given")
+    return parser
+
+
+def describe(score: Score) -> str:
+    """The score in words, a line for each question."""
+    return "\n".join((*_sync_lines(score), *_color_lines(score), f"same person: {score.identity_note}"))
+
+
+def _sync_lines(score: Score) -> list[str]:
+    if (sync := score.sync) is None:
+        return [f"in sync: not measured: {score.sync_note}"]
+    side = "late" if sync.lag_s > 0 else "early"
+    lag = f"mouth {abs(sync.lag_frames):.1f} frames {side}" if sync.lag_s else "mouth on time"
+    answer = "yes" if sync.is_in_sync else "NO"
+    rest = "yes" if sync.is_shut_in_silence else "NO"
+    lines = [
+        f"in sync: {answer}; {lag} ({sync.lag_s * 1000:+.0f} ms), correlation {sync.correlation:.2f} "
+        f"(good: up to {IN_SYNC_FRAMES:g} frames, from {IN_SYNC_CORRELATION:g}); faces in {sync.faces:.0%} of frames",
+    ]
+    if not sync.silent_s:
+        return [*lines, "shut in silence: nobody is silent"]
+    degrees = f"{sync.open_in_silence:.0%} open there, {sync.open_in_speech:.0%} in speech"
+    return [*lines, f"shut in silence: {rest}; {degrees} ({sync.silent_s:.1f} s of silence by {sync.activity})"]
+
+
+def _color_lines(score: Score) -> list[str]:
+    colors = score.colors
+    against = "the reference" if colors.is_against_reference else "the first second"
+    worst = colors.starts_s[colors.delta_e.index(colors.most)]
+    answer = "yes" if colors.is_steady else "NO"
+    ratio = min(colors.sharpness) / max(colors.sharpness[0], 1e-9)
+    return [
+        f"colors steady: {answer}; up to {colors.most:.1f} from {against} (good: up to {STEADY_DELTA_E:g}), "
+        f"most at second {worst:.0f}; sharpness down to x{ratio:.2f}"
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Measure, write JSON and a plot, and say it; 0 whatever the answers are."""
+    flags = build_parser().parse_args(argv)
+    video = Path(checks.path("VIDEO", flags.video)).expanduser()
+    try:
+        lips: LipOpening | str = MeshLips()
+    except UnsupportedError as error:
+        lips = str(error).replace("mouth auto needs", "it needs").replace(", or paint a mask", "")
+    score = score_video(video, lips, flags.reference, flags.audio)
+    folder = video.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
+    written = save_score(score, folder / f"{video.stem}.score.json")
+    print(describe(score))
+    print("\n".join(map(str, written)))
+    return 0
