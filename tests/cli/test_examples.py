@@ -21,7 +21,7 @@ from wanvideo.video.reader import probe
 
 ROOT = Path(__file__).resolve().parents[2]
 # Two windows of a tiny picture, in what a CPU computes fast.
-TINY = "--device cpu --dtype fp32 --size 64x48 --frame_num 9 --motion_frame 5 --max_frame_num 12".split()
+TINY = "--device cpu --dtype fp32 --size 64x48 --frame_num 5 --motion_frame 1 --max_frame_num 7".split()
 
 COMFYUI_EQUIVALENT = """generate_infinitetalk.py
     --ckpt_dir weights/Wan2.1-I2V-14B-480P
@@ -68,10 +68,16 @@ ADVICE = {
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A folder as a clone of the repository is, with tiny models in weights/ under the names of the documents."""
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("run_configs", "examples", "wanvideo", "generate_infinitetalk.py"):
-        (folder / name).symlink_to(ROOT / name)
+    """A folder as a clone of the repository is, with the output of `make-models` in weights/."""
+    folder = _clone(tmp_path_factory.mktemp("clone"))
+    (folder / "weights").symlink_to(jobs.official())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    """A clone with tiny models in weights/, with the files and under the names that the documents have."""
+    folder = _clone(tmp_path_factory.mktemp("downloaded"))
     weights = folder / "weights"
     weights.mkdir()
     for path in jobs.official().iterdir():
@@ -82,6 +88,12 @@ def clone(tmp_path_factory):
     adapter.parent.mkdir(parents=True)
     adapter.symlink_to(jobs.official() / "InfiniteTalk" / "single" / adapter.name)
     _write_quantized(weights / "InfiniteTalk" / "quant_models", adapter)
+    return folder
+
+
+def _clone(folder):
+    for name in ("run_configs", "examples", "wanvideo", "generate_infinitetalk.py"):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 
@@ -103,45 +115,55 @@ def _write_quantized(place, adapter):
 
 
 @pytest.fixture
-def made(clone, tmp_path, monkeypatch, capsys):
-    """Runs a command of a document in the clone; returns what came out."""
-    monkeypatch.chdir(clone)
+def made(tmp_path, monkeypatch, capsys):
+    """Runs a command of a document in a clone."""
 
-    def made(arguments, num_frames=12):
+    def made(folder, arguments):
+        monkeypatch.chdir(folder)
         assert arguments[0] == "generate_infinitetalk.py"
         assert run(generate.main, [*arguments[1:], *TINY, "--save_file", str(tmp_path / "talk")]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / "talk.mp4")
         info = probe(tmp_path / "talk.mp4")
-        assert info.frames == num_frames and (info.width, info.height) == (64, 48) and info.audio_channels == 1
-        return info
+        assert info.frames == 7 and (info.width, info.height) == (64, 48) and info.audio_channels == 1
 
     return made
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_scripts_make_a_video(made, clone, name):
-    script = clone / "run_configs" / f"{name}.sh"
-    command = ["bash", str(script), "--overwrite"]
+def script(folder, name):
+    """What a script starts Python with; what is added to it reaches the program."""
+    command = ["bash", str(folder / "run_configs" / f"{name}.sh"), "--overwrite"]
     done = subprocess.run(
         command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
     )
     arguments = shlex.split(done.stdout)
-    assert arguments[-1] == "--overwrite"  # what is added reaches the program
-    made(arguments)
+    assert arguments[-1] == "--overwrite"
+    return arguments
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_scripts_make_a_video(made, clone, name):
+    made(clone, script(clone, name))
+
+
+def test_a_script_makes_a_video_with_what_is_downloaded_for_it(made, downloaded, caplog):
+    jobs.capture_log(caplog)
+    made(downloaded, script(downloaded, "02_comfyui_equivalent"))
+    assert any("infinitetalk_single_fp8.safetensors" in line for line in jobs.loads(caplog))
+    assert any("t5_fp8.safetensors" in line for line in jobs.loads(caplog))
 
 
 @pytest.mark.parametrize("command", [COMFYUI_EQUIVALENT, RTX_4090], ids=["comfyui_equivalent", "rtx_4090"])
-def test_commands_of_the_documents_make_a_video(made, command):
-    made(command.split())
+def test_commands_of_the_documents_make_a_video(made, downloaded, command):
+    made(downloaded, command.split())
 
 
 @pytest.mark.parametrize("options", ADVICE.values(), ids=ADVICE)
-def test_options_that_the_documents_advise_make_a_video(made, options):
-    made([*COMFYUI_EQUIVALENT.split(), *options.split()])
+def test_options_that_the_documents_advise_make_a_video(made, downloaded, options):
+    made(downloaded, [*COMFYUI_EQUIVALENT.split(), *options.split()])
 
 
-def test_four_steps_of_a_distilled_lora_need_no_scheduler(clone, monkeypatch):
-    monkeypatch.chdir(clone)
+def test_four_steps_of_a_distilled_lora_need_no_scheduler(downloaded, monkeypatch):
+    monkeypatch.chdir(downloaded)
     job = generate.read_job(COMFYUI_EQUIVALENT.split()[1:])
     settings = job.request.settings
     assert (settings.scheduler, settings.steps, settings.shift) == ("flowmatch_distill", 4, 11.0)
@@ -156,10 +178,7 @@ def test_examples_are_jobs_over_files_that_are_there(path):
     assert request.has_speech and all((ROOT / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("multi_example_image", "multi"), ("single_example_video", "single")], ids=["two", "video"]
-)
-def test_other_examples_make_a_video(made, clone, name, kind):
-    adapter = jobs.official() / "InfiniteTalk" / kind / "infinitetalk.safetensors"
-    flags = ["--preset", "01_ultra_fast", "--mode", "streaming", "--infinitetalk_dir", str(adapter)]
-    made(["generate_infinitetalk.py", *flags, "--input_json", f"examples/{name}.json"])
+@pytest.mark.parametrize("name", ["multi_example_image", "single_example_video"])
+def test_other_examples_make_a_video(made, clone, name):
+    flags = ["--preset", "01_ultra_fast", "--mode", "streaming"]
+    made(clone, ["generate_infinitetalk.py", *flags, "--input_json", f"examples/{name}.json"])

@@ -12,7 +12,10 @@ from wanvideo.presets.places import find_first, places
 
 JOB = {"prompt": "p", "cond_video": "a.png", "cond_audio": {"person1": "a.wav"}}
 TWO = {**JOB, "cond_audio": {"person1": "a.wav", "person2": "b.wav"}, "audio_type": "add"}
-BASE, SPEECH = "Wan2.1-I2V-14B-480P/model.safetensors", "chinese-wav2vec2-base/pytorch_model.bin"
+BASE, SPEECH = (
+    "Wan2.1-I2V-14B-480P/diffusion_pytorch_model-00001-of-00007.safetensors",
+    "chinese-wav2vec2-base/pytorch_model.bin",
+)
 ADAPTER, LORA = "InfiniteTalk/single/infinitetalk.safetensors", "lightx2v_I2V_14B_480p_cfg_step_distill_rank{}_bf16"
 COMFYUI = (
     "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors", "vae/wan_2.1_vae.safetensors",
@@ -93,6 +96,19 @@ def test_two_people_take_the_adapter_for_several(here):
     assert (silent.adapter, silent.wav2vec) == (None, None)
 
 
+def test_what_download_fetches_for_a_preset_in_fp8(here):
+    fp8 = "InfiniteTalk/quant_models/{}_fp8.safetensors"
+    put(here / "weights", BASE.replace("diffusion_pytorch_model-00001-of-00007.safetensors", "Wan2.1_VAE.pth"), SPEECH)
+    put(here / "weights", fp8.format("infinitetalk_single"), fp8.format("t5"), f"{LORA.format(128)}.safetensors")
+    files = read()
+    assert files.transformer == f"weights/{fp8.format('infinitetalk_single')}" and files.adapter is None
+    assert (files.folder, files.text_encoder) == ("weights/Wan2.1-I2V-14B-480P", f"weights/{fp8.format('t5')}")
+    with pytest.raises(InputError, match="(?s)04_high_quality lacks the base .*; the InfiniteTalk adapter"):
+        read(preset="04_high_quality")
+    with pytest.raises(InputError, match=r"(?s)adapter \(multi\).*--set base-480p t5-480p infinitetalk-multi"):
+        read(job=TWO)
+
+
 def test_what_is_named_is_taken(here):
     put(here / "weights", BASE, SPEECH, ADAPTER)
     flags = ["--infinitetalk_dir", "mine.safetensors", "--lora_dir", "own.safetensors", "--wav2vec_dir", "w"]
@@ -106,7 +122,7 @@ def test_what_is_named_is_taken(here):
 def test_the_base_of_the_other_size_is_better_than_none(here, caplog):
     put(here / "weights", BASE, SPEECH, ADAPTER, f"{LORA.format(64)}.safetensors")
     assert read(preset="06_720p_high_res").transformer == "weights/Wan2.1-I2V-14B-480P"
-    assert "weights/Wan2.1-I2V-14B-480P is used" in caplog.text and "14B-720P is not there" in caplog.text
+    assert "14B-720P is not there; the base model Wan2.1-I2V-14B-480P is used" in caplog.text
     put(here / "ComfyUI/models", "diffusion_models/wan2.1_i2v_720p_14B_fp16.safetensors")
     put(here / "ComfyUI/models", "vae/wan_2.1_vae.safetensors", "text_encoders/umt5_xxl_fp16.safetensors")
     assert read(preset="06_720p_high_res").transformer.endswith("wan2.1_i2v_720p_14B_fp16.safetensors")

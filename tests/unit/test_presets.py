@@ -146,7 +146,7 @@ def test_scripts_run_the_command_line(name, job, weights, monkeypatch):
     program, *arguments = done.stdout.split()
     assert program == "generate_infinitetalk.py" and arguments[-2:] == ["--input_json", job]
     (weights / "base").rename(weights / "Wan2.1-I2V-14B-480P")
-    (weights / "Wan2.1-I2V-14B-480P" / "model.safetensors").touch()
+    (weights / "Wan2.1-I2V-14B-480P" / "diffusion_pytorch_model.safetensors").touch()
     monkeypatch.chdir(weights.parent)
     read_in = read_job(arguments)
     assert read_in.request.settings == load_preset(name).apply(read_in.request.settings, read_in.options)[0]

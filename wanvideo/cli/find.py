@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from ..presets import Preset
-from ..presets.models import PARTS, SPEECH, Wanted, adapter, base
+from ..presets import Preset, PresetLora
+from ..presets.models import ENCODERS, PARTS, SHARD, SPEECH, Wanted, adapter, base, quantized
 from ..presets.places import WHERE, Place, find_first, places
 from .flags import FLAGS
 
@@ -17,11 +17,50 @@ logger = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
-class Missing:
-    """What was looked for and is not there, and the flag that names it."""
+class _Search:
+    """Sets flags that are not given, and notes what was found and what is missing, each with the flag that names it."""
 
-    what: str
-    flag: str
+    flags: argparse.Namespace
+    among: list[Place]
+    found: list[str] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    def look(self, wanted: Wanted, is_needed: bool = True) -> None:
+        name = FLAGS[wanted.field].removeprefix("--")
+        if getattr(self.flags, name):
+            return
+        path = find_first(wanted.names, self.among)
+        if path is not None:
+            self.take(name, path.parent if path.name.startswith(SHARD) else path)
+        elif is_needed:
+            self.missing.append((wanted.what, FLAGS[wanted.field]))
+
+    def take(self, name: str, path: Path) -> None:
+        setattr(self.flags, name, str(path))
+        self.found.append(str(path))
+
+    def base(self, resolution: str, num_speakers: int) -> None:
+        """The transformer: as quantized with its adapter if the preset quantizes so, else that of the resolution."""
+        if self.flags.quant and resolution == "480":
+            merged = find_first(quantized(self.flags.quant, num_speakers), self.among)
+            if merged is not None:
+                self.take("quant_dir", merged)
+                if (encoders := find_first(ENCODERS, self.among)) is not None:
+                    self.take("ckpt_dir", encoders.parent)
+                return
+        wanted, other = base(resolution), base("480" if resolution == "720" else "720")
+        if find_first(wanted.names, self.among) is None and find_first(other.names, self.among) is not None:
+            logger.warning("%s is not there; %s is used, which was trained at another size.", wanted.what, other.what)
+            wanted = other
+        self.look(wanted)
+
+    def loras(self, loras: tuple[PresetLora, ...]) -> None:
+        for lora in loras:
+            if (path := find_first(lora.files, self.among)) is not None:
+                self.flags.lora_dir = [*self.flags.lora_dir, str(path)]
+                self.found.append(str(path))
+            else:
+                self.missing.append((f"the LoRA {lora.files[0]} ({lora.what})", FLAGS["lora.path"]))
 
 
 def find_models(flags: argparse.Namespace, preset: Preset, resolution: str, num_speakers: int) -> None:
@@ -30,52 +69,34 @@ def find_models(flags: argparse.Namespace, preset: Preset, resolution: str, num_
     Args: resolution: "480" or "720". num_speakers: who speak; nobody needs no adapter.
     Raises: InputError naming all that is missing, and the command that fetches it.
     """
-    among = list(places(_near(flags)))
-    found, missing = [], []
-
-    def look(wanted: Wanted, is_needed: bool = True) -> None:
-        name = FLAGS[wanted.field].removeprefix("--")
-        path = None if getattr(flags, name) else find_first(wanted.names, among)
-        if path is not None:
-            setattr(flags, name, str(path))
-            found.append(str(path))
-        elif is_needed and not getattr(flags, name):
-            missing.append(Missing(wanted.what, FLAGS[wanted.field]))
-
-    is_merged = bool(flags.quant_dir or flags.dit_path)  # base and adapter in one file
-    chosen = bool(is_merged or flags.ckpt_dir)
-    if not chosen:
-        look(_base(resolution, among))
-    place = Path(flags.ckpt_dir or "").expanduser()
+    search = _Search(flags, list(places(_near(flags))))
+    is_named = bool(flags.quant_dir or flags.dit_path or flags.ckpt_dir)
+    if not is_named:
+        search.base(resolution, num_speakers)
+    has_folder = bool(flags.ckpt_dir) and Path(flags.ckpt_dir).expanduser().is_dir()
     if num_speakers:
-        if not chosen or (flags.ckpt_dir and place.is_dir() and not is_merged):
-            look(adapter(num_speakers))
-        look(SPEECH)
-    if flags.ckpt_dir and not place.is_dir():
+        if not (flags.quant_dir or flags.dit_path) and (has_folder or not is_named):  # a file may be a merged one
+            search.look(adapter(num_speakers))
+        search.look(SPEECH)
+    if not has_folder and (flags.ckpt_dir or flags.quant_dir or flags.dit_path):
+        flags.t5_path = flags.t5_path or matching_text_encoder(flags.quant_dir, flags.quant)
         for part in PARTS:
-            look(part, is_needed=not chosen and part.field != "clip_vision")
+            search.look(part, is_needed=not is_named and part.field != "clip_vision")
     if not flags.lora_dir:
-        paths = [find_first(lora.files, among) for lora in preset.loras]
-        flags.lora_dir = [str(path) for path in paths if path is not None]
-        found += flags.lora_dir
-        missing += [
-            Missing(f"the LoRA {lora.files[0]} ({lora.what})", FLAGS["lora.path"])
-            for lora, path in zip(preset.loras, paths, strict=True)
-            if path is None
-        ]
-    if missing:
-        raise _lacking(preset.name, missing)
-    if found:
-        logger.info("Found %s.", ", ".join(found))
+        search.loras(preset.loras)
+    if search.missing:
+        raise _lacking(preset.name, resolution, num_speakers, search.missing)
+    if search.found:
+        logger.info("Found %s.", ", ".join(search.found))
 
 
-def _base(resolution: str, among: list[Place]) -> Wanted:
-    """That of this resolution, or the other one where only that is there."""
-    wanted, other = base(resolution), base("480" if resolution == "720" else "720")
-    if find_first(wanted.names, among) is None and (path := find_first(other.names, among)) is not None:
-        logger.warning("%s is used, since %s is not there: it was trained at another size.", path, wanted.what)
-        return other
-    return wanted
+def matching_text_encoder(quantized: str | None, quant: str | None) -> str | None:
+    """The text encoder that lies beside a quantized transformer, under the name that the published set gives it."""
+    if quantized is None or quant is None:
+        return None
+    place = Path(quantized).expanduser()
+    path = (place if place.is_dir() else place.parent) / f"t5_{quant}.safetensors"
+    return str(path) if path.is_file() else None
 
 
 def _near(flags: argparse.Namespace) -> list[Path]:
@@ -84,10 +105,11 @@ def _near(flags: argparse.Namespace) -> list[Path]:
     return list(dict.fromkeys(folder for place in named for folder in (place, place.parent)))
 
 
-def _lacking(preset: str, missing: list[Missing]) -> InputError:
-    names = "; ".join(part.what for part in missing)
-    flags = ", ".join(dict.fromkeys(part.flag for part in missing))
+def _lacking(preset: str, resolution: str, num_speakers: int, missing: list[tuple[str, str]]) -> InputError:
+    names = "; ".join(what for what, _ in missing)
+    flags = ", ".join(dict.fromkeys(flag for _, flag in missing))
+    more = f" --set base-{resolution}p t5-{resolution}p infinitetalk-multi" if num_speakers > 1 else ""
     return InputError(
         f"The preset {preset} lacks {names}.\nLooked in {WHERE}.\n"
-        f"Run python -m wanvideo download --preset {preset} to fetch what is missing, or name it with {flags}."
+        f"Run python -m wanvideo download --preset {preset}{more} to fetch what is missing, or name it with {flags}."
     )

@@ -21,7 +21,7 @@ from ..parallel.layout import WantedRanks
 from ..presets import AUTO, Preset, choose_preset, load_preset
 from ..request import Apg, EngineOptions, LoopSettings, LoraFile, ModelFiles, StepCache, TalkRequest
 from ..sampling.setup import SamplingSetup
-from .find import find_models
+from .find import find_models, matching_text_encoder
 from .flags import DEFAULT_STEPS, FEW_STEP_SCHEDULER, FLAGS, MOST_FRAMES, SCHEDULER, TASKS, build_parser
 from .parser import Parser, named
 
@@ -214,19 +214,10 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
         vae=flags.vae_path,
-        text_encoder=flags.t5_path or _matching_text_encoder(flags.quant_dir, flags.quant),
+        text_encoder=flags.t5_path or matching_text_encoder(flags.quant_dir, flags.quant),
         clip_vision=flags.clip_path,
         loras=loras,
     )
-
-
-def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | None:
-    """The text encoder that lies beside a quantized transformer, under the name that the published set gives it."""
-    if quantized is None or quant is None:
-        return None
-    place = Path(quantized).expanduser()
-    path = (place if place.is_dir() else place.parent) / f"t5_{quant}.safetensors"
-    return str(path) if path.is_file() else None
 
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:

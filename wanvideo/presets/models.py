@@ -19,6 +19,8 @@ class Wanted:
     names: tuple[str, ...]
 
 
+SHARD = "diffusion_pytorch_model"  # how files of an official base folder begin, which is then the model
+ENCODERS = ("Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth", "Wan2.1-I2V-14B-720P/Wan2.1_VAE.pth")  # in folders of either base
 SPEECH = Wanted(
     "wav2vec", "the speech encoder chinese-wav2vec2-base",
     ("chinese-wav2vec2-base", "wav2vec2-chinese-base_*.safetensors"),
@@ -43,7 +45,7 @@ def base(resolution: str) -> Wanted:
     return Wanted(
         "transformer", f"the base model Wan2.1-I2V-14B-{resolution}P",
         (
-            f"Wan2.1-I2V-14B-{resolution}P",
+            f"Wan2.1-I2V-14B-{resolution}P/{SHARD}*.safetensors",
             *(f"wan2.1_i2v_{resolution}p_14B_{precision}.safetensors" for precision in precisions),
             *(f"Wan2_1-I2V-14B-{resolution}p_{precision}.safetensors" for precision in precisions),
             f"wan2.1-i2v-14b-{resolution}p-Q8_0.gguf", f"wan2.1-i2v-14b-{resolution}p-*.gguf",
@@ -51,9 +53,18 @@ def base(resolution: str) -> Wanted:
     )  # fmt: skip
 
 
+def quantized(quant: str, num_speakers: int) -> tuple[str, ...]:
+    """Names of the published 480P transformer with its adapter, quantized so."""
+    return (f"quant_models/infinitetalk_{_kind(num_speakers)}_{quant}.safetensors",)
+
+
 def adapter(num_speakers: int) -> Wanted:
     """The InfiniteTalk adapter for so many speakers."""
-    kind = "single" if num_speakers < 2 else "multi"
+    kind = _kind(num_speakers)
     names = (f"{kind}/infinitetalk.safetensors", f"Wan2_1-InfiniTetalk-{kind}_*", f"Wan2_1-InfiniteTalk-{kind}_*",
              f"wan2.1_infiniteTalk_{kind}_*")  # fmt: skip
     return Wanted("adapter", f"the InfiniteTalk adapter ({kind})", names)
+
+
+def _kind(num_speakers: int) -> str:
+    return "single" if num_speakers < 2 else "multi"
