@@ -82,7 +82,9 @@ def test_flags_in_the_documents_exist(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_commands_of_the_documents_are_commands(language):
     scripts = [block for name in PAGES for block in blocks(f"{name}{language}.md", "sh")]
-    commands = [shlex.split(block) for block in scripts if block.startswith("python -m wanvideo generate")]
+    commands = [
+        shlex.split(block.replace("\\\n", " ")) for block in scripts if block.startswith("python -m wanvideo generate")
+    ]
     assert len(commands) == 4
     for command in commands:
         build_parser("generate").parse_args(command[4:])
