@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# The preset lists every number it sets (python -m wanvideo presets); what is added to this command wins over it.
+# The preset lists every number it sets (python -m wanvideo presets) and finds its models: docs/command_line.md says where.
+# What is added to this command wins over it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec "${PYTHON:-python}" generate_infinitetalk.py --preset 03_balanced \
-    --ckpt_dir weights/Wan2.1-I2V-14B-480P \
-    --wav2vec_dir weights/chinese-wav2vec2-base \
-    --infinitetalk_dir weights/InfiniteTalk/single/infinitetalk.safetensors \
-    --lora_dir weights/FusionX_LoRa/Wan2.1_I2V_14B_FusionX_LoRA.safetensors \
     --input_json examples/single_example_image.json \
     --mode streaming \
     --save_file output_balanced \

@@ -12,6 +12,8 @@ MOST_PROCESSES = 4  # each takes up to 1.5 GB
 for _name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+os.environ.setdefault("WANVIDEO_CACHE", "")  # no test leaves prompts behind, or finds those of another
+
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -239,11 +239,11 @@ def frames_of(duration_s: float, fps: float = FPS) -> int:
 
 
 # Height x width; the bucket with the nearest ratio height / width is taken. These are the tables ASPECT_RATIO_627 and
-# ASPECT_RATIO_960 of the reference, and the two widescreen sizes that the first one lacks (it cut 16:9 down to 2:1).
+# ASPECT_RATIO_960 of the reference, and the widescreen sizes, lying and standing, that the first one lacks.
 SIZE_BUCKETS: dict[str, tuple[tuple[int, int], ...]] = {
     "infinitetalk-480": (
         (320, 1216), (384, 1024), (448, 896), (448, 832), (480, 832), (512, 768), (576, 704), (640, 640), (704, 576),
-        (768, 512), (832, 448), (896, 448), (960, 384), (1088, 384), (1152, 320), (1216, 320), (1280, 320),
+        (768, 512), (832, 448), (832, 480), (896, 448), (960, 384), (1088, 384), (1152, 320), (1216, 320), (1280, 320),
     ),
     "infinitetalk-720": (
         (448, 2048), (512, 1792), (576, 1600), (640, 1408), (704, 1280), (768, 1216), (832, 1088), (896, 1024),

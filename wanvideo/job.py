@@ -16,7 +16,10 @@ from . import checks
 from .errors import InputError, UnsupportedError
 from .untrusted import read_json
 
-KEYS = ("prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "tts_audio", "video_audio", "keep")
+KEYS = (
+    "prompt", "negative_prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "mask", "tts_audio",
+    "video_audio", "keep",
+)  # fmt: skip
 SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
 SINGLE = "single"  # what some programs write for one person, where there is nothing to choose
 NUMBERED = re.compile(r"person(\d{1,9})")
@@ -34,7 +37,9 @@ class Job:
         audios: "cond_audio" {"person1": path, ...}, None for who is silent; person1, person2, ... by their numbers,
             other names in the order in which they are written.
         boxes: "bbox" {"person1": [row_min, col_min, row_max, col_max], ...} in the same order.
+        masks: "mask" {"person1": path of a picture that is white where the person is, ...} in the same order.
         audio_type: para or add; decides nothing for one person.
+        negative_prompt: what is not wanted; None: the usual text.
         keep: fields of `keep.Keep`, not checked yet, or None.
     """
 
@@ -43,6 +48,8 @@ class Job:
     audios: tuple[str | None, ...]
     boxes: tuple[Box | None, ...]
     audio_type: str
+    masks: tuple[str | None, ...]
+    negative_prompt: str | None = None
     keep: Any = None
 
 
@@ -69,17 +76,15 @@ def parse_job(data: dict[str, Any] | str | Path) -> Job:
     if job.get("video_audio") is not None:
         checks.path('"video_audio"', job["video_audio"])
         logger.info('"video_audio" of the job is not used: the video gets the sound of "cond_audio", unchanged.')
-    audios, boxes = _people(job, "cond_audio"), _people(job, "bbox")
-    if boxes and set(boxes) != set(audios):
-        raise InputError(
-            f"bbox names {_names(boxes)} but cond_audio names {_names(audios)}. Both must name the same persons. "
-            "Add or remove some."
-        )
+    audios = _people(job, "cond_audio")
+    boxes, masks = (_regions(job, key, audios) for key in ("bbox", "mask"))
+    if boxes and masks:
+        raise InputError('The job places its persons by "bbox" and by "mask". Keep one of the two.')
     order = _order(audios)
     return Job(
         _prompts(job), _reference(job), tuple(_audio(name, audios[name]) for name in order),
         tuple(_box(name, boxes.get(name)) for name in order), _audio_type(job, len(order)),
-        job.get("keep"),
+        tuple(_mask(name, masks.get(name)) for name in order), job.get("negative_prompt"), job.get("keep"),
     )  # fmt: skip
 
 
@@ -110,6 +115,17 @@ def _people(job: dict[str, Any], key: str) -> dict[str, Any]:
     return people
 
 
+def _regions(job: dict[str, Any], key: str, audios: dict[str, Any]) -> dict[str, Any]:
+    """Where each person is, by boxes or masks. Raises: InputError for others than those who have a sound."""
+    regions = _people(job, key)
+    if regions and set(regions) != set(audios):
+        raise InputError(
+            f"{key} names {_names(regions)} but cond_audio names {_names(audios)}. Both must name the same persons. "
+            "Add or remove some."
+        )
+    return regions
+
+
 def _order(audios: dict[str, Any]) -> list[str]:
     """person1, person2, ... by their numbers, as the reference takes them; other names as they are written."""
     numbers = {name: NUMBERED.fullmatch(name) for name in audios}
@@ -122,6 +138,10 @@ def _audio(name: str, value: Any) -> str | None:
     if isinstance(value, str | None) and value in SILENT:
         return None
     return checks.path(f'"cond_audio" of {checks.brief(name)}', value)
+
+
+def _mask(name: str, value: Any) -> str | None:
+    return None if value is None else checks.path(f'"mask" of {checks.brief(name)}', value)
 
 
 def _audio_type(job: dict[str, Any], num_people: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .checkpoints.checkpoint import check_speakers
@@ -41,15 +42,19 @@ class TalkingVideoPipeline:
     Args:
         files: where the models are. All are recognized here, none is loaded yet.
         options: device and precision.
+        prompt_cache: folder in which encoded prompts are kept for later runs; None: nowhere.
     Raises: CheckpointError when a file is missing, damaged or of another kind.
     """
 
-    def __init__(self, files: ModelFiles, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, files: ModelFiles, options: EngineOptions | None = None, prompt_cache: str | Path | None = None
+    ) -> None:
         self.options = options or EngineOptions()
         known(self.options.attention)
         host = ProcessHost(self.options.device)
         self.named, self.files = files, resolve(files)
-        self.engine, self.encoders = open_engine(self.files, self.options, host)
+        self.engine, encoders = open_engine(self.files, self.options, host)
+        self.encoders = replace(encoders, prompt_cache=None if prompt_cache is None else Path(prompt_cache))
 
     def run(
         self, request: TalkRequest, on_step: OnStep | None = None, sinks: Sequence[FrameSink] = (), *,

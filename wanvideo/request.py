@@ -411,9 +411,10 @@ class TalkRequest:
         Raises: InputError for unknown or missing keys, and for boxes that do not match the sounds.
         """
         job = parse_job(data)
-        speakers = tuple(Speaker(audio, box) for audio, box in zip(job.audios, job.boxes, strict=True))
+        speakers = tuple(Speaker(*given) for given in zip(job.audios, job.boxes, job.masks, strict=True))
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
-        return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, keep=keep, **settings)
+        negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
+        return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, **settings)
 
 
 def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,20 @@ from wanvideo.request import TalkRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")
+LANGUAGES = ("", "_zh")
+PAGES = ("README", "docs/command_line", "docs/nodes", "docs/troubleshooting", "docs/formats")  # in both languages
+MOST_LINES = 300  # of a README
 INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
 INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest -n auto'
 
 
 def text_of(name):
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def page(language, *names):
+    """The text of pages in a language."""
+    return "\n".join(text_of(f"{name}{language}.md") for name in names)
 
 
 def blocks(name, language):
@@ -32,17 +41,39 @@ def test_a_fresh_machine_needs_two_commands_and_ci_runs_one_of_them(name):
     assert INSTALL_AND_TEST in text_of(".ci/run")
 
 
+def test_both_languages_have_the_same_pages_in_the_same_order():
+    for name in PAGES:
+        levels = [re.findall(r"^(#+) ", page(language, name), re.M) for language in LANGUAGES]
+        tables = [len(re.findall(r"^\|(?: ?-+ ?\|)+$", page(language, name), re.M)) for language in LANGUAGES]
+        assert levels[0] == levels[1] and tables[0] == tables[1], name
+
+
 @pytest.mark.parametrize("name", READMES)
-def test_every_flag_and_command_is_named(name):
+def test_a_readme_is_short_and_begins_with_what_a_newcomer_needs(name):
     text = text_of(name)
+    assert text.count("\n") < MOST_LINES and text.index("![") < text.index("\n## ")
+    wanted = [
+        "pip install -e . ",
+        "wan-talking-video*",
+        "python -m wanvideo download --preset",
+        "run_configs/",
+        "```json",
+    ]
+    places = [text.index(words) for words in (*wanted, "huggingface.co", "TalkingVideoPipeline")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_flag_and_command_is_named(language):
+    text = page(language, "README", "docs/command_line")
     flags = [option for action in build_parser("generate")._actions for option in action.option_strings]
     missing = [flag for flag in flags if f"`{flag}" not in text and flag not in ("-h", "--help")]
     assert not missing
     assert not [command for command in COMMANDS if f"python -m wanvideo {command}" not in text]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_flags_in_the_documents_exist(name):
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_flags_in_the_documents_exist(language):
     known = set(build_parser("generate")._option_string_actions) | {
         "--two",
         "--out",
@@ -50,15 +81,26 @@ def test_flags_in_the_documents_exist(name):
         "--nproc_per_node",
         "--table",
     }
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", text_of(name)))
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))
     assert used <= known, used - known
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_commands_of_the_documents_are_commands(language):
+    scripts = [block for name in PAGES for block in blocks(f"{name}{language}.md", "sh")]
+    commands = [
+        shlex.split(block.replace("\\\n", " ")) for block in scripts if block.startswith("python -m wanvideo generate")
+    ]
+    assert len(commands) == 4
+    for command in commands:
+        build_parser("generate").parse_args(command[4:])
 
 
 @pytest.mark.parametrize("name", READMES)
 def test_job_examples_are_jobs(name):
-    jobs = [json.loads(block) for block in blocks(name, "json")]
-    assert len(jobs) == 2
-    assert [len(TalkRequest.from_job(job).speakers) for job in jobs] == [1, 2]
+    pages = (name, f"docs/command_line{name.removeprefix('README')}")
+    jobs = [json.loads(block) for page in pages for block in blocks(page, "json")]
+    assert [len(TalkRequest.from_job(job).speakers) for job in jobs] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -73,12 +115,12 @@ def test_the_python_example_uses_names_that_exist(name):
     assert callable(wanvideo.TalkingVideoPipeline.run) and "window.frames" in after
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_error_texts_of_the_troubleshooting_table_are_those_of_the_program(name):
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_error_texts_of_the_troubleshooting_table_are_those_of_the_program(language):
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "wanvideo").rglob("*.py"))
     said = re.sub(r'"\s*\n\s*f?"', "", source)  # adjacent literals are one text
     said = re.sub(r"\{[^{}]*\}", "{}", said)
-    table = text_of(name).split("|---|---|")
+    table = page(language, "docs/troubleshooting").split("|---|---|")
     rows = [row for part in table for row in re.findall(r"^\| `([A-Z]?[^`|]+)`", part, re.M)]
     messages = [row for row in rows if " " in row and not row.startswith(("python", "--", "Wan", "device"))]
     assert len(messages) >= 12

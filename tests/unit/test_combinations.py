@@ -1,4 +1,4 @@
-"""Storage format x LoRA x streaming x compiling x speakers, and the table of it in the READMEs.
+"""Storage format x LoRA x streaming x compiling x speakers, and the table of it in docs/formats.
 
 `PYTHONPATH=.:tests python tests/unit/test_combinations.py` runs every cell and writes the table.
 """
@@ -192,12 +192,12 @@ def sentence(path):
 
 
 WORDS = {
-    "README.md": {
+    "docs/formats.md": {
         "head": ("weights of the blocks", "error allowed"), "resident": "resident", "streamed": "streamed",
         "compiled": "compiled", "none": "no LoRA", "one": "LoRA", "steps": "LoRA by step", "exact": "0",
         "own": "0 to its own numbers", "refused": ("refused", "what is said"),
     },
-    "README_zh.md": {
+    "docs/formats_zh.md": {
         "head": ("各 block 的权重", "允许误差"), "resident": "常驻", "streamed": "流式", "compiled": "编译",
         "none": "无 LoRA", "one": "LoRA", "steps": "逐步 LoRA", "exact": "0", "own": "与其自身数值相比为 0",
         "refused": ("拒绝", "提示"),

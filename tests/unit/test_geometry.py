@@ -76,7 +76,7 @@ def test_snapping_and_duration():
 
 @pytest.mark.parametrize(
     ("table", "size", "expected"),
-    [("infinitetalk-480", (1920, 1080), (832, 480)), ("infinitetalk-480", (1080, 1920), (448, 832)),
+    [("infinitetalk-480", (1920, 1080), (832, 480)), ("infinitetalk-480", (1080, 1920), (480, 832)),
      ("infinitetalk-480", (500, 500), (640, 640)), ("infinitetalk-480", (3000, 800), (1216, 320)),
      ("infinitetalk-720", (1920, 1080), (1280, 704)), ("infinitetalk-720", (700, 700), (960, 960))],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 
 from wanvideo import TalkRequest
 from wanvideo.errors import InputError
-from wanvideo.request import Speaker
+from wanvideo.request import NEGATIVE_PROMPT, Speaker
 
 JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "a.wav"}}
 TWO = {**JOB, "cond_audio": {"person1": "a.wav", "person2": "b.wav"}, "audio_type": "para"}
@@ -137,3 +137,30 @@ def test_a_request_in_json_is_checked_at_every_depth(tmp_path):
         path.write_text(json.dumps({**whole, **change}))
         with pytest.raises(InputError, match=words):
             TalkRequest.from_json(path)
+
+
+def test_persons_are_placed_by_masks_and_what_is_not_wanted_is_named():
+    masks = {"person2": "him.png", "person1": "her.png"}
+    request = TalkRequest.from_job({**TWO, "mask": masks, "negative_prompt": "blurred"})
+    assert [speaker.mask for speaker in request.speakers] == ["her.png", "him.png"]
+    assert request.negative_prompt == "blurred" and not any(speaker.box for speaker in request.speakers)
+    assert TalkRequest.from_job(TWO).negative_prompt == NEGATIVE_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mask": {"person1": "her.png"}}, "mask names person1 but cond_audio names person1, person2"),
+        ({"mask": {"person1": "a.png", "person2": 5}}, '"mask" of .person2.'),
+        ({"mask": "a.png"}, '"mask" .* is no object of persons'),
+        ({"negative_prompt": 5}, "negative_prompt 5"),
+        (
+            {key: {"person1": value, "person2": value} for key, value in (("mask", "a.png"), ("bbox", [0, 0, 9, 9]))},
+            'by "bbox" and by "mask". Keep one',
+        ),
+    ],
+    ids=["one", "number", "text", "negative", "both"],
+)
+def test_wrong_masks_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        TalkRequest.from_job({**TWO, **change})

@@ -25,7 +25,7 @@ def loud(track, start_s, stop_s):
 
 @pytest.mark.parametrize(
     ("picture", "size", "expected"),
-    [((832, 480), "infinitetalk-480", (832, 480)), ((480, 832), "infinitetalk-480", (448, 832)),
+    [((832, 480), "infinitetalk-480", (832, 480)), ((480, 832), "infinitetalk-480", (480, 832)),
      ((500, 500), "infinitetalk-480", (640, 640)), ((1920, 1080), "infinitetalk-720", (1280, 704)),
      ((500, 500), (96, 48), (96, 48))],
 )  # fmt: skip

@@ -114,7 +114,7 @@ def test_numbers_follow_the_seed_only(tmp_path):
         for files in (first, again, other)
     ]
     assert data[0] == data[1] and data[0] != data[2]
-    assert [file.part for file in first] == ["vae", "adapter", "adapter", "lora"]
+    assert [file.part for file in first] == ["vae", "adapter", "adapter", "lora", "lora"]
 
 
 def test_full_size_key_tables():

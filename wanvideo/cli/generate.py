@@ -18,9 +18,10 @@ from ..keep import Keep
 from ..lora.few_steps import few_steps_of
 from ..ops.attention.backends import known
 from ..parallel.layout import WantedRanks
-from ..presets import AUTO, Preset, choose_preset, find_lora, load_preset
+from ..presets import AUTO, Preset, choose_preset, load_preset
 from ..request import Apg, EngineOptions, LoopSettings, LoraFile, ModelFiles, StepCache, TalkRequest
 from ..sampling.setup import SamplingSetup
+from .find import find_models, matching_text_encoder
 from .flags import DEFAULT_STEPS, FEW_STEP_SCHEDULER, FLAGS, MOST_FRAMES, SCHEDULER, TASKS, build_parser
 from .parser import Parser, named
 
@@ -51,10 +52,14 @@ class Job:
 
 def read_job(argv: list[str], program: str = "generate") -> Job:
     """Parse flags and job file; no model is opened."""
-    flags = _parse(argv, program)
+    preset = _preset(argv, program)
+    flags = _parse(argv, program, preset)
     _refuse_what_is_missing(flags)
     with named(FLAGS):
-        request, options, files = _request(flags), _options(flags), _files(flags)
+        request, options = _request(flags), _options(flags)
+        if preset is not None:
+            find_models(flags, preset, _table(request.size), len(request.speakers) if request.has_speech else 0)
+        files = _files(flags)
         SamplingSetup.of(request.settings, request.has_speech)
     ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
     return Job(request, files, options, flags.overwrite, flags.resume, ranks)
@@ -92,23 +97,24 @@ def _options(flags: argparse.Namespace) -> EngineOptions:
     return options
 
 
-def _parse(argv: list[str], program: str) -> argparse.Namespace:
-    """All flags; those that are not given are as the preset has them, if one is named."""
-    parser = build_parser(program)
+def _preset(argv: list[str], program: str) -> Preset | None:
+    """The preset that the flags name."""
     first = Parser(program, add_help=False)
     first.add_argument("--preset")
     name = first.parse_known_args(argv)[0].preset
     if name is None:
-        return parser.parse_args(argv)
+        return None
     preset = choose_preset(_free_bytes(first, argv)) if name == AUTO else load_preset(name)
     logger.info("%s", preset.describe())
-    parser.set_defaults(**_defaults(preset))
-    flags = parser.parse_args(argv)
-    if preset.loras and not flags.lora_dir:
-        places = [Path(place).expanduser() for place in (flags.ckpt_dir, flags.infinitetalk_dir) if place]
-        folders = list(dict.fromkeys(folder for place in places for folder in (place, *list(place.parents)[:2])))
-        flags.lora_dir = [str(find_lora(lora, folders)) for lora in preset.loras]
-    return flags
+    return preset
+
+
+def _parse(argv: list[str], program: str, preset: Preset | None) -> argparse.Namespace:
+    """All flags; those that are not given are as the preset has them."""
+    parser = build_parser(program)
+    if preset is not None:
+        parser.set_defaults(**_defaults(preset))
+    return parser.parse_args(argv)
 
 
 def _defaults(preset: Preset) -> dict[str, object]:
@@ -193,7 +199,9 @@ def _table(size: str | tuple[int, int]) -> str:
 def _files(flags: argparse.Namespace) -> ModelFiles:
     transformer = flags.quant_dir or flags.dit_path or flags.ckpt_dir
     if not transformer:
-        raise InputError("No model is named. Give --ckpt_dir with the Wan2.1-I2V-14B folder, or --dit_path.")
+        raise InputError(
+            "No model is named. Give --ckpt_dir with the Wan2.1-I2V-14B folder, or a --preset, which finds its models."
+        )
     scales = flags.lora_scale * len(flags.lora_dir) if len(flags.lora_scale) == 1 else flags.lora_scale
     if flags.lora_dir and len(scales) != len(flags.lora_dir):
         raise InputError(
@@ -206,19 +214,10 @@ def _files(flags: argparse.Namespace) -> ModelFiles:
         folder=flags.ckpt_dir,
         wav2vec=flags.wav2vec_dir,
         vae=flags.vae_path,
-        text_encoder=flags.t5_path or _matching_text_encoder(flags.quant_dir, flags.quant),
+        text_encoder=flags.t5_path or matching_text_encoder(flags.quant_dir, flags.quant),
         clip_vision=flags.clip_path,
         loras=loras,
     )
-
-
-def _matching_text_encoder(quantized: str | None, quant: str | None) -> str | None:
-    """The text encoder that lies beside a quantized transformer, under the name that the published set gives it."""
-    if quantized is None or quant is None:
-        return None
-    place = Path(quantized).expanduser()
-    path = (place if place.is_dir() else place.parent) / f"t5_{quant}.safetensors"
-    return str(path) if path.is_file() else None
 
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
@@ -259,9 +258,10 @@ def main(argv: list[str]) -> int:
 def make(job: Job) -> int:
     """Make the video of a job and print its path."""
     from ..pipeline import TalkingVideoPipeline
+    from ..text.cache import user_cache
     from .progress import Progress
 
-    pipeline = TalkingVideoPipeline(job.files, job.options)
+    pipeline = TalkingVideoPipeline(job.files, job.options, user_cache())
     with Progress() as progress:
         path = pipeline.generate(
             job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step, resume=job.resume

@@ -12,6 +12,7 @@ from ..parallel.launch import Place, joined
 from ..parallel.layout import WantedRanks, choose_layout
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
+from ..text.cache import user_cache
 from .progress import Progress
 
 logger = logging.getLogger("wanvideo")
@@ -25,7 +26,7 @@ def generate_together(
     if place.rank:
         logger.setLevel(logging.WARNING)
     options = replace(options, device=place.device(options.device))
-    pipeline = TalkingVideoPipeline(files, options)
+    pipeline = TalkingVideoPipeline(files, options, user_cache())
     num_passes = len(pipeline.check(request).setup.passes)
     plan = choose_layout(wanted, place.world, pipeline.engine.weights.dim // HEAD_WIDTH, num_passes)
     with joined(plan.layout, torch.device(options.device or "cpu")) as team:

@@ -21,7 +21,7 @@ from ..request import Speaker, TalkRequest
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
 from ..video.regions import speaker_masks, stack_masks
-from .encoders import Encoders, encode_audio, encode_images, encode_text
+from .encoders import Encoders, encode_audio, encode_images
 
 if TYPE_CHECKING:
     from ..video.soundtrack import Soundtrack
@@ -143,7 +143,7 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
     """Everything that a request names, encoded; each encoder is loaded, used and left one after another."""
     needs_negative = inputs.setup.needs_negative
     prompts = [*request.prompts, *([request.negative_prompt] if needs_negative else [])]
-    embeds = encode_text(*encoders.for_prompts(), prompts, encoders.text_on_cpu)
+    embeds = encoders.embeds_of(prompts)
     audio = image_embeds = None
     if inputs.tracks is not None:
         audio = encode_audio(encoders.for_speech(), inputs.tracks, request.fps)

@@ -21,6 +21,7 @@ from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
 from ..models.wav2vec2 import Samples
 from ..protocols import AudioSource
+from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
 from .host import ModelHandle
 
@@ -30,6 +31,7 @@ class Encoders:
     """What a request is encoded with; None for what it does without.
 
     text_on_cpu: the prompt is encoded where it takes no device memory.
+    prompt_cache: folder in which encoded prompts are kept, or None.
     """
 
     text: ModelHandle | None
@@ -37,6 +39,7 @@ class Encoders:
     clip_vision: ModelHandle | None
     audio: ModelHandle | None
     text_on_cpu: bool = False
+    prompt_cache: Path | None = None
 
     def check(self, has_audio: bool) -> None:
         """Raises: CheckpointError when what a request needs is not there."""
@@ -49,6 +52,21 @@ class Encoders:
         if self.text is None or self.tokenizer is None:
             raise missing("the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
         return self.text, self.tokenizer
+
+    def embeds_of(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Embeddings [n, dim] of each prompt, on the CPU; the encoder is loaded for those that are not cached."""
+        encoder, tokenizer = self.for_prompts()
+
+        def encode(missing: list[str]) -> list[Tensor]:
+            return encode_text(encoder, tokenizer, missing, self.text_on_cpu)
+
+        if self.prompt_cache is None:
+            return encode(list(prompts))
+        device = "cpu" if self.text_on_cpu else encoder.host.device.type
+        # What else decides the last bits, so that a cached prompt gives the frames of one that is encoded now.
+        place = f"{device} {torch.get_num_threads() if device == 'cpu' else ''} torch {torch.__version__}"
+        files = (*encoder.checkpoint.paths, tokenizer)
+        return TextCache(self.prompt_cache, files, f"{encoder.precision} {place}").get(prompts, encode)
 
     def for_speech(self) -> ModelHandle:
         """The audio encoder. Raises: CheckpointError when there is none."""

@@ -195,7 +195,10 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> ModelHandle | None:
         if checkpoint is None:
             return None
-        return ModelHandle(checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True)
+        precision = " ".join(map(str, arguments.values()))
+        return ModelHandle(
+            checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True, precision=precision
+        )
 
     encoders = Encoders(
         text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantize=text_format),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ SMALL_GB, SMALL, LARGE = 16, "05_low_vram", "03_balanced"  # what auto takes bel
 
 @dataclass(frozen=True)
 class PresetLora:
-    """A LoRA that a preset was tuned for: names it goes by, best first, its strength, and what it is."""
+    """A LoRA that a preset was tuned for: names it goes by (see `places`), best first, its strength, and what it is."""
 
     files: tuple[str, ...]
     strength: float
@@ -90,19 +89,6 @@ def load_preset(name: str) -> Preset:
 def choose_preset(free_bytes: int) -> Preset:
     """The preset for everyday use with so much free device memory; what a video is for is not known here."""
     return load_preset(SMALL if free_bytes < SMALL_GB * 1e9 else LARGE)
-
-
-def find_lora(lora: PresetLora, folders: Sequence[Path]) -> Path:
-    """The first of a LoRA's files that lies in one of the folders. Raises: InputError saying what was looked for."""
-    for name in lora.files:
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-    where = ", ".join(str(folder) for folder in folders) or "no folder"
-    raise InputError(
-        f"This preset needs a LoRA ({lora.what}), and none of its files is in {where}: {', '.join(lora.files)}. "
-        "Name it with --lora_dir."
-    )
 
 
 def _taken(into: Any, given: Any, sets: tuple[tuple[str, Any], ...]) -> Any:

@@ -37,6 +37,7 @@ LAYOUTS = ("official", "comfy")
 WAN, SPEECH = "Wan2.1-I2V-14B-480P", "chinese-wav2vec2-base"
 NUM_SHARDS = 7
 LORA_NAME = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
+FUSIONX_NAME = "FusionX_LoRa/Wan2.1_I2V_14B_FusionX_LoRA.safetensors"
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,11 @@ def _tokenizer_comfy(maker: _Maker) -> list[Path]:
     return []
 
 
-def _lora(maker: _Maker) -> list[Path]:
+def _lora_official(maker: _Maker) -> list[Path]:
+    return [*_lora_comfy(maker), _safetensors(maker.out / FUSIONX_NAME, maker.source(Kind.LORA, "fusionx"))]
+
+
+def _lora_comfy(maker: _Maker) -> list[Path]:
     return [_safetensors(maker.out / "loras" / LORA_NAME, maker.source(Kind.LORA))]
 
 
@@ -288,5 +293,5 @@ PARTS: dict[str, tuple[Callable[[_Maker], list[Path]], Callable[[_Maker], list[P
     "tokenizer": (_tokenizer_official, _tokenizer_comfy),
     "clip_vision": (_clip_official, _clip_comfy),
     "audio_encoder": (_speech_official, _speech_comfy),
-    "lora": (_lora, _lora),
+    "lora": (_lora_official, _lora_comfy),
 }

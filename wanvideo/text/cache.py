@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from torch import Tensor
 
 logger = logging.getLogger("wanvideo")
 FORMAT = 1  # raised when embeddings of the same inputs change
+PLACE = "WANVIDEO_CACHE"  # environment variable: the folder, empty for none
+MOST_FILES = 500  # of up to 4 MB; the ones that were written first go
+
+
+def user_cache() -> Path | None:
+    """The folder in which a user's encoded prompts are kept; None where they are not to be kept."""
+    if (named := os.environ.get(PLACE)) is not None:
+        return Path(named).expanduser() if named.strip() else None
+    base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return Path(base).expanduser() / "wan-talking-video" / "prompts"
 
 
 class TextCache:
@@ -55,8 +66,14 @@ class TextCache:
             return None
 
     def _write(self, prompt: str, embeds: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(prompt)
-        part = path.with_suffix(".part")
-        part.write_bytes(safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()}))
-        part.replace(path)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()}))
+            part.replace(path)
+            kept = sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+            for old in kept[:-MOST_FILES]:
+                old.unlink(missing_ok=True)
+        except OSError as error:  # a video does not end because a prompt cannot be kept
+            logger.warning("The encoded prompt cannot be kept in %s: %s", self.folder, error)

@@ -1,0 +1,184 @@
+"""What the scripts of run_configs/ and the users' documents run, as it is written there, with the models of
+`make-models`; only paths, and the size of what is computed, are others."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from support import jobs
+from support import quantized_files as files
+
+from wanvideo import TalkRequest
+from wanvideo.cli import generate
+from wanvideo.cli.main import run
+from wanvideo.presets import load_preset, preset_names
+from wanvideo.synthetic.models import LORA_NAME, WAN
+from wanvideo.video.reader import probe
+
+ROOT = Path(__file__).resolve().parents[2]
+# Two windows of a tiny picture, in what a CPU computes fast.
+TINY = "--device cpu --dtype fp32 --size 64x48 --frame_num 5 --motion_frame 1 --max_frame_num 7".split()
+
+COMFYUI_EQUIVALENT = """generate_infinitetalk.py
+    --ckpt_dir weights/Wan2.1-I2V-14B-480P
+    --wav2vec_dir weights/chinese-wav2vec2-base
+    --infinitetalk_dir weights/InfiniteTalk/single/infinitetalk.safetensors
+    --lora_dir weights/lightx2v_I2V_14B_480p_cfg_step_distill_rank128_bf16.safetensors
+    --lora_scale 0.8
+    --quant fp8
+    --quant_dir weights/InfiniteTalk/quant_models/infinitetalk_single_fp8.safetensors
+    --input_json examples/single_example_image.json
+    --size infinitetalk-480
+    --sample_steps 4
+    --sample_shift 11.0
+    --sample_text_guide_scale 1.0
+    --sample_audio_guide_scale 2.0
+    --mode streaming
+    --frame_num 81
+    --motion_frame 9
+    --num_persistent_param_in_dit 0
+    --save_file output_fast"""
+RTX_4090 = """generate_infinitetalk.py
+    --ckpt_dir weights/Wan2.1-I2V-14B-480P
+    --wav2vec_dir weights/chinese-wav2vec2-base
+    --infinitetalk_dir weights/InfiniteTalk/single/infinitetalk.safetensors
+    --input_json examples/ejemplo_espanol.json
+    --size infinitetalk-480
+    --sample_steps 40
+    --mode streaming
+    --quant fp8
+    --quant_dir weights/InfiniteTalk/quant_models/infinitetalk_single_fp8.safetensors
+    --motion_frame 9
+    --num_persistent_param_in_dit 0
+    --save_file infinitetalk_res_4090"""
+# Options that the documents add to a command.
+ADVICE = {
+    "teacache": "--use_teacache --teacache_thresh 0.2 --sample_steps 8",
+    "apg": "--use_apg --apg_momentum -0.75 --apg_norm_threshold 55",
+    "less_memory": "--num_persistent_param_in_dit 0 --t5_cpu true --offload_model true",
+    "lip_sync": "--sample_audio_guide_scale 3.0 --sample_shift 12.0",
+    "calmer": "--color_correction_strength 0.8",
+    "details": "--sample_steps 8 --sample_text_guide_scale 2.0",
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder as a clone of the repository is, with the output of `make-models` in weights/."""
+    folder = _clone(tmp_path_factory.mktemp("clone"))
+    (folder / "weights").symlink_to(jobs.official())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    """A clone with tiny models in weights/, with the files and under the names that the documents have."""
+    folder = _clone(tmp_path_factory.mktemp("downloaded"))
+    weights = folder / "weights"
+    weights.mkdir()
+    for path in jobs.official().iterdir():
+        (weights / path.name).symlink_to(path)
+    (weights / LORA_NAME.replace("rank64", "rank128")).symlink_to(jobs.lora_file())
+    (weights / "InfiniteTalk").unlink()
+    adapter = weights / "InfiniteTalk" / "single" / "infinitetalk.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.symlink_to(jobs.official() / "InfiniteTalk" / "single" / adapter.name)
+    _write_quantized(weights / "InfiniteTalk" / "quant_models", adapter)
+    return folder
+
+
+def _clone(folder):
+    for name in ("run_configs", "examples", "wanvideo", "generate_infinitetalk.py"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def _write_quantized(place, adapter):
+    """The published set of a quantized transformer with its adapter, and its text encoder."""
+    wan = jobs.official() / WAN
+    merged = safetensors.torch.load_file(adapter)
+    for shard in wan.glob("diffusion_pytorch_model*.safetensors"):
+        merged |= safetensors.torch.load_file(shard)
+    text = torch.load(next(wan.glob("models_t5*.pth")), weights_only=True)
+    place.mkdir()
+    for name, listed, state in (
+        ("infinitetalk_single_fp8", "infinitetalk_single_fp8", merged),
+        ("t5_fp8", "t5_map_fp8", text),
+    ):
+        stored, layers = files.quanto({key: value.float() for key, value in state.items()}, torch.float8_e4m3fn)
+        files.write(place / f"{name}.safetensors", stored)
+        (place / f"{listed}.json").write_text(json.dumps(layers))
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch, capsys):
+    """Runs a command of a document in a clone."""
+
+    def made(folder, arguments):
+        monkeypatch.chdir(folder)
+        assert arguments[0] == "generate_infinitetalk.py"
+        assert run(generate.main, [*arguments[1:], *TINY, "--save_file", str(tmp_path / "talk")]) == 0
+        assert capsys.readouterr().out.strip() == str(tmp_path / "talk.mp4")
+        info = probe(tmp_path / "talk.mp4")
+        assert info.frames == 7 and (info.width, info.height) == (64, 48) and info.audio_channels == 1
+
+    return made
+
+
+def script(folder, name):
+    """What a script starts Python with; what is added to it reaches the program."""
+    command = ["bash", str(folder / "run_configs" / f"{name}.sh"), "--overwrite"]
+    done = subprocess.run(
+        command, env={"PYTHON": "echo", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    arguments = shlex.split(done.stdout)
+    assert arguments[-1] == "--overwrite"
+    return arguments
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_scripts_make_a_video(made, clone, name):
+    made(clone, script(clone, name))
+
+
+def test_a_script_makes_a_video_with_what_is_downloaded_for_it(made, downloaded, caplog):
+    jobs.capture_log(caplog)
+    made(downloaded, script(downloaded, "02_comfyui_equivalent"))
+    assert any("infinitetalk_single_fp8.safetensors" in line for line in jobs.loads(caplog))
+    assert any("t5_fp8.safetensors" in line for line in jobs.loads(caplog))
+
+
+@pytest.mark.parametrize("command", [COMFYUI_EQUIVALENT, RTX_4090], ids=["comfyui_equivalent", "rtx_4090"])
+def test_commands_of_the_documents_make_a_video(made, downloaded, command):
+    made(downloaded, command.split())
+
+
+@pytest.mark.parametrize("options", ADVICE.values(), ids=ADVICE)
+def test_options_that_the_documents_advise_make_a_video(made, downloaded, options):
+    made(downloaded, [*COMFYUI_EQUIVALENT.split(), *options.split()])
+
+
+def test_four_steps_of_a_distilled_lora_need_no_scheduler(downloaded, monkeypatch):
+    monkeypatch.chdir(downloaded)
+    job = generate.read_job(COMFYUI_EQUIVALENT.split()[1:])
+    settings = job.request.settings
+    assert (settings.scheduler, settings.steps, settings.shift) == ("flowmatch_distill", 4, 11.0)
+    preset = load_preset("02_comfyui_equivalent").settings
+    assert (settings.scheduler, settings.steps, settings.shift) == (preset.scheduler, preset.steps, preset.shift)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.stem)
+def test_examples_are_jobs_over_files_that_are_there(path):
+    request = TalkRequest.from_job(str(path))
+    named = [request.reference, *(speaker.audio for speaker in request.speakers)]
+    assert request.has_speech and all((ROOT / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("name", ["multi_example_image", "single_example_video"])
+def test_other_examples_make_a_video(made, clone, name):
+    flags = ["--preset", "01_ultra_fast", "--mode", "streaming"]
+    made(clone, ["generate_infinitetalk.py", *flags, "--input_json", f"examples/{name}.json"])
