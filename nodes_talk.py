@@ -11,8 +11,8 @@ from typing import Any
 
 from .nodes_audio import Wav2VecModelLoader, check_regions, encode_speech, regions
 from .nodes_base import CATEGORY, Node, checked, choice, number, socket, text, whole
-from .nodes_common import RunProgress, host, models_folder, path_of_video
-from .nodes_conditioning import WanVideoImageToVideoMultiTalk
+from .nodes_common import RunProgress, host, models_folder
+from .nodes_conditioning import CUSTOM, WanVideoImageToVideoMultiTalk
 from .nodes_files import ADAPTERS, AUDIO_ENCODERS, CLIP_VISIONS, LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, Files
 from .nodes_job import Extras, Job
 from .nodes_model_loading import (
@@ -32,12 +32,11 @@ from .wanvideo.checkpoints.detect import Identity
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import open_checkpoint
 from .wanvideo.errors import CheckpointError, InputError
-from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry, bucket_size
+from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
 from .wanvideo.presets import AUTO, Preset, PresetLora, choose_preset, load_preset, preset_names
-from .wanvideo.request import AUDIO_TYPES, MAX_SPEAKERS, NEGATIVE_PROMPT, LoopSettings
-from .wanvideo.video.reader import picture_size
+from .wanvideo.request import AUDIO_TYPES, MAX_SPEAKERS, NEGATIVE_PROMPT
 
-NONE, CUSTOM = "none", "custom"
+NONE = "none"
 AUDIOS, MASKS = (tuple(f"{name}_{number}" for number in range(1, MAX_SPEAKERS + 1)) for name in ("audio", "mask"))
 WITHOUT_LORA, QUICK, BALANCED = "04_high_quality", "02_comfyui_equivalent", "03_balanced"
 OTHER_MODEL = re.compile("(?i)wan_?2[._]?2|high_?noise|low_?noise")  # the LoRAs of Wan2.2 have the same shapes
@@ -222,7 +221,7 @@ class WanVideoTalk(Node):
 
     @classmethod
     def VALIDATE_INPUTS(
-        cls, preset=None, seed=None, lora=None, lora_strength=None, multi_audio_type=None, size=None, width=None,
+        cls, preset=None, seed=None, lora=AUTO, lora_strength=None, multi_audio_type=None, size=None, width=None,
         height=None, steps=None, audio_scale=None, audio_cfg_scale=None, image=False, video=False,
         audio_2=False, audio_3=False, audio_4=False, audio_5=False, audio_6=False, mask_1=False, mask_2=False,
         mask_3=False, mask_4=False, mask_5=False, mask_6=False,
@@ -264,9 +263,6 @@ class WanVideoTalk(Node):
         check_regions(0 if masks is None else len(masks), len(given))
         chosen = settled_preset(preset, lora)
         models = find_models(chosen, lora, len(given))
-        if size != CUSTOM:
-            shape = picture_size(path_of_video(video)) if image is None else (image.shape[2], image.shape[1])
-            width, height = bucket_size(chosen.size if size == AUTO else size, *shape)
         settings = chosen.settings
         guidance = audio_guidance(settings, audio_cfg_scale or settings.audio_guidance_scale)
         schedule = make_schedule(settings.scheduler, steps or settings.steps, settings.shift, 0, -1, None)
@@ -280,7 +276,12 @@ class WanVideoTalk(Node):
         how = Preparation(normalize_loudness=True)
         speech = encode_speech(self._encoder(models), given, masks, multi_audio_type, how)
         speech = replace(speech, scale=audio_scale, guidance_scale=guidance)
-        picture = self._picture(settings, models, width, height, image, video)
+        vae, clip = self._picture_encoders(models)
+        picture, _ = WanVideoImageToVideoMultiTalk().process(
+            vae, width, height, settings.window_frames, settings.motion_frames, colormatch=settings.color_match,
+            colormatch_strength=settings.color_strength, start_image=image, source_video=video,
+            tiled_vae=settings.tiled_vae, clip_vision=clip, size=chosen.size if size == AUTO else size,
+        )  # fmt: skip
         samples, _ = job(picture, prompts, Extras(speech=speech)).run(RunProgress(unique_id), force_offload=True)
         return WanVideoTalkingVideo().process(samples)
 
@@ -301,18 +302,15 @@ class WanVideoTalk(Node):
         name = models.audio_encoder
         return self._audio.get((name, AUDIO_ENCODERS.stamp(name)), lambda: Wav2VecModelLoader().loadmodel(name)[0])
 
-    def _picture(self, settings: LoopSettings, models: Models, width: int, height: int, image: Any, video: Any) -> Any:
-        key = (models.vae, VAES.stamp(models.vae))
-        vae = self._vae.get(key, lambda: WanVideoVAELoader().loadmodel(models.vae)[0])
-        name = models.clip_vision
-        clip = self._clip.get(
-            (name, CLIP_VISIONS.stamp(name)), lambda: LoadWanVideoClipTextEncoder().loadmodel(name, "bf16")[0]
+    def _picture_encoders(self, models: Models) -> tuple[Any, Any]:
+        """The VAE and the CLIP vision model."""
+        vae, clip = models.vae, models.clip_vision
+        return (
+            self._vae.get((vae, VAES.stamp(vae)), lambda: WanVideoVAELoader().loadmodel(vae)[0]),
+            self._clip.get(
+                (clip, CLIP_VISIONS.stamp(clip)), lambda: LoadWanVideoClipTextEncoder().loadmodel(clip, "bf16")[0]
+            ),
         )
-        return WanVideoImageToVideoMultiTalk().process(
-            vae, width, height, settings.window_frames, settings.motion_frames, colormatch=settings.color_match,
-            colormatch_strength=settings.color_strength, start_image=image, source_video=video,
-            tiled_vae=settings.tiled_vae, clip_vision=clip,
-        )[0]  # fmt: skip
 
 
 def _check_sources(has_picture: bool, has_video: bool) -> None:
