@@ -7,15 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from .nodes_audio import NODES as AUDIO_NODES
+from .nodes_all import NODES, REFUSED
 from .nodes_base import display_name
 from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
-from .nodes_conditioning import NODES as CONDITIONING_NODES
-from .nodes_model_loading import NODES as LOADING_NODES
-from .nodes_options import NODES as OPTION_NODES
-from .nodes_refused import NODES as REFUSED_NODES
-from .nodes_sampler import NODES as SAMPLER_NODES
-from .nodes_text import NODES as TEXT_NODES
+from .nodes_samples import place_samples
 
 WEB_DIRECTORY = "./wanvideo/web"
 OWN_IDS = "WANVIDEO_OWN_IDS"
@@ -46,14 +41,13 @@ def _prefix(other: str | None) -> str:
     return PREFIX
 
 
-_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
-
 register_folders()
+place_samples()
 show_warnings()
 _other = _other_pack()
 _start = _prefix(_other)
-_nodes = {_start + node.__name__: node for node in _NODES}
-_nodes |= {node.__name__: node for node in REFUSED_NODES if _other is None and node.__name__ not in _REGISTERED}
+_nodes = {_start + node.__name__: node for node in NODES}
+_nodes |= {node.__name__: node for node in REFUSED if _other is None and node.__name__ not in _REGISTERED}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}
 fill_emptied_numbers({name: node.numbers() for name, node in _nodes.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class MultiTalkWav2VecEmbeds(Node):
             masks = {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4}
             singles = [name for name, mask in masks.items() if mask is not False]
             if ref_target_masks is False:
-                _check_regions(len(singles), num_speakers)
+                check_regions(len(singles), num_speakers)
             else:
                 _check_one_way(singles)  # how many are in the batch shows when it is there
 
@@ -159,29 +159,51 @@ class MultiTalkWav2VecEmbeds(Node):
     ):  # fmt: skip
         encoder = expect(wav2vec_model, ModelHandle, "wav2vec_model")
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
-        waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
-        masks = _regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
-        _check_regions(0 if masks is None else len(masks), len(waves))
-        sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
-        sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
-        if fps != FPS:
-            logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
-        _say_if_cut([sound.duration_s for sound in sounds if sound], multi_audio_type, num_frames, fps)
+        masks = regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
         how = Preparation(normalize_loudness, add_noise_floor, smooth_transients, num_frames / fps)
-        tracks = prepare_tracks(sounds, multi_audio_type, how)
-        frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
-        frames = min(frames, num_frames) if num_frames else frames
-        encoded = encode_audio(encoder, tracks, fps)
-        stop_if_interrupted()
-        encoder.offload()
-        samples, rate = mix(list(waves.values()), multi_audio_type, frames / fps)
-        soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), multi_audio_type)
-        speech = MultiTalkEmbeds(encoded, frames, fps, audio_scale, audio_cfg_scale, masks, soundtrack)
-        return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
+        speech = encode_speech(encoder, given, masks, multi_audio_type, how, num_frames, fps)
+        speech = replace(speech, scale=audio_scale, guidance_scale=audio_cfg_scale)
+        samples, rate = mix([samples_of(audio, name) for name, audio in given.items() if audio is not None],
+                            multi_audio_type, speech.num_frames / fps)  # fmt: skip
+        return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, speech.num_frames
 
 
-def _say_if_cut(durations: list[float], placement: str, num_frames: int, fps: float) -> None:
-    whole_s = sum(durations) if placement == "add" else max(durations)
+def encode_speech(
+    encoder: ModelHandle, given: Mapping[str, Any], masks: Tensor | None, placement: str, how: Preparation,
+    num_frames: int = 0, fps: float = FPS,
+) -> MultiTalkEmbeds:  # fmt: skip
+    """What moves the speakers' mouths.
+
+    Args: given: AUDIO inputs by their names, None for unlinked ones. masks: [S, H, W]. num_frames: at most; 0: all.
+    """
+    waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
+    check_regions(0 if masks is None else len(masks), len(waves))
+    sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
+    sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
+    say_if_other_rate(fps)
+    say_if_cut([sound.duration_s for sound in sounds if sound], placement, num_frames, fps)
+    tracks = prepare_tracks(sounds, placement, how)
+    frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
+    frames = min(frames, num_frames) if num_frames else frames
+    encoded = encode_audio(encoder, tracks, fps)
+    stop_if_interrupted()
+    encoder.offload()
+    soundtrack = Soundtrack(tuple(Waveform(*wave) for wave in waves.values()), placement)
+    return MultiTalkEmbeds(encoded, frames, fps, regions=masks, soundtrack=soundtrack)
+
+
+def say_if_other_rate(fps: float) -> None:
+    if fps != FPS:
+        logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
+
+
+def speech_seconds(durations: list[float], placement: str) -> float:
+    """How long speech lasts in all. placement: para, all start together, or add, one after another."""
+    return sum(durations) if placement == "add" else max(durations)
+
+
+def say_if_cut(durations: list[float], placement: str, num_frames: int, fps: float) -> None:
+    whole_s = speech_seconds(durations, placement)
     if num_frames and frames_of(whole_s, fps) > num_frames:
         logger.warning(
             "num_frames %d ends the video after %.2f s of %.2f s of speech. 0 takes all of it.",
@@ -224,7 +246,7 @@ def samples_of(audio: Any, name: str) -> tuple[np.ndarray, int]:
     return samples.detach().cpu().float().numpy(), rate
 
 
-def _regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor | None:
+def regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor | None:
     """The speakers' masks [S, H, W], from one batch or from a mask each."""
     given = {name: mask for name, mask in single.items() if mask is not None}
     if batch is not None:
@@ -244,7 +266,7 @@ def _check_one_way(singles: list[str]) -> None:
         raise InputError(f"ref_target_masks and {', '.join(singles)} are connected. Use the batch or single masks.")
 
 
-def _check_regions(num_masks: int, num_speakers: int) -> None:
+def check_regions(num_masks: int, num_speakers: int) -> None:
     if not num_masks:
         if num_speakers > 2:
             raise InputError(

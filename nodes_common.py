@@ -80,6 +80,10 @@ def output_folder() -> Path:
     return Path(folder_paths.get_output_directory()) if folder_paths else Path("output")
 
 
+def input_folder() -> Path:
+    return Path(folder_paths.get_input_directory()) if folder_paths else Path("input")
+
+
 def temporary_folder() -> Path:
     folder = Path(folder_paths.get_temp_directory()) if folder_paths else Path("temp")
     folder.mkdir(parents=True, exist_ok=True)

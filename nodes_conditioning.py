@@ -17,7 +17,7 @@ from .nodes_model_loading import ClipEncoder
 from .wanvideo.engine.encoders import encode_images
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import VideoGeometry, WindowPlan, snap_frames
+from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry, WindowPlan, bucket_size, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.protocols import SourceFrames
@@ -36,6 +36,9 @@ MODES = ("auto", "multitalk", "infinitetalk")
 
 
 COLOR_WIDGET = ("disabled", *(name for name in COLOR_METHODS if name not in ("disabled", "lab")), "lab")
+
+
+CUSTOM = "custom"  # size: width and height as they are given
 
 
 NUM_FRAMES = whole(81, 1, 10000, 4)
@@ -176,8 +179,8 @@ class WanVideoImageToVideoMultiTalk(Node):
     SEARCH_ALIASES = ["talking video", "infinitetalk", "multitalk", "lip sync", "long video"]
     REQUIRED = {
         "vae": socket("WANVAE"),
-        "width": whole(832, 64, 4096, 8),
-        "height": whole(480, 64, 4096, 8),
+        "width": whole(832, 64, 4096, 16),
+        "height": whole(480, 64, 4096, 16),
         "frame_window_size": NUM_FRAMES,
         "motion_frame": whole(25, 1, 10000),
         "force_offload": flag(False),
@@ -193,6 +196,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         "clip_vision": socket("CLIP_VISION"),
         "source_video": socket("VIDEO"),
         "keep_mask": socket("MASK"),
+        "size": choice(CUSTOM, CUSTOM, *SIZE_BUCKETS),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
 
@@ -200,17 +204,18 @@ class WanVideoImageToVideoMultiTalk(Node):
     def VALIDATE_INPUTS(
         cls, width=None, height=None, frame_window_size=None, motion_frame=None, output_path=None,
         colormatch_strength=None, start_image=False, source_video=False, clip_embeds=False, clip_vision=False,
-        keep_mask=False,
+        keep_mask=False, size=None,
     ):  # fmt: skip
         def check() -> None:
             known = cls.known(
                 width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame,
-                colormatch_strength=colormatch_strength,
+                colormatch_strength=colormatch_strength, size=size,
             )  # fmt: skip
             _check_sources(start_image is not False, source_video is not False, keep_mask is not False)
             _check_clip(clip_embeds is not False, clip_vision is not False)
             window = snap_frames(known.get("frame_window_size", 10_001))
-            VideoGeometry(known.get("width", 64), known.get("height", 64), window)
+            if known.get("size", CUSTOM) == CUSTOM:
+                VideoGeometry(known.get("width", 64), known.get("height", 64), window)
             WindowPlan(1, window, snap_frames(known.get("motion_frame", 1)))
             folder_inside(output_path or "")
 
@@ -219,12 +224,16 @@ class WanVideoImageToVideoMultiTalk(Node):
     def process(
         self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
         colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
-        colormatch_strength=1.0, clip_vision=None, source_video=None, keep_mask=None,
+        colormatch_strength=1.0, clip_vision=None, source_video=None, keep_mask=None, size=CUSTOM,
     ):  # fmt: skip
         _check_sources(start_image is not None, source_video is not None, keep_mask is not None)
         _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
+        video = None if source_video is None else path_of_video(source_video)
+        picture = picture_size(video) if video else _size_of(start_image)
+        if size != CUSTOM:
+            width, height = bucket_size(size, *picture)
         VideoGeometry(width, height, window)
         WindowPlan(1, window, motion)
         folder = folder_inside(output_path)
@@ -232,19 +241,21 @@ class WanVideoImageToVideoMultiTalk(Node):
             check_output(free_name(folder / "talking_video.mp4"))
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
         encode = clip_vision and _clip_of_pictures(clip_vision)
-        references = video = None
-        if source_video is not None:
-            video = path_of_video(source_video)
-            size = picture_size(video)
-        else:
-            references, size = fit_images(start_image, width, height), (start_image.shape[2], start_image.shape[1])
-            if encode:
-                clip, encode = ClipEmbeds(encode_images(encode, references)), None
-        picture = TalkingPicture(
-            expect(vae, ModelHandle, "vae"), width, height, size, references, video, window, motion, mode, colormatch,
-            colormatch_strength, tiled_vae, clip, encode, folder, keep_mask,
+        references = None if video else fit_images(start_image, width, height)
+        if references is not None and encode:
+            clip, encode = ClipEmbeds(encode_images(encode, references)), None
+        talking = TalkingPicture(
+            expect(vae, ModelHandle, "vae"), width, height, picture, references, video, window, motion, mode,
+            colormatch, colormatch_strength, tiled_vae, clip, encode, folder, keep_mask,
         )  # fmt: skip
-        return picture, str(folder or "")
+        return talking, str(folder or "")
+
+
+def _size_of(images: Tensor) -> tuple[int, int]:
+    """Width and height of pictures [R, H, W, C]. Raises: InputError for another shape."""
+    if images.ndim != 4:
+        fit_images(images, 16, 16)  # which says so
+    return images.shape[2], images.shape[1]
 
 
 def _check_sources(has_picture: bool, has_video: bool, has_mask: bool) -> None:
@@ -270,8 +281,8 @@ class WanVideoImageToVideoEncode(Node):
     CATEGORY = IMAGE
     SEARCH_ALIASES = ["image to video", "i2v"]
     REQUIRED = {
-        "width": whole(832, 64, 8096, 8),
-        "height": whole(480, 64, 8096, 8),
+        "width": whole(832, 64, 8096, 16),
+        "height": whole(480, 64, 8096, 16),
         "num_frames": NUM_FRAMES,
         "noise_aug_strength": number(0.0, 0.0, 10.0, 0.001),
         "start_latent_strength": number(1.0, 0.0, 10.0, 0.001),
@@ -342,7 +353,7 @@ class WanVideoImageToVideoEncode(Node):
 class WanVideoEmptyEmbeds(Node):
     CATEGORY = IMAGE
     SEARCH_ALIASES = ["text to video", "t2v"]
-    REQUIRED = {"width": whole(832, 64, 8096, 8), "height": whole(480, 64, 8096, 8), "num_frames": NUM_FRAMES}
+    REQUIRED = {"width": whole(832, 64, 8096, 16), "height": whole(480, 64, 8096, 16), "num_frames": NUM_FRAMES}
     OPTIONAL = {"control_embeds": socket("WANVIDIMAGE_EMBEDS"), "extra_latents": socket("LATENT")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
@@ -10,7 +11,8 @@ from typing import Any
 
 from .nodes_base import Node, checked
 from .nodes_common import folder_names, folder_roots, in_comfyui, output_folder
-from .wanvideo.checkpoints.detect import SLOTS
+from .wanvideo.checkpoints.checkpoint import check_image_to_video, recognize
+from .wanvideo.checkpoints.detect import SLOTS, Identity
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import open_checkpoint
 from .wanvideo.errors import CheckpointError, OutputError, TalkError
@@ -24,18 +26,47 @@ UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 class Files:
     """A widget that lists model files.
 
-    Args: kind: what the files should be. folders: of ComfyUI, in order. first: entries before the files.
+    Args: kind: what the files should be. folders: of ComfyUI, in order. first: entries before the files. like: where
+        the folders hold other kinds too, names that are offered whatever the file holds; of others, those of the kind.
     """
 
     kind: Kind
     folders: tuple[str, ...]
     first: tuple[str, ...] = ()
+    like: re.Pattern[str] | None = None
 
     def names(self) -> list[str]:
         return [*self.first, *sorted({name for folder in self.folders for name in folder_names(folder)}, key=str.lower)]
 
     def widget(self) -> tuple[list[str], dict[str, Any]]:
-        return self.names(), {"default": self.first[0]} if self.first else {}
+        names = self.names()
+        if self.like:
+            names = [name for name in names if self.like.search(name) or self.is_kind(name)]
+        default = self.first[0] if self.first else next((name for name in names if self.is_kind(name)), None)
+        return names, {} if default is None else {"default": default}
+
+    def is_kind(self, name: str) -> bool:
+        """Whether a file is a model of this kind that can be used, told by its content."""
+        return self.identity(name) is not None
+
+    def identity(self, name: str) -> Identity | None:
+        """What a file is; None where it is of another kind, cannot be used or is not there."""
+        try:
+            path = self.find(name)
+            return _identity(path, self.kind, stamp_of(path))
+        except (TalkError, OSError):
+            return None
+
+    def choose(
+        self, words: Sequence[str], fits: Callable[[str, Identity], bool] = lambda name, identity: True
+    ) -> str | None:
+        """The file of this kind whose name has most of `words`, in lower case; None where none is of this kind.
+
+        Args: fits: what else it has to be. As few headers as possible are read, and each only once.
+        """
+        ranked = sorted(self.names(), key=lambda name: -sum(word in name.lower() for word in words))
+        found = ((name, self.identity(name)) for name in ranked if name not in self.first)
+        return next((name for name, identity in found if identity is not None and fits(name, identity)), None)
 
     def find(self, name: str) -> Path:
         """The file that a widget's value means, on any system: by its path, else by its bare name.
@@ -66,12 +97,12 @@ class Files:
             return
         path = self.find(name)
         with answered(path.name, CheckpointError):
-            _check_kind(path, self.kind, _stamp(path))
+            _check_kind(path, self.kind, stamp_of(path))
 
     def stamp(self, name: str) -> str:
         """What changes when the file does; empty where there is none."""
         try:
-            return "" if name in self.first else _stamp(self.find(name))
+            return "" if name in self.first else stamp_of(self.find(name))
         except (TalkError, OSError):
             return ""
 
@@ -79,8 +110,11 @@ class Files:
         return [root for folder in self.folders for root in folder_roots(folder)]
 
     def _where(self) -> str:
-        firsts = dict.fromkeys(str(root) for folder in self.folders for root in folder_roots(folder)[:1])
-        return " or ".join(firsts) or f"models/{SLOTS[self.kind].folder}"
+        """The folder to put a file into: of several that ComfyUI looks in the one that has the folder's own name."""
+        folder = SLOTS[self.kind].folder
+        roots = [root for name in self.folders for root in folder_roots(name)]
+        home = next((root for root in roots if root.name == folder), roots[0] if roots else Path("models", folder))
+        return str(home)
 
     def _places(self, name: str, parts: tuple[str, ...]) -> list[Path]:
         """Where the file may be. Nothing is asked of the disk, and nothing of another machine, before this is known."""
@@ -121,7 +155,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _stamp(path: Path) -> str:
+def stamp_of(path: Path) -> str:
+    """What changes when a file does."""
     status = path.stat()
     return f"{status.st_size}:{status.st_mtime_ns}"
 
@@ -133,6 +168,19 @@ def _check_kind(path: Path, kind: Kind, stamp: str) -> None:
         open_lora(path)
     else:
         open_checkpoint(path, kind)
+
+
+@lru_cache(maxsize=4096)
+def _identity(path: Path, kind: Kind, stamp: str) -> Identity | None:
+    """What a file is, once for each of its states; None where it is not of this kind or cannot be used."""
+    try:
+        with answered(path.name, CheckpointError):
+            found = recognize(path)
+            if found.kind is Kind.TRANSFORMER:
+                check_image_to_video(found)
+    except (TalkError, OSError):
+        return None
+    return found.identity if found.kind is kind else None
 
 
 class FileNode(Node):
@@ -178,7 +226,7 @@ def folder_inside(text: str) -> Path | None:
 
 MODELS = ("diffusion_models", "diffusion_models_gguf")
 TRANSFORMERS = Files(Kind.TRANSFORMER, MODELS)
-ADAPTERS = Files(Kind.ADAPTER, (*MODELS, "model_patches"))
+ADAPTERS = Files(Kind.ADAPTER, (*MODELS, "model_patches"), like=re.compile("(?i)infinite?talk|multitalk"))
 VAES = Files(Kind.VAE, ("vae",))
 TEXT_ENCODERS = Files(Kind.TEXT_ENCODER, ("text_encoders", "text_encoders_gguf"))
 CLIP_VISIONS = Files(Kind.CLIP_VISION, ("clip_vision", "text_encoders"))

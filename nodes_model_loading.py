@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,17 @@ import torch
 
 from .nodes_base import DEVICES, LOADERS, Node, choice, expect, flag, number, refuse, socket
 from .nodes_common import host
-from .nodes_files import ADAPTERS, CLIP_VISIONS, LORAS, SOME_LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, FileNode
+from .nodes_files import (
+    ADAPTERS,
+    CLIP_VISIONS,
+    LORAS,
+    SOME_LORAS,
+    TEXT_ENCODERS,
+    TRANSFORMERS,
+    VAES,
+    FileNode,
+    stamp_of,
+)
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
 from .wanvideo.checkpoints.checkpoint import Checkpoint, with_adapter
 from .wanvideo.checkpoints.detect import check_fit
@@ -52,6 +63,24 @@ class Adapter:
 
     checkpoint: Checkpoint
     mode: str
+
+
+class LastModel:
+    """The model that a node gave out last: the same files, used in the same way, are not loaded again.
+
+    ComfyUI runs a loader anew when anything at its inputs has changed, a LoRA's strength too, and keeps the node itself
+    for as long as it is in the graph.
+    """
+
+    def __init__(self) -> None:
+        self._key: Hashable = None
+        self._handle: ModelHandle | None = None
+
+    def get(self, key: Hashable, make: Callable[[], ModelHandle]) -> ModelHandle:
+        if self._handle is None or key != self._key:
+            self._handle = None  # before the next one takes memory
+            self._key, self._handle = key, make()
+        return self._handle
 
 
 @dataclass(frozen=True)
@@ -132,6 +161,9 @@ class WanVideoModelLoader(FileNode):
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "loadmodel"
 
+    def __init__(self) -> None:
+        self._last = LastModel()
+
     @classmethod
     def VALIDATE_INPUTS(cls, model=None):
         return cls.check_files(model=model)
@@ -166,7 +198,8 @@ class WanVideoModelLoader(FileNode):
         load = partial(
             load_transformer, checkpoint, extra, dtype=PRECISIONS[options.dtype], quantize=options.quantize
         )  # fmt: skip
-        handle = ModelHandle(checkpoint, host(), load, Residency)
+        key = (stamps(checkpoint), extra and stamps(extra), options.dtype, options.quantize)
+        handle = self._last.get(key, lambda: ModelHandle(checkpoint, host(), load, Residency))
         loras = _fitting(_loras(lora), checkpoint, extra)
         return (VideoModel(handle, adapter, options, loras).with_swap(swap),)
 
@@ -328,6 +361,11 @@ class WanVideoSetBlockSwap(Node):
         if block_swap_args is None:
             return (model,)
         return (model.with_swap(expect(block_swap_args, BlockSwap, "block_swap_args")),)
+
+
+def stamps(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """What tells a model's files, and each of their states, from others."""
+    return tuple((str(path), stamp_of(path)) for path in checkpoint.paths)
 
 
 def _loras(lora: Any) -> tuple[LoraUse, ...]:

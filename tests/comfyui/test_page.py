@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, api_template, template
@@ -15,12 +16,15 @@ SET = """([kind, values]) => {
             node.widgets.find((widget) => widget.name === name).value = value;
 }"""
 SMALL = {
-    "WanVideoImageToVideoMultiTalk": {"width": WIDTH, "height": HEIGHT, "frame_window_size": 13, "motion_frame": 5},
+    "WanVideoImageToVideoMultiTalk": {
+        "width": WIDTH, "height": HEIGHT, "frame_window_size": 13, "motion_frame": 5, "size": "custom",
+    },
+    "WanVideoTalk": {"width": WIDTH, "height": HEIGHT, "size": "custom"},
     "ImageScale": {"width": WIDTH, "height": HEIGHT},
     "MultiTalkWav2VecEmbeds": {"num_frames": 13},
     "WanVideoModelLoader": {"base_precision": "fp32"},
     "WanVideoVAELoader": {"precision": "fp32"},
-}
+}  # fmt: skip
 
 
 def inputs_of(graph):
@@ -70,7 +74,7 @@ def test_the_server_offers_templates_help_and_translations(client):
     offered = client.get("/workflow_templates")[PACK_NAME]
     assert sorted(offered) == TEMPLATES
     for name in TEMPLATES:
-        picture = client.get_bytes(f"/api/workflow_templates/{PACK_NAME}/{name}.jpg")
+        picture = client.get_bytes(f"/api/workflow_templates/{PACK_NAME}/{quote(name)}.jpg")
         assert picture.startswith(b"\xff\xd8") and len(picture) > 5000
     nodes = [name for name, info in client.nodes_of(PACK_NAME).items() if not info.get("deprecated")]  # those in menus
     assert len(nodes) >= 40

@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 import safetensors.torch
-from support.comfy_models import ASSETS, HEIGHT, MULTI, WIDTH, shrink
+from support.comfy_models import ASSETS, BASE, HEIGHT, MULTI, TEXT, WHOLE_CLIP, WIDTH, shrink
 from support.comfy_server import PACK_NAME
 from support.quantized_files import write_gguf
 
@@ -140,12 +140,14 @@ def put_files(server, graph):
     """What the graph names: tiny models under its names, a bundled picture and bundled speech."""
     models = server.models
     stands_in = {
-        ("WanVideoModelLoader", "model"): ("diffusion_models", "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors"),
+        ("WanVideoModelLoader", "model"): ("diffusion_models", BASE),
         ("MultiTalkModelLoader", "model"): ("diffusion_models", MULTI),
         ("WanVideoVAELoader", "model_name"): ("vae", "vae/wan_2.1_vae.safetensors"),
-        ("WanVideoTextEncodeCached", "model_name"): ("text_encoders", "text_encoders/umt5_xxl_bf16.safetensors"),
+        ("WanVideoTextEncodeCached", "model_name"): ("text_encoders", TEXT),
     }
     for node in graph.values():
+        if node["class_type"] == "CLIPVisionLoader":  # ComfyUI's own knows only the whole ViT-H
+            node["inputs"]["clip_name"] = WHOLE_CLIP
         for (kind, item), (folder, source) in stands_in.items():
             if node["class_type"] == kind and isinstance(node["inputs"].get(item), str):
                 target = models / folder / Path(*PureWindowsPath(node["inputs"][item]).parts)

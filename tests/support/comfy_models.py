@@ -10,12 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
-from support import media_files
 from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, in_ci, install_pack
 
 from wanvideo.checkpoints.dialects import Kind
@@ -27,27 +24,23 @@ ASSETS = ROOT / "wanvideo" / "assets"
 WORKFLOWS = ROOT / "example_workflows"
 TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 WIDTH, HEIGHT = 96, 64
-BASE = "diffusion_models/wan2.1_i2v_480p_14B_bf16.safetensors"
-SINGLE = "diffusion_models/Wan2_1-InfiniteTalk-Single_bf16.safetensors"
-MULTI = "model_patches/wan2.1_infiniteTalk_multi_bf16.safetensors"
-# What a template names -> which of the tiny files stands for it; files are recognized by content, never by name.
+BASE = "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
+MULTI = "model_patches/Wan2_1-InfiniteTalk-Multi_fp16.safetensors"
+TEXT = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+WHOLE_CLIP = "clip_vision_h_whole.safetensors"
+# What graphs of users name -> which of the tiny files stands for it; files are recognized by content, never by name.
 ALIASES = {
-    "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors": BASE,
     "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors": BASE,
-    "diffusion_models/Wan2_1-InfiniTetalk-Single_fp16.safetensors": SINGLE,
-    "diffusion_models/Wan2_1-InfiniteTalk-Multi_fp16.safetensors": MULTI,
-    "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": "text_encoders/umt5_xxl_bf16.safetensors",
     "vae/Wan2_1_VAE_bf16.safetensors": "vae/wan_2.1_vae.safetensors",
-    "wav2vec2/wav2vec2-chinese-base_fp16.safetensors": "wav2vec2/wav2vec2-chinese-base_bf16.safetensors",
 }
 
 
 def put_models(models: Path) -> None:
-    """Everything that the templates need; ComfyUI's own CLIPVisionLoader knows only the full ViT-H."""
+    """Everything that the templates need, and what graphs of users name beside it."""
     make_models(models, "tiny", "comfy")
     for name, source in ALIASES.items():
         shutil.copyfile(models / source, models / name)
-    write_clip(models / "clip_vision" / "clip_vision_h.safetensors")
+    write_clip(models / "clip_vision" / WHOLE_CLIP)
 
 
 def write_clip(path: Path) -> None:
@@ -61,19 +54,6 @@ def write_clip(path: Path) -> None:
         if not is_idle:
             tensors[name].normal_(std=0.02, generator=generator)
     safetensors.torch.save_file(tensors, path)
-
-
-def put_inputs(folder: Path) -> None:
-    """The pictures, sounds and videos that the templates name, painted as the mask editor leaves them."""
-    for file in ASSETS.iterdir():
-        shutil.copyfile(file, folder / file.name)
-    picture = Image.open(ASSETS / "two_people.jpg").convert("RGBA")
-    half = picture.width // 2
-    for name, left in (("left", 0), ("right", half)):
-        painted = np.array(picture)
-        painted[40:-40, left + 40 : left + half - 40, 3] = 0
-        Image.fromarray(painted).save(folder / f"two_people_{name}.png")
-    media_files.video(folder / "talk.mp4", media_files.numbered_frames(60, HEIGHT * 2, WIDTH * 2))
 
 
 def template(name: str) -> dict[str, Any]:
@@ -92,6 +72,9 @@ def shrink(graph: dict[str, Any]) -> dict[str, Any]:
     for node in graph.values():
         if node["class_type"] == "WanVideoImageToVideoMultiTalk":
             node["inputs"] |= {"width": WIDTH, "height": HEIGHT, "frame_window_size": 29, "motion_frame": 5}
+            node["inputs"]["size"] = "custom"
+        if node["class_type"] == "WanVideoTalk":
+            node["inputs"] |= {"width": WIDTH, "height": HEIGHT, "size": "custom"}
         if node["class_type"] == "ImageScale":
             node["inputs"] |= {"width": WIDTH, "height": HEIGHT}
         for name in ("base_precision", "precision"):
@@ -154,7 +137,6 @@ def start_with_pack(comfyui, base):
     folder = server.custom_nodes / "test-nodes"
     folder.mkdir()
     (folder / "__init__.py").write_text(TEST_NODES, encoding="utf-8")
-    put_inputs(base / "input")
     with server:
         assert not server.import_errors(), "\n".join(server.import_errors().values())
         yield server

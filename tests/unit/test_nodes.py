@@ -37,9 +37,9 @@ def parts(models):
     file = {path.parent.name: str(path) for path in sorted(models.rglob("*.safetensors"))}
     adapter, several = (
         node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob(name))))[0]
-        for name in ("*Single*", "*_multi_*")
+        for name in ("*Single*", "*Multi*")
     )
-    base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
+    base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors")
     text = node("WanVideoTextEncodeCached").process(
         file["text_encoders"], "fp32", "one|two", "bad", use_disk_cache=False
     )

@@ -36,13 +36,13 @@ def sets(folder):
     wan, comfy = folder / "official" / WAN, folder / "comfy"
     talk = folder / "official" / "InfiniteTalk"
     return {
-        "transformer": (wan, comfy / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors"),
-        "single": (talk / "single", comfy / "diffusion_models" / "Wan2_1-InfiniteTalk-Single_bf16.safetensors"),
-        "multi": (talk / "multi", comfy / "model_patches" / "wan2.1_infiniteTalk_multi_bf16.safetensors"),
+        "transformer": (wan, comfy / "diffusion_models" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors"),
+        "single": (talk / "single", comfy / "diffusion_models" / "Wan2_1-InfiniTetalk-Single_fp16.safetensors"),
+        "multi": (talk / "multi", comfy / "model_patches" / "Wan2_1-InfiniteTalk-Multi_fp16.safetensors"),
         "vae": (wan, comfy / "vae" / "wan_2.1_vae.safetensors"),
-        "text": (wan, comfy / "text_encoders" / "umt5_xxl_bf16.safetensors"),
+        "text": (wan, comfy / "text_encoders" / "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
         "clip": (wan, comfy / "clip_vision"),
-        "audio": (folder / "official" / SPEECH, comfy / "wav2vec2" / "wav2vec2-chinese-base_bf16.safetensors"),
+        "audio": (folder / "official" / SPEECH, comfy / "wav2vec2" / "wav2vec2-chinese-base_fp16.safetensors"),
     }
 
 

@@ -1,7 +1,8 @@
 """Complete sets of models with random weights, laid out as users have them: to try, test and measure everything.
 
-Two layouts: `official` (the folders of Wan-AI and MeiGen-AI) and `comfy` (ComfyUI's models folder). Tensors are drawn
-and written one after another, so even the full size needs little memory.
+Two layouts: `official` (the folders of Wan-AI and MeiGen-AI) and `comfy` (ComfyUI's models folder, under the names that
+the workflow templates give; all of it is bfloat16, whatever a name says). Tensors are drawn and written one after
+another, so even the full size needs little memory.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _transformer_official(maker: _Maker) -> list[Path]:
 
 
 def _transformer_comfy(maker: _Maker) -> list[Path]:
-    path = maker.out / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors"
+    path = maker.out / "diffusion_models" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
     return [_safetensors(path, maker.source(Kind.TRANSFORMER))]
 
 
@@ -190,8 +191,8 @@ def _adapter_official(maker: _Maker) -> list[Path]:
 
 
 def _adapter_comfy(maker: _Maker) -> list[Path]:
-    single = maker.out / "diffusion_models" / "Wan2_1-InfiniteTalk-Single_bf16.safetensors"
-    multi = maker.out / "model_patches" / "wan2.1_infiniteTalk_multi_bf16.safetensors"
+    single = maker.out / "diffusion_models" / "Wan2_1-InfiniTetalk-Single_fp16.safetensors"
+    multi = maker.out / "model_patches" / "Wan2_1-InfiniteTalk-Multi_fp16.safetensors"
     return [
         _safetensors(single, maker.source(Kind.ADAPTER, "single")),
         _safetensors(multi, maker.source(Kind.ADAPTER, "multi")),
@@ -214,7 +215,7 @@ def _text_official(maker: _Maker) -> list[Path]:
 def _text_comfy(maker: _Maker) -> list[Path]:
     tokenizer = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     source = maker.source(Kind.TEXT_ENCODER) | open_tensors({EMBEDDED: tokenizer})
-    return [_safetensors(maker.out / "text_encoders" / "umt5_xxl_bf16.safetensors", source)]
+    return [_safetensors(maker.out / "text_encoders" / "umt5_xxl_fp8_e4m3fn_scaled.safetensors", source)]
 
 
 def _clip_official(maker: _Maker) -> list[Path]:
@@ -262,7 +263,7 @@ def _speech_official(maker: _Maker) -> list[Path]:
 
 
 def _speech_comfy(maker: _Maker) -> list[Path]:
-    path = maker.out / "wav2vec2" / "wav2vec2-chinese-base_bf16.safetensors"
+    path = maker.out / "wav2vec2" / "wav2vec2-chinese-base_fp16.safetensors"
     folder = maker.out / "transformers" / "TencentGameMate" / SPEECH
     return [_safetensors(path, _speech_source(maker)), *_speech_folder(folder, maker)]
 
