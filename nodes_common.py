@@ -24,6 +24,7 @@ from .wanvideo.errors import TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 from .wanvideo.untrusted import read_json
+from .wanvideo.video.overlay import grid
 
 try:
     import comfy.latent_formats
@@ -37,6 +38,8 @@ except ImportError:
     comfy = folder_paths = PromptServer = None
 
 LANGUAGES = ("en", "zh")
+MAX_PREVIEW = 768  # pixels of a preview's longer edge
+VIDEO_EVENT = "wanvideo.video"  # wanvideo/web/preview.js plays what it names
 logger = logging.getLogger("wanvideo")
 
 
@@ -205,6 +208,21 @@ class RunProgress:
             _send_text(line, self.node_id)
         logger.debug(line)
 
+    def show(self, path: Path, num_windows: int, total: int | None) -> None:
+        """Let the page play what is finished, `num_windows` of `total`, from a file that may still grow."""
+        home, path = output_folder().absolute(), path.absolute()
+        server = getattr(PromptServer, "instance", None)
+        if server is None or self.node_id is None or not path.is_relative_to(home):
+            return
+        inside, status = path.relative_to(home), f"{num_windows}/{total}" if total else str(num_windows)
+        names = {"filename": inside.name, "subfolder": inside.parent.as_posix()}
+        server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names, "status": status}, server.client_id)
+
+    def finish(self, path: Path, folder: Path) -> None:
+        """Say under the node where the video is, and the folder of its run."""
+        logger.info("The video is in %s", path)
+        _send_text(f"{path}\n{folder}", self.node_id)
+
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
@@ -213,11 +231,16 @@ def _clock(seconds: float) -> str:
 
 
 def _preview(denoised: Tensor) -> Any:
-    """What the page shows of latents [16, T, H, W] after a step, if its user wants previews."""
+    """What the page shows of latents [16, T, H, W] after a step, if its user wants previews: how the window goes on."""
     import latent_preview
 
     previewer = latent_preview.get_previewer(denoised.device, comfy.latent_formats.Wan21())
-    return previewer.decode_latent_to_preview_image("JPEG", denoised[None, :, -1:]) if previewer else None
+    if previewer is None:
+        return None
+    count = denoised.shape[1]
+    shown = sorted({index * (count - 1) // 3 for index in range(4)})
+    frames = [previewer.decode_latent_to_preview(denoised[None, :, index : index + 1]) for index in shown]
+    return "JPEG", grid(frames), MAX_PREVIEW
 
 
 def page_language() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .nodes_base import expect
-from .nodes_common import RunProgress, logger, output_folder
+from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
@@ -174,13 +174,17 @@ class Job:
         run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
+        if run.manifest.progress.num_windows:
+            progress.show(run.video or run.growing, run.manifest.progress.num_windows, plan.num_windows)
         for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
             latents = window.latents
+            progress.show(run.growing, window.index + 1, window.num_windows)
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as(free_name(images.folder / "talking_video.mp4"))
         recording.path = run.video
-        logger.info("The video is in %s", path)
+        progress.show(path, len(plan), len(plan))
+        progress.finish(path, run.folder)
         result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
         if len(plan) == 1:
             if latents is None:  # an earlier run had the window and only did not finish the file
