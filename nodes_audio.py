@@ -164,9 +164,8 @@ class MultiTalkWav2VecEmbeds(Node):
         _check_regions(0 if masks is None else len(masks), len(waves))
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
         sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
-        if fps != FPS:
-            logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
-        _say_if_cut([sound.duration_s for sound in sounds if sound], multi_audio_type, num_frames, fps)
+        say_if_other_rate(fps)
+        say_if_cut([sound.duration_s for sound in sounds if sound], multi_audio_type, num_frames, fps)
         how = Preparation(normalize_loudness, add_noise_floor, smooth_transients, num_frames / fps)
         tracks = prepare_tracks(sounds, multi_audio_type, how)
         frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
@@ -180,8 +179,18 @@ class MultiTalkWav2VecEmbeds(Node):
         return speech, {"waveform": torch.from_numpy(samples)[None], "sample_rate": rate}, frames
 
 
-def _say_if_cut(durations: list[float], placement: str, num_frames: int, fps: float) -> None:
-    whole_s = sum(durations) if placement == "add" else max(durations)
+def say_if_other_rate(fps: float) -> None:
+    if fps != FPS:
+        logger.warning("fps %g: the audio adapters were trained at %g, other rates move lips less well.", fps, FPS)
+
+
+def speech_seconds(durations: list[float], placement: str) -> float:
+    """How long speech lasts in all. placement: para, all start together, or add, one after another."""
+    return sum(durations) if placement == "add" else max(durations)
+
+
+def say_if_cut(durations: list[float], placement: str, num_frames: int, fps: float) -> None:
+    whole_s = speech_seconds(durations, placement)
     if num_frames and frames_of(whole_s, fps) > num_frames:
         logger.warning(
             "num_frames %d ends the video after %.2f s of %.2f s of speech. 0 takes all of it.",

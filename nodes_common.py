@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from .wanvideo.errors import TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 from .wanvideo.untrusted import read_json
-from .wanvideo.video.overlay import grid
+from .wanvideo.video.overlay import grid, save_picture
 
 try:
     import comfy.latent_formats
@@ -238,8 +239,8 @@ def _preview(denoised: Tensor) -> Any:
     if previewer is None:
         return None
     count = denoised.shape[1]
-    shown = sorted({index * (count - 1) // 3 for index in range(4)})
-    frames = [previewer.decode_latent_to_preview(denoised[None, :, index : index + 1]) for index in shown]
+    indices = sorted({index * (count - 1) // 3 for index in range(4)})
+    frames = [previewer.decode_latent_to_preview(denoised[None, :, index : index + 1]) for index in indices]
     return "JPEG", grid(frames), MAX_PREVIEW
 
 
@@ -253,6 +254,18 @@ def page_language() -> str:
         language = found.get("Comfy.Locale") if isinstance(found, dict) else None
         return language if language in LANGUAGES else "en"
     return "en"
+
+
+def say(text: str, node_id: str | None) -> None:
+    """Show lines under a node, in the page's language, and in the log."""
+    logger.info("%s", text)
+    _send_text("\n".join(translate(line, page_language()) for line in text.splitlines()), node_id)
+
+
+def show_picture(picture: np.ndarray) -> dict[str, Any]:
+    """What a node answers, beside its results, to show a picture [rows, columns, 3] uint8 in the page."""
+    path = save_picture(picture, temporary_file("picture", ".png"))
+    return {"images": [{"filename": path.name, "subfolder": "", "type": "temp"}]}
 
 
 def _send_text(line: str, node_id: str | None) -> None:

@@ -19,7 +19,7 @@ from .wanvideo.engine.recorded import begin_run, record
 from .wanvideo.engine.render import render_clip
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
-from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
@@ -35,6 +35,7 @@ class Extras:
     skip_layers: SkipLayers | None = None
     experimental: Experimental | None = None
     speech: Speech | None = None
+    apg: Apg | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Job:
             color_match=images.color_match if talking else "disabled",
             color_strength=images.color_strength if talking else 1.0,
             tiled_vae=images.tiled_vae if talking else False,
-            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
+            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers, apg=self.extras.apg,
         )  # fmt: skip
 
     def _talk(

@@ -30,7 +30,7 @@ COLORS = ((230, 70, 60), (50, 130, 240), (60, 180, 75), (245, 160, 30), (160, 80
 PAPER, INK, QUIET, BORDER = (24, 24, 28), (235, 235, 235), (110, 110, 118), (250, 220, 90)
 MIN_WIDTH = 640  # of the drawing: labels stay readable on small pictures
 ROW, LABELS, AXIS = 72, 88, 24  # pixels: a waveform's height, the width of its label, the height of the time line
-TINT = 0.45  # of a region's color
+TINT = 0.35  # of a region's color
 VOICED = 10 ** (-35 / 20)  # of the loudest column
 MAX_BORDERS = 200  # windows whose borders are told apart in a drawing
 READ_AT_ONCE = 2**20  # samples
@@ -111,13 +111,13 @@ def grid(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def _regions(levels: np.ndarray, masks: Sequence[np.ndarray]) -> Image.Image:
     scale = -(-MIN_WIDTH // levels.shape[1]) if levels.shape[1] < MIN_WIDTH else 1
-    shown = levels.repeat(scale, 0).repeat(scale, 1).astype(np.float32)
+    colored = levels.repeat(scale, 0).repeat(scale, 1).astype(np.float32)
     large = [mask.repeat(scale, 0).repeat(scale, 1) for mask in masks]
     for index, mask in enumerate(large):
         color = np.array(_color(index), np.float32)
-        shown[mask] = shown[mask] * (1 - TINT) + color * TINT
-        shown[_outline(mask)] = color
-    image = Image.fromarray(shown.round().astype(np.uint8))
+        colored[mask] = colored[mask] * (1 - TINT) + color * TINT
+        colored[_outline(mask)] = color
+    image = Image.fromarray(colored.round().astype(np.uint8))
     for index, mask in enumerate(large):
         _draw_number(image, index, mask)
     return image
@@ -137,8 +137,10 @@ def _draw_number(image: Image.Image, index: int, mask: np.ndarray) -> None:
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return
-    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)  # inside, whatever its shape
-    x, y, radius = int(columns[nearest]), int(rows[nearest]), max(18, image.width // 28)
+    radius = max(18, image.width // 28)
+    top = min(rows.min() + radius + 8, rows.mean())  # faces below stay visible
+    nearest = np.argmin((rows - top) ** 2 + (columns - columns.mean()) ** 2)  # inside, whatever its shape
+    x, y = int(columns[nearest]), int(rows[nearest])
     draw = ImageDraw.Draw(image)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_color(index), outline=INK, width=2)
     draw.text((x, y), str(index + 1), fill=INK, font=_font(radius * 1.2), anchor="mm")
