@@ -209,13 +209,13 @@ class RunProgress:
             _send_text(line, self.node_id)
         logger.debug(line)
 
-    def show(self, path: Path, num_windows: int, total: int | None) -> None:
+    def show(self, path: Path, num_windows: int, total: int) -> None:
         """Let the page play what is finished, `num_windows` of `total`, from a file that may still grow."""
         home, path = output_folder().absolute(), path.absolute()
         server = getattr(PromptServer, "instance", None)
         if server is None or self.node_id is None or not path.is_relative_to(home):
             return
-        inside, status = path.relative_to(home), f"{num_windows}/{total}" if total else str(num_windows)
+        inside, status = path.relative_to(home), f"{num_windows}/{total}"
         names = {"filename": inside.name, "subfolder": inside.parent.as_posix()}
         server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names, "status": status}, server.client_id)
 

@@ -176,10 +176,11 @@ class Job:
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
         if run.manifest.progress.num_windows:
-            progress.show(run.video or run.growing, run.manifest.progress.num_windows, plan.num_windows)
+            progress.show(run.video or run.growing, run.manifest.progress.num_windows, len(plan))
         for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
             latents = window.latents
-            progress.show(run.growing, window.index + 1, window.num_windows)
+            if window.index + 1 < len(plan):  # behind the last one the file is joined with its sound, and goes away
+                progress.show(run.growing, window.index + 1, len(plan))
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as(free_name(images.folder / "talking_video.mp4"))

@@ -36,11 +36,11 @@ function show({ node: id, filename, subfolder, status }) {
     const { currentTime, paused } = video, isFirst = !video.src;
     const query = new URLSearchParams({ filename, subfolder, type: "output", r: Date.now() });  // it grows under one name
     video.title = status;
-    video.addEventListener("loadedmetadata", () => {
+    video.onloadedmetadata = () => {
         video.currentTime = currentTime;
         node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
         node.setDirtyCanvas(true, true);
-    }, { once: true });
+    };
     video.autoplay = isFirst || !paused;  // goes on where it is, and stays paused where the user has paused it
     video.src = api.apiURL(`/view?${query}`);
 }
