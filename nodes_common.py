@@ -211,18 +211,23 @@ class RunProgress:
 
     def show(self, path: Path, num_windows: int, total: int) -> None:
         """Let the page play what is finished, `num_windows` of `total`, from a file that may still grow."""
-        home, path = output_folder().absolute(), path.absolute()
-        server = getattr(PromptServer, "instance", None)
-        if server is None or self.node_id is None or not path.is_relative_to(home):
+        server, inside = getattr(PromptServer, "instance", None), _in_output(path)
+        if server is None or self.node_id is None or inside.is_absolute():
             return
-        inside, status = path.relative_to(home), f"{num_windows}/{total}"
-        names = {"filename": inside.name, "subfolder": inside.parent.as_posix()}
-        server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names, "status": status}, server.client_id)
+        names = {"filename": inside.name, "subfolder": inside.parent.as_posix(), "status": f"{num_windows}/{total}"}
+        server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names}, server.client_id)
 
     def finish(self, path: Path, folder: Path) -> None:
         """Say under the node where the video is, and the folder of its run."""
         logger.info("The video is in %s", path)
-        _send_text(f"{path}\n{folder}", self.node_id)
+        places = [path] if path.parent == folder else [path, folder]
+        _send_text("\n".join(str(_in_output(place)) for place in places), self.node_id)
+
+
+def _in_output(path: Path) -> Path:
+    """A path as seen from the output folder; as it is where it is not in there."""
+    home, path = output_folder().absolute(), path.absolute()
+    return path.relative_to(home) if path.is_relative_to(home) else path
 
 
 def _clock(seconds: float) -> str:

@@ -89,6 +89,8 @@ class Outcome:
 
     def _is_typical(self) -> bool:
         """Whether it says something of other runs: on one GPU, each pass computed, and not compiled on the way."""
-        settings, compiles = self._settings, self._engine.options.compile is not None
-        whole = settings.step_cache is None and settings.skip_layers is None
-        return self._is_gpu and self._engine.team is None and whole and not (compiles and len(self._windows) < 2)
+        if not self._is_gpu or self._engine.team is not None:
+            return False
+        compiles = self._engine.options.compile is not None
+        is_whole = self._settings.step_cache is None and self._settings.skip_layers is None
+        return is_whole and not (compiles and len(self._windows) < 2)
