@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .nodes_audio import NODES as AUDIO
 from .nodes_conditioning import NODES as CONDITIONING
+from .nodes_look import NODES as LOOK
 from .nodes_model_loading import NODES as LOADING
 from .nodes_options import NODES as OPTIONS
 from .nodes_refused import NODES as REFUSED
@@ -12,4 +13,4 @@ from .nodes_talk import NODES as TALK
 from .nodes_text import NODES as TEXT
 
 __all__ = ["NODES", "REFUSED"]
-NODES = (*TALK, *LOADING, *OPTIONS, *AUDIO, *TEXT, *CONDITIONING, *SAMPLING)
+NODES = (*TALK, *LOADING, *OPTIONS, *AUDIO, *TEXT, *CONDITIONING, *SAMPLING, *LOOK)

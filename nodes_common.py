@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from .wanvideo.errors import TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 from .wanvideo.untrusted import read_json
+from .wanvideo.video.overlay import grid, save_picture
 
 try:
     import comfy.latent_formats
@@ -37,6 +39,8 @@ except ImportError:
     comfy = folder_paths = PromptServer = None
 
 LANGUAGES = ("en", "zh")
+MAX_PREVIEW = 768  # pixels of a preview's longer edge
+VIDEO_EVENT = "wanvideo.video"  # wanvideo/web/preview.js plays what it names
 logger = logging.getLogger("wanvideo")
 
 
@@ -209,6 +213,26 @@ class RunProgress:
             _send_text(line, self.node_id)
         logger.debug(line)
 
+    def show(self, path: Path, num_windows: int, total: int) -> None:
+        """Let the page play what is finished, `num_windows` of `total`, from a file that may still grow."""
+        server, inside = getattr(PromptServer, "instance", None), _in_output(path)
+        if server is None or self.node_id is None or inside.is_absolute():
+            return
+        names = {"filename": inside.name, "subfolder": inside.parent.as_posix(), "status": f"{num_windows}/{total}"}
+        server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names}, server.client_id)
+
+    def finish(self, path: Path, folder: Path) -> None:
+        """Say under the node where the video is, and the folder of its run."""
+        logger.info("The video is in %s", path)
+        places = [path] if path.parent == folder else [path, folder]
+        _send_text("\n".join(str(_in_output(place)) for place in places), self.node_id)
+
+
+def _in_output(path: Path) -> Path:
+    """A path as seen from the output folder; as it is where it is not in there."""
+    home, path = output_folder().absolute(), path.absolute()
+    return path.relative_to(home) if path.is_relative_to(home) else path
+
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
@@ -217,11 +241,16 @@ def _clock(seconds: float) -> str:
 
 
 def _preview(denoised: Tensor) -> Any:
-    """What the page shows of latents [16, T, H, W] after a step, if its user wants previews."""
+    """What the page shows of latents [16, T, H, W] after a step, if its user wants previews: how the window goes on."""
     import latent_preview
 
     previewer = latent_preview.get_previewer(denoised.device, comfy.latent_formats.Wan21())
-    return previewer.decode_latent_to_preview_image("JPEG", denoised[None, :, -1:]) if previewer else None
+    if previewer is None:
+        return None
+    count = denoised.shape[1]
+    indices = sorted({index * (count - 1) // 3 for index in range(4)})
+    frames = [previewer.decode_latent_to_preview(denoised[None, :, index : index + 1]) for index in indices]
+    return "JPEG", grid(frames), MAX_PREVIEW
 
 
 def page_language() -> str:
@@ -234,6 +263,18 @@ def page_language() -> str:
         language = found.get("Comfy.Locale") if isinstance(found, dict) else None
         return language if language in LANGUAGES else "en"
     return "en"
+
+
+def say(text: str, node_id: str | None) -> None:
+    """Show lines under a node, in the page's language, and in the log."""
+    logger.info("%s", text)
+    _send_text("\n".join(translate(line, page_language()) for line in text.splitlines()), node_id)
+
+
+def show_picture(picture: np.ndarray) -> dict[str, Any]:
+    """What a node answers, beside its results, to show a picture [rows, columns, 3] uint8 in the page."""
+    path = save_picture(picture, temporary_file("picture", ".png"))
+    return {"images": [{"filename": path.name, "subfolder": "", "type": "temp"}]}
 
 
 def _send_text(line: str, node_id: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .nodes_base import expect
-from .nodes_common import RunProgress, logger, output_folder
+from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
@@ -19,7 +19,7 @@ from .wanvideo.engine.recorded import begin_run, record
 from .wanvideo.engine.render import render_clip
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
-from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
@@ -35,6 +35,7 @@ class Extras:
     skip_layers: SkipLayers | None = None
     experimental: Experimental | None = None
     speech: Speech | None = None
+    apg: Apg | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Job:
             color_match=images.color_match if talking else "disabled",
             color_strength=images.color_strength if talking else 1.0,
             tiled_vae=images.tiled_vae if talking else False,
-            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers,
+            step_cache=self.extras.cache, skip_layers=self.extras.skip_layers, apg=self.extras.apg,
         )  # fmt: skip
 
     def _talk(
@@ -176,13 +177,18 @@ class Job:
         run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
+        if run.manifest.progress.num_windows:
+            progress.show(run.video or run.growing, run.manifest.progress.num_windows, len(plan))
         for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
             latents = window.latents
+            if window.index + 1 < len(plan):  # behind the last one the file is joined with its sound, and goes away
+                progress.show(run.growing, window.index + 1, len(plan))
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as(free_name(images.folder / "talking_video.mp4"))
         recording.path = run.video
-        logger.info("The video is in %s", path)
+        progress.show(path, len(plan), len(plan))
+        progress.finish(path, run.folder)
         result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
         if len(plan) == 1:
             if latents is None:  # an earlier run had the window and only did not finish the file

@@ -15,7 +15,7 @@ from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, ma
 from .wanvideo.engine.conditioning import Prompts, Speech
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.models.vae_tiling import Tiling
-from .wanvideo.request import SkipLayers, StepCache
+from .wanvideo.request import Apg, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.video.picture import to_images
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
@@ -70,13 +70,14 @@ class WanVideoSamplerExtraArgs(Node):
         "fantasytalking_embeds": socket("FANTASYTALKING_EMBEDS"),
         "uni3c_embeds": socket("UNI3C_EMBEDS"),
         "multitalk_embeds": socket("MULTITALK_EMBEDS"),
+        "apg_args": socket("APGARGS"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDSAMPLEREXTRAARGS",), ("extra_args",), "process"
 
     def process(
         self, riflex_freq_index=0, feta_args=None, context_options=None, cache_args=None, slg_args=None,
         rope_function="comfy", loop_args=None, experimental_args=None, unianimate_poses=None,
-        fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None,
+        fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, apg_args=None,
     ):  # fmt: skip
         refuse(
             riflex_freq_index=riflex_freq_index or None, feta_args=feta_args, context_options=context_options,
@@ -89,6 +90,7 @@ class WanVideoSamplerExtraArgs(Node):
                 slg_args and expect(slg_args, SkipLayers, "slg_args"),
                 experimental_args and expect(experimental_args, Experimental, "experimental_args"),
                 multitalk_embeds and expect(multitalk_embeds, Speech, "multitalk_embeds"),
+                apg_args and expect(apg_args, Apg, "apg_args"),
             ),
         )
 
@@ -129,6 +131,7 @@ class WanVideoSampler(Node):
         "start_step": whole(0, 0, 10000),
         "end_step": whole(-1, -1, 10000),
         "add_noise_to_samples": flag(False),
+        "apg_args": socket("APGARGS"),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
@@ -155,6 +158,7 @@ class WanVideoSampler(Node):
         rope_function="comfy", loop_args=None, experimental_args=None, sigmas=None, unianimate_poses=None,
         fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
         end_step=-1, add_noise_to_samples=False, unique_id=None, use_tf32=False, force_contiguous_tensors=True,
+        apg_args=None,
     ):  # fmt: skip
         job = self._job(
             model=model, image_embeds=image_embeds, steps=steps, cfg=cfg, shift=shift, seed=seed, scheduler=scheduler,
@@ -164,7 +168,7 @@ class WanVideoSampler(Node):
             experimental_args=experimental_args, sigmas=sigmas, unianimate_poses=unianimate_poses,
             fantasytalking_embeds=fantasytalking_embeds, uni3c_embeds=uni3c_embeds, multitalk_embeds=multitalk_embeds,
             freeinit_args=freeinit_args, start_step=start_step, end_step=end_step,
-            add_noise_to_samples=add_noise_to_samples, use_tf32=use_tf32,
+            add_noise_to_samples=add_noise_to_samples, use_tf32=use_tf32, apg_args=apg_args,
         )  # fmt: skip
         return job.run(RunProgress(unique_id), force_offload)
 
@@ -176,12 +180,12 @@ class WanVideoSampler(Node):
         text_embeds=None, samples=None, denoise_strength=1.0, feta_args=None, context_options=None, cache_args=None,
         flowedit_args=None, slg_args=None, loop_args=None, experimental_args=None, sigmas=None, unianimate_poses=None,
         fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
-        end_step=-1, add_noise_to_samples=False, use_tf32=False, **unused,
+        end_step=-1, add_noise_to_samples=False, use_tf32=False, apg_args=None, **unused,
     ):  # fmt: skip
         refuse(flowedit_args=flowedit_args, freeinit_args=freeinit_args)
         (extras,) = WanVideoSamplerExtraArgs().process(
             riflex_freq_index, feta_args, context_options, cache_args, slg_args, "comfy", loop_args,
-            experimental_args, unianimate_poses, fantasytalking_embeds, uni3c_embeds, multitalk_embeds,
+            experimental_args, unianimate_poses, fantasytalking_embeds, uni3c_embeds, multitalk_embeds, apg_args,
         )  # fmt: skip
         if use_tf32:
             extras = replace(extras, experimental=Experimental(use_tf32=True))

@@ -50,6 +50,13 @@ def messages_have_their_form(message_recorder):
     assert not wrong, "\n".join(f"{raised}: {', '.join(found)}" for raised, found in wrong)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_learned_from_the_machine(tmp_path_factory, monkeypatch):
+    """Plans know no earlier runs but those of the test itself."""
+    file = tmp_path_factory.getbasetemp() / "learned" / f"{os.urandom(6).hex()}.json"
+    monkeypatch.setattr("wanvideo.memory.learned.learned_file", lambda: file)
+
+
 class _Root:
     """The repository is a package of ComfyUI's and not one of the tests': pytest must not import its `__init__.py`."""
 

@@ -79,6 +79,7 @@ def test_flags_in_the_documents_exist(language):
         "--out",
         "--layout",
         "--nproc_per_node",
+        "--preview",
         "--table",
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))

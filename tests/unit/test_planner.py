@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from wanvideo import TalkingVideoPipeline
@@ -179,11 +180,12 @@ def test_the_command(folder, tmp_path, capsys):
     files = files_of(folder)
     flags = ["--input_json", str(path), "--ckpt_dir", files.transformer, "--infinitetalk_dir", files.adapter]
     flags += ["--wav2vec_dir", files.wav2vec, "--size", "256x144", "--mode", "streaming", "--sample_steps", "4"]
-    assert command.main(["--memory_gb", "24", "--gpu", "H200", *flags]) == 0
+    assert command.main(["--memory_gb", "24", "--gpu", "H200", "--preview", str(tmp_path / "look.png"), *flags]) == 0
     printed = capsys.readouterr().out
     assert "3 windows of 4 steps, 3 passes a step" in printed and "On H200 with 22.4 GiB free" in printed
     assert "s a step" in printed
     assert not list(Path(tmp_path).glob("*.mp4"))
+    assert Image.open(tmp_path / "look.png").width >= 640 and "look.png" in printed
 
 
 def test_a_video_of_unknown_length_has_a_plan_without_an_end():

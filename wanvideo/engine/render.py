@@ -26,6 +26,7 @@ from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
 from .conditioning import Clip, check_prompts, workload_of
 from .engine import Engine
+from .forecast import Outcome
 
 logger = logging.getLogger("wanvideo")
 
@@ -66,7 +67,8 @@ def render(
     with ExitStack() as stack:
         stack.callback(_abandon, sinks)
         stack.push(partial(_report, engine))
-        setup = setup.with_tiled_vae(engine.ready(workload_of(conditioning, setup)).tiled_vae)
+        plan = engine.ready(workload_of(conditioning, setup))
+        setup, outcome = setup.with_tiled_vae(plan.tiled_vae), Outcome(engine, plan, setup.settings)
         windows = run_windows(
             engine.transformer, engine.vae, conditioning, setup, seed, on_step, engine.stream_more, state,
             engine.ranks,
@@ -76,8 +78,10 @@ def render(
                 sink.write(window.frames)
             of_all = f" of {window.num_windows}" if window.num_windows else ""
             logger.info("Window %d%s: %d frames, %.1f s.", window.index + 1, of_all, len(window.frames), window.seconds)
+            outcome.add(window.seconds)
             yield window
         stack.pop_all()
+    outcome.report()
     for sink in sinks:
         sink.close()
 

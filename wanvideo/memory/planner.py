@@ -1,6 +1,7 @@
 """Plans a run before anything is loaded: how many blocks stream, whether the VAE tiles, how long it takes.
 
-Needs are estimated from sizes (budget.py), free memory is measured, times come from measured GPUs only (speed.py).
+Needs are estimated from sizes (budget.py), free memory is measured, times come from earlier runs here (learned.py) or
+from measured GPUs (speed.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
 from .budget import GIB, WindowNeed, vae_bytes, window_need
-from .speed import forward_flops, speeds_of
+from .learned import Measured, learned_seconds
+from .speed import Flops, forward_flops, speeds_of
 
 HOST_BASE = 3 * GIB  # of a process with its libraries and one window of frames
 
@@ -226,14 +228,20 @@ def _host_bytes(weights: ModelWeights, memory: MemoryPlan, options: EngineOption
 def _seconds(
     geometry: VideoGeometry, windows: WindowPlan, weights: ModelWeights, device: Device, work: Work, num_streamed: int
 ) -> tuple[float | None, float | None]:
-    """Seconds of a step, and of all windows with the VAE's work; prompts and sound are encoded in a few more."""
+    """Seconds of a step, and of all windows with the VAE's work; prompts and sound are encoded in a few more.
+
+    Runs that this machine has seen (learned.py) count before the table of measured GPUs.
+    """
+    learned = None if device.free_bytes is None else learned_seconds(
+        kind_of_run(geometry, weights, device, work, num_streamed)
+    )  # fmt: skip
+    if learned is not None:
+        step = learned * work.num_passes
+        return step, None if windows.num_windows is None else len(windows) * work.num_steps * step
     speeds = speeds_of(device.name) if device.name else None
     if speeds is None:
         return None, None
-    flops = forward_flops(
-        geometry.num_tokens, weights.dim, weights.ffn_dim, weights.num_blocks, audio_tokens=weights.audio_tokens,
-        num_speakers=work.num_speakers,
-    )  # fmt: skip
+    flops = _flops(geometry, weights, work)
     forward = speeds.forward_seconds(flops, weights.stored, device.attention, num_streamed * weights.block_bytes)
     if forward is None:
         return None, None
@@ -243,3 +251,20 @@ def _seconds(
     decoding = len(windows) * geometry.num_frames * pixels / speeds.decode
     encoded = work.num_references * geometry.num_frames + (len(windows) - 1) * windows.overlap
     return step, len(windows) * work.num_steps * step + decoding + encoded * pixels / speeds.encode
+
+
+def kind_of_run(
+    geometry: VideoGeometry, weights: ModelWeights, device: Device, work: Work, num_streamed: int,
+    pass_seconds: float = 1.0,
+) -> Measured:  # fmt: skip
+    """A run as it is kept and looked for among those that this machine has seen."""
+    flops = _flops(geometry, weights, work).total
+    passes = work.num_steps * work.num_passes
+    return Measured(device.name, weights.stored, device.attention, num_streamed, passes, flops, pass_seconds)
+
+
+def _flops(geometry: VideoGeometry, weights: ModelWeights, work: Work) -> Flops:
+    return forward_flops(
+        geometry.num_tokens, weights.dim, weights.ffn_dim, weights.num_blocks, audio_tokens=weights.audio_tokens,
+        num_speakers=work.num_speakers,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..request import Speaker
 from .picture import fit_mask, load_mask
 
 MARGIN = 0.05  # of each half that the default regions leave free on every side
+POINT_REACH = 0.3  # of the picture's shorter side: how far a region around a point reaches
 MAX_OVERLAP = 0.05  # of the smaller mask: what painted edges share without meaning it
 SHAPE_TOLERANCE = 0.01
 
@@ -51,7 +53,7 @@ def speaker_regions(speakers: Sequence[Speaker], picture_size: tuple[int, int]) 
                 f"{len(speakers)} speakers need a box or mask each; only two can be placed by themselves. Give "
                 "each one."
             )
-        return _halves(*picture_size)
+        return left_to_right(2, *picture_size)
     return [_region(number, speaker, *picture_size) for number, speaker in enumerate(speakers, 1)]
 
 
@@ -83,15 +85,40 @@ def stack_masks(regions: Sequence[np.ndarray], width: int, height: int) -> Tenso
     return torch.cat((masks, ~masks.any(0, keepdim=True))).float()
 
 
-def _halves(width: int, height: int) -> list[np.ndarray]:
-    half = width // 2
+def left_to_right(num_speakers: int, width: int, height: int) -> list[np.ndarray]:
+    """[height, width] bool of each speaker: as many equal parts of the picture beside one another, with free edges."""
+    part = width // num_speakers
     rows = slice(int(height * MARGIN), int(height * (1 - MARGIN)))
     regions = []
-    for left in (0, half):
+    for left in range(0, part * num_speakers, part):
         region = np.zeros((height, width), bool)
-        region[rows, left + int(half * MARGIN) : left + int(half * (1 - MARGIN))] = True
+        region[rows, left + int(part * MARGIN) : left + int(part * (1 - MARGIN))] = True
         regions.append(region)
     return regions
+
+
+def point_regions(points: Sequence[tuple[int, int]], width: int, height: int) -> list[np.ndarray]:
+    """[height, width] bool of each speaker: a disc around a point (row, column) in a face, none touching another.
+
+    Raises: InputError for a point outside of the picture, or two that are nearly the same.
+    """
+    for number, (row, column) in enumerate(points, 1):
+        if not (0 <= row < height and 0 <= column < width):
+            raise InputError(
+                f"The point of speaker {number}, {row}, {column}, is outside the picture of {height} rows and {width} "
+                "columns. Give row, column in pixels of the picture, origin top left."
+            )
+    radius = min(width, height) * POINT_REACH
+    for (first, one), (second, other) in itertools.combinations(enumerate(points, 1), 2):
+        apart = math.dist(one, other)
+        if apart < 2 * SIZE_MULTIPLE:
+            raise InputError(
+                f"The points of speakers {first} and {second} are {apart:.0f} pixels apart, at least "
+                f"{2 * SIZE_MULTIPLE} are needed. Give a point in each face."
+            )
+        radius = min(radius, apart / 2 - 1)
+    rows, columns = np.mgrid[:height, :width]
+    return [(rows - row) ** 2 + (columns - column) ** 2 <= radius**2 for row, column in points]
 
 
 def _region(number: int, speaker: Speaker, width: int, height: int) -> np.ndarray:
