@@ -13,6 +13,7 @@ from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
 from .nodes_conditioning import NODES as CONDITIONING_NODES
 from .nodes_model_loading import NODES as LOADING_NODES
 from .nodes_options import NODES as OPTION_NODES
+from .nodes_parallel import NODES as RANK_NODES
 from .nodes_refused import NODES as REFUSED_NODES
 from .nodes_sampler import NODES as SAMPLER_NODES
 from .nodes_text import NODES as TEXT_NODES
@@ -46,7 +47,7 @@ def _prefix(other: str | None) -> str:
     return PREFIX
 
 
-_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
+_NODES = (*LOADING_NODES, *OPTION_NODES, *RANK_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
 
 register_folders()
 show_warnings()

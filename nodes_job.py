@@ -12,6 +12,7 @@ from .nodes_common import RunProgress, logger, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
+from .nodes_parallel import renderer
 from .wanvideo.checkpoints.checkpoint import check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.manifests import manifest_of_conditioning
@@ -174,7 +175,8 @@ class Job:
         run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
-        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
+        by = renderer(self.model, images.vae, engine)
+        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress, by=by):
             latents = window.latents
         path = run.folder / VIDEO
         if images.folder:

@@ -79,10 +79,13 @@ class Group:
     def process_ids(self) -> list[int]:
         return [rank.process.pid for rank in self._ranks]
 
-    def run(self, task: Task, answers: Callable[[Question], Any] | None = None) -> Generator[Any, None, None]:
+    def run(
+        self, task: Task, answers: Callable[[Question], Any] | None = None, poll: Callable[[], None] | None = None
+    ) -> Generator[Any, None, None]:
         """Do a task: what the first rank says of it, the last thing Done. Whoever closes the iterator stops the task.
 
-        Args: answers: gives the first rank what it asks for.
+        Args: answers: gives the first rank what it asks for. poll: called while nothing is said; what it raises stops
+            the task.
         Raises: TaskFailed; WorkerDied. Processes that failed are gone, and others are started for the next task.
         """
         self._should_stop.clear()
@@ -92,7 +95,7 @@ class Group:
             for index, rank in enumerate(self._ranks):
                 self._send(rank, task.for_rank(index))
             while running:
-                rank, message = self._next(running)
+                rank, message = self._next(running, poll)
                 if isinstance(message, Question):
                     self._send(rank, Answer(answers and answers(message)))
                 elif isinstance(message, Done | Failed):
@@ -105,11 +108,11 @@ class Group:
                         result = message
                 else:
                     yield message
-        except GeneratorExit:
-            self._end_task(running)
+        except WorkerDied:
+            self.close(0.0)
             raise
         except BaseException:
-            self.close(0.0)
+            self._end_task(running)
             raise
         if failures and not all(failure.was_stopped for failure in failures):
             self.close(0.0 if running else CLOSE_S)
@@ -142,7 +145,7 @@ class Group:
             port = free_port()
             self._ranks = [self._spawn(index, port) for index in range(self.size)]
             for rank in self._ranks:
-                threading.Thread(target=self._listen, args=(rank, self._inbox), daemon=True).start()
+                threading.Thread(target=self._receive, args=(rank, self._inbox), daemon=True).start()
                 threading.Thread(target=self._log, args=(rank,), daemon=True).start()
         self.key = key
 
@@ -158,7 +161,7 @@ class Group:
         assert process.stdin is not None and process.stdout is not None
         return _Process(process, Channel(process.stdout, process.stdin), deque(maxlen=MOST_LINES))
 
-    def _listen(self, rank: _Process, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
+    def _receive(self, rank: _Process, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 inbox.put((rank, rank.channel.receive()))
@@ -175,7 +178,7 @@ class Group:
         with contextlib.suppress(OSError):  # it is gone, which its inbox says
             rank.channel.send(message)
 
-    def _next(self, running: set[int]) -> tuple[_Process, Any]:
+    def _next(self, running: set[int], poll: Callable[[], None] | None = None) -> tuple[_Process, Any]:
         """What a rank says next. Raises: WorkerDied where one ended in the middle of the task."""
         while True:
             if self._should_stop.is_set():
@@ -187,6 +190,8 @@ class Group:
                     return rank, message
                 if id(rank) in running:
                     raise self._died(rank)
+            if poll is not None:
+                poll()
 
     def _died(self, rank: _Process) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -64,21 +64,22 @@ class Worker:
         self._exits = ExitStack()
 
     def serve(self) -> None:
-        """Work on tasks until the other process closes the channel, or one fails."""
+        """Work on tasks until the other process closes the channel, or one fails; then this process ends."""
         threading.Thread(target=self._read, name="messages", daemon=True).start()
         models: Any = None
-        with self._exits:
-            while (task := self._tasks.get()) is not None:
-                try:
-                    models = task.load(self) if models is None else models
-                    if self._team is not None:
-                        self._team.begin()
-                    result = Done(task.perform(models, self))
-                except BaseException as error:  # noqa: BLE001 - whatever it is, the other process has to know
-                    if not self._fail(error):
-                        os._exit(1)  # what an error leaves behind is not trusted; the next task gets a new process
-                else:
-                    self._say(result)
+        while (task := self._tasks.get()) is not None:
+            try:
+                models = task.load(self) if models is None else models
+                if self._team is not None:
+                    self._team.begin()
+                result = Done(task.perform(models, self))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the other process has to know
+                if not self._fail(error):
+                    break  # what an error leaves behind is not trusted; the next task gets a new process
+            else:
+                self._say(result)
+        sys.stderr.flush()
+        os._exit(0)  # nothing is unfinished, and the other ranks, whom a farewell would wait for, go too
 
     def join(self, layout: Layout, device: torch.device) -> Team:
         """Become one of the ranks of its group, for good."""
