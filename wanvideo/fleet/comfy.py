@@ -191,5 +191,6 @@ def _error(status: Mapping[str, Any], server: str) -> str:
     for message in status.get("messages", []):
         if isinstance(message, list) and len(message) == 2 and message[0] == "execution_error":
             data = message[1] if isinstance(message[1], dict) else {}
-            return f"{server}, {data.get('node_type')}: {str(data.get('exception_message')).strip()[:800]}"
+            said = str(data.get("exception_message")).strip()[:800]
+            return f"{server} failed in {data.get('node_type')}: {said}\nMend that, or read its log."
     return f"{server} ended the graph: {json.dumps(status)[:300]}. Read its log."
