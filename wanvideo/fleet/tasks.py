@@ -30,6 +30,7 @@ from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
 from ..sampling.window import StepReport
 from .messages import Made
+from .ranks import join, layout_for
 from .worker import Worker
 
 
@@ -58,7 +59,9 @@ class VideoTask:
     def load(self, worker: Worker) -> TalkingVideoPipeline:
         options = replace(self.options, device=worker.place.device(self.options.device))
         pipeline = TalkingVideoPipeline(self.files, options)
-        _join(pipeline.engine, worker, self.wanted, self._num_passes)
+        if worker.place.world > 1:
+            plan = layout_for(pipeline, self.request, self.wanted, worker.place.world)
+            join(pipeline, self.request, self.wanted, worker.join(plan.layout, pipeline.engine.host.device))
         return pipeline
 
     def perform(self, models: TalkingVideoPipeline, worker: Worker) -> Path | None:
@@ -140,7 +143,11 @@ class RenderTask:
     def load(self, worker: Worker) -> Engine:
         options = replace(self.models.options, device=worker.place.device(self.models.options.device))
         engine = replace(self.models, options=options).open(ProcessHost(options.device))
-        _join(engine, worker, self.wanted, len(self._setup.passes))
+        world = worker.place.world
+        if world > 1:
+            heads, num_passes = engine.weights.dim // HEAD_WIDTH, len(self._setup.passes)
+            layout = choose_layout(self.wanted, world, heads, num_passes).layout
+            engine.join(worker.join(layout, engine.host.device), self.wanted.shard)
         return engine
 
     def perform(self, models: Engine, worker: Worker) -> None:
@@ -207,12 +214,3 @@ def _show(worker: Worker, report: StepReport) -> None:
     """What a page shows of a step: where it is, and the last frame."""
     worker.tell(replace(report, denoised=report.denoised[:, -1:].cpu().clone()))
     worker.stop_if_asked()
-
-
-def _join(engine: Engine, worker: Worker, wanted: WantedRanks, num_passes: int) -> None:
-    """Make this process's engine one of the ranks of its group, where there are several."""
-    world = worker.place.world
-    if world == 1:
-        return
-    plan = choose_layout(wanted, world, engine.weights.dim // HEAD_WIDTH, num_passes)
-    engine.join(worker.join(plan.layout, engine.host.device), wanted.shard)
