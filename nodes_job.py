@@ -12,6 +12,7 @@ from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
+from .nodes_parallel import renderer
 from .wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.manifests import manifest_of_conditioning
@@ -179,7 +180,8 @@ class Job:
         latents = None
         if run.manifest.progress.num_windows:
             progress.show(run.video or run.growing, run.manifest.progress.num_windows, len(plan))
-        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress):
+        by = renderer(self.model, images.vae, engine)
+        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress, by=by):
             latents = window.latents
             if window.index + 1 < len(plan):  # behind the last one the file is joined with its sound, and goes away
                 progress.show(run.growing, window.index + 1, len(plan))

@@ -91,6 +91,7 @@ class VideoModel:
     adapter: Adapter | None
     options: EngineOptions
     loras: tuple[LoraUse, ...] = ()
+    ranks: Any = None  # what WanVideoParallel says, or None
 
     @property
     def patcher(self) -> Any:
@@ -241,7 +242,8 @@ class WanVideoVAELoader(FileNode):
 
     def loadmodel(self, model_name, precision="bf16", compile_args=None, use_cpu_cache=False, verbose=False):
         checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
-        return (ModelHandle(checkpoint, host(), partial(load_vae, checkpoint, dtype=PRECISIONS[precision])),)
+        load = partial(load_vae, checkpoint, dtype=PRECISIONS[precision])
+        return (ModelHandle(checkpoint, host(), load, precision=precision),)
 
 
 class LoadWanVideoT5TextEncoder(FileNode):

@@ -31,6 +31,8 @@ LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in 
 EXCEPTIONS = {
     ("__main__", "cli"),
     ("cli", "pipeline"),
+    ("fleet", "pipeline"),
+    ("cli", "fleet"),
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),

@@ -1,38 +1,15 @@
 """The program under a launcher: one video of several processes, and what is left when one of them is killed."""
 
-import json
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-from support import jobs, media_files
-from support.ranks import environment, free_port
+from support import media_files
+from support.ranks import command, environment
 
 from wanvideo.cli import generate
 from wanvideo.cli.main import run
-from wanvideo.synthetic.models import SPEECH, WAN
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(folder, name, *flags, steps="2"):
-    models = jobs.official()
-    job = {
-        "prompt": "Someone speaks.", "audio_type": "para", "cond_video": jobs.picture(folder),
-        "cond_audio": {"person1": jobs.speech(folder, 0.8), "person2": jobs.speech(folder, 0.8, "other.wav")},
-    }  # fmt: skip
-    path = Path(folder) / "job.json"
-    path.write_text(json.dumps(job), encoding="utf-8")
-    return [
-        sys.executable, str(ROOT / "generate_infinitetalk.py"), "--ckpt_dir", str(models / WAN),
-        "--wav2vec_dir", str(models / SPEECH), "--input_json", str(path), "--save_file", str(Path(folder) / name),
-        "--infinitetalk_dir", str(models / "InfiniteTalk" / "multi" / "infinitetalk.safetensors"),
-        "--device", "cpu", "--dtype", "fp32", "--size", "48x48", "--frame_num", "13", "--motion_frame", "5",
-        "--mode", "streaming", "--scheduler", "euler", "--sample_steps", steps, "--sample_shift", "7",
-        "--sample_audio_guide_scale", "1.0", *flags,
-    ]  # fmt: skip
+from wanvideo.parallel.launch import free_port
 
 
 def start(world, arguments):

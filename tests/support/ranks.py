@@ -1,16 +1,21 @@
 """Ranks of a job as processes on this machine's CPU, which talk over gloo."""
 
+import json
 import os
-import socket
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from support import jobs
 from torch import multiprocessing
 
+from wanvideo.parallel.launch import Place
 from wanvideo.parallel.mesh import Mesh
+from wanvideo.synthetic.models import SPEECH, WAN
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 
@@ -32,13 +37,25 @@ def _rank(rank, layout, work, args, folder):
     dist.destroy_process_group()
 
 
-def free_port():
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
 def environment(rank, world, port):
     """What torchrun sets for a rank on this machine."""
-    return {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    return {**os.environ, **Place(rank, world, rank).environment("127.0.0.1", port)}
+
+
+def command(folder, name, *flags, steps="2"):
+    """A command line of `generate` with two speakers and tiny models."""
+    models = jobs.official()
+    job = {
+        "prompt": "Someone speaks.", "audio_type": "para", "cond_video": jobs.picture(folder),
+        "cond_audio": {"person1": jobs.speech(folder, 0.8), "person2": jobs.speech(folder, 0.8, "other.wav")},
+    }  # fmt: skip
+    path = Path(folder) / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    return [
+        sys.executable, str(ROOT / "generate_infinitetalk.py"), "--ckpt_dir", str(models / WAN),
+        "--wav2vec_dir", str(models / SPEECH), "--input_json", str(path), "--save_file", str(Path(folder) / name),
+        "--infinitetalk_dir", str(models / "InfiniteTalk" / "multi" / "infinitetalk.safetensors"),
+        "--device", "cpu", "--dtype", "fp32", "--size", "48x48", "--frame_num", "13", "--motion_frame", "5",
+        "--mode", "streaming", "--scheduler", "euler", "--sample_steps", steps, "--sample_shift", "7",
+        "--sample_audio_guide_scale", "1.0", *flags,
+    ]  # fmt: skip

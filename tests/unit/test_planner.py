@@ -19,7 +19,7 @@ from wanvideo.engine.sizes import model_sizes
 from wanvideo.errors import InputError
 from wanvideo.geometry import VideoGeometry, WindowPlan
 from wanvideo.memory.hooked import HookedBlocks, streaming
-from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run
+from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run, prefers_shards
 from wanvideo.memory.residency import Residency, module_bytes
 from wanvideo.memory.speed import forward_flops, speeds_of
 from wanvideo.memory.streaming import BlockStreamer
@@ -244,3 +244,10 @@ def test_a_run_streams_what_is_asked_for(folder):
         frames.append(torch.cat([window.frames for window in pipeline.run(request)]))
         assert isinstance(pipeline.engine.residency, Residency) and pipeline.engine.residency.num_streamed == streamed
     assert torch.equal(*frames)
+
+
+@pytest.mark.parametrize(("free_gb", "shards"), [(80, False), (40, True), (24, True), (2, False)])
+def test_ranks_shard_what_would_have_to_stream(free_gb, shards):
+    assert prefers_shards(lambda weights: plan(free_gb, weights), BF16, 4) is shards
+    assert not prefers_shards(lambda weights: plan(free_gb, weights), BF16, 1)
+    assert BF16.sharded(4).block_bytes == -(-BF16.block_bytes // 4)

@@ -10,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .. import checks
 from ..errors import InputError, UnsupportedError
@@ -50,10 +51,11 @@ class Job:
     ranks: WantedRanks = WantedRanks()
 
 
-def read_job(argv: list[str], program: str = "generate") -> Job:
-    """Parse flags and job file; no model is opened."""
+def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | None = None) -> Job:
+    """Parse flags and job file; no model is opened. Args: data: the job itself, in place of --input_json."""
     preset = _preset(argv, program)
     flags = _parse(argv, program, preset)
+    flags.input_json = flags.input_json if data is None else data
     _refuse_what_is_missing(flags)
     with named(FLAGS):
         request, options = _request(flags), _options(flags)

@@ -19,6 +19,7 @@ from ..errors import TalkError
 
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
+    "batch": "make many videos from a file of jobs, on this machine's GPUs, a Ray cluster or ComfyUI servers",
     "runs": "list, show, resume or remove videos that are being made or were not finished",
     "demo": "make tiny random models and a short video with them, to see that everything works",
     "make-models": "write a complete set of synthetic models",

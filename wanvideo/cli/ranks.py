@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from ..models.transformer import HEAD_WIDTH
+from ..fleet.ranks import join, layout_for
 from ..parallel.launch import Place, joined
-from ..parallel.layout import WantedRanks, choose_layout
+from ..parallel.layout import WantedRanks
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..text.cache import user_cache
@@ -27,11 +27,11 @@ def generate_together(
         logger.setLevel(logging.WARNING)
     options = replace(options, device=place.device(options.device))
     pipeline = TalkingVideoPipeline(files, options, user_cache())
-    num_passes = len(pipeline.check(request).setup.passes)
-    plan = choose_layout(wanted, place.world, pipeline.engine.weights.dim // HEAD_WIDTH, num_passes)
+    pipeline.check(request)
+    plan = layout_for(pipeline, request, wanted, place.world)
     with joined(plan.layout, torch.device(options.device or "cpu")) as team:
         logger.info("%d GPUs: %s, since %s.", place.world, plan.layout.describe(), plan.reason)
-        pipeline.engine.join(team, wanted.shard)
+        join(pipeline, request, wanted, team)
         request = replace(request, seed=team.share(request.seed))
         if team.index:
             pipeline.assist(request)

@@ -18,7 +18,7 @@ from ..errors import InputError, UnsupportedError
 from ..lora.apply import apply_loras
 from ..lora.use import LoraUse
 from ..memory.budget import free_device_bytes
-from ..memory.planner import Device, ModelWeights, RunPlan, plan_run
+from ..memory.planner import Device, ModelWeights, RunPlan, plan_run, prefers_shards
 from ..memory.residency import Residency
 from ..models.transformer import HEAD_WIDTH, WanTransformer
 from ..models.vae import WanVAE
@@ -108,8 +108,7 @@ class Engine:
         sizes = model_sizes(files, DTYPES[self.options.dtype], self.options.quantize)
         if self.team is None or not self._is_sharded:
             return sizes
-        part = -(-sizes.block_bytes // self.team.mesh.sequence.size)  # beside them two whole blocks are on the device
-        return replace(sizes, block_bytes=part, other_bytes=sizes.other_bytes + 2 * sizes.block_bytes)
+        return sizes.sharded(self.team.mesh.sequence.size)
 
     def check(self, workload: Workload) -> None:
         """Raises: InputError when the LoRAs' strengths by step do not fit the number of steps."""
@@ -128,6 +127,11 @@ class Engine:
         Raises: InputError when it cannot fit.
         """
         return self._plan(workload, device or self._here(self.host.obtainable_bytes))
+
+    def prefers_shards(self, workload: Workload, num_ranks: int) -> bool:
+        """Whether so many ranks that split tokens should each keep a part of the blocks; asked before they `join`."""
+        device = self._here(self.host.obtainable_bytes)
+        return prefers_shards(partial(self._plan, workload, device), self.weights, num_ranks)
 
     def ready(self, workload: Workload) -> RunPlan:
         """Load what is not loaded, place it, give the transformer exactly these LoRAs; what the run will be.
@@ -167,10 +171,10 @@ class Engine:
         """Let a quarter of the blocks more stream; False where that gives nothing back."""
         return self.host.device.type == "cuda" and self.residency.stream_more()
 
-    def _plan(self, workload: Workload, device: Device) -> RunPlan:
+    def _plan(self, workload: Workload, device: Device, weights: ModelWeights | None = None) -> RunPlan:
         return plan_run(
-            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options, self.weights,
-            device, workload.work,
+            workload.geometry, workload.windows, workload.fps, workload.setup.settings, self.options,
+            weights or self.weights, device, workload.work,
         )  # fmt: skip
 
     def _here(self, count: Callable[[], int]) -> Device:

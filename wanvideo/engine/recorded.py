@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,21 +26,24 @@ from .engine import Engine
 from .render import FinishedWindow, render
 
 logger = logging.getLogger("wanvideo")
+Render = Callable[..., Generator[FinishedWindow, None, None]]
 CONTEXT = 2  # entries of speech that a frame attends to on either side
 
 
 def record(
     engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, run: Run,
     sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None, own: Conditioning | None = None,
+    by: Render = render,
 ) -> Iterator[FinishedWindow]:  # fmt: skip
     """As `render`, into `run`: only the windows that it lacks are sampled, go to the sinks and are yielded.
 
     At the end the run is closed; when it ends early it is abandoned, and another `record` goes on.
     Args: own: the conditioning as this rank encoded it, where `conditioning` is shared with others.
+        by: what renders in place of `render`, and takes the same.
     """
     begin = state_of(run)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
-    with closing(render(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
+    with closing(by(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
         for window in windows:
             speech = speech_digest(own or conditioning, overlapping, run.manifest.progress.speech, [window.index])
             run.commit(window.state.to_bytes(), speech)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan
@@ -79,6 +79,11 @@ class ModelWeights:
     @property
     def transformer_bytes(self) -> int:
         return self.num_blocks * self.block_bytes + self.other_bytes
+
+    def sharded(self, num_ranks: int) -> ModelWeights:
+        """Of one of so many ranks that keep a part of every block each, and two whole blocks while they run."""
+        part = -(-self.block_bytes // num_ranks)
+        return replace(self, block_bytes=part, other_bytes=self.other_bytes + 2 * self.block_bytes)
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,26 @@ def plan_run(
         geometry, windows, fps, memory, weights.num_blocks, tiles, text_streams,
         _host_bytes(weights, memory, options, device), device, work, step, total,
     )  # fmt: skip
+
+
+def prefers_shards(plan: Callable[[ModelWeights], RunPlan], weights: ModelWeights, num_ranks: int) -> bool:
+    """Whether ranks should each keep a part of the blocks: where all of them would have to stream, and parts would not.
+
+    A block comes from other ranks over their link in less time than from host memory, but whole ones need neither.
+    Args: plan: a run with such weights on the device that has least room; raises InputError where it does not fit.
+    """
+    if num_ranks == 1:
+        return False
+    whole, part = (_streamed(plan, sizes) for sizes in (weights, weights.sharded(num_ranks)))
+    return whole > 0 and part < whole
+
+
+def _streamed(plan: Callable[[ModelWeights], RunPlan], weights: ModelWeights) -> float:
+    """Blocks that stream, infinitely many where nothing fits."""
+    try:
+        return plan(weights).memory.num_streamed
+    except InputError:
+        return math.inf
 
 
 def _placed(place: Callable[[int], MemoryPlan], reserve: int, room: int) -> MemoryPlan | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ class Place:
                 f"{', '.join(names)} are {', '.join(texts)}. Start the program with torchrun, or unset them."
             )
         return cls(*map(int, texts))
+
+    def environment(self, address: str, port: int) -> dict[str, str]:
+        """What `of_environment` and the ranks' meeting read; rank 0 is at this address."""
+        return {
+            "RANK": str(self.rank), "WORLD_SIZE": str(self.world), "LOCAL_RANK": str(self.local_rank),
+            "MASTER_ADDR": address, "MASTER_PORT": str(port),
+        }  # fmt: skip
 
     def device(self, name: str | None) -> str:
         """The device of this rank, where `name` is what the user asks for."""
@@ -84,3 +92,10 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
         if watchdog is not None:
             watchdog.close()
         dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])

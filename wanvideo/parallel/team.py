@@ -49,6 +49,10 @@ class Team:
         self._has_ended = False
         self._met_at = 0  # exchanges when all were last known to be at one place
 
+    def begin(self) -> None:
+        """Forget how the last video ended; all ranks begin another one."""
+        self._has_ended, self._met_at = False, self.mesh.counter.count
+
     def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
         """The passes of a step, dealt out to the groups of the mesh."""
         group = self.mesh.passes

@@ -1,0 +1,62 @@
+"""Job files of a batch: three forms, and everything that is wrong with them at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wanvideo.errors import InputError
+from wanvideo.fleet.jobs import read_entries
+
+JOB = {"prompt": "She talks.", "cond_video": "face.png", "cond_audio": {"person1": "speech.wav"}}
+OUT = Path("out")
+
+
+def written(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(*jobs):
+    return "\n\n".join(json.dumps(job) for job in jobs)
+
+
+def test_lines_lists_and_folders_are_the_same_jobs(tmp_path):
+    jobs = [JOB, {**JOB, "prompt": "He talks."}]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, job in enumerate(jobs):
+        written(folder / f"{number}.json", json.dumps(job))
+    for path in (
+        written(tmp_path / "a.jsonl", lines(*jobs)), written(tmp_path / "b.json", json.dumps(jobs)), folder,
+    ):  # fmt: skip
+        entries, problems = read_entries(path, OUT)
+        assert [entry.job for entry in entries] == jobs and not problems
+        assert len({entry.output for entry in entries}) == 2
+        assert all(entry.output.parent == OUT and entry.output.suffix == ".mp4" for entry in entries)
+
+
+def test_a_job_has_a_name_an_output_and_flags_of_its_own(tmp_path):
+    flags = {"base_seed": 7, "lora_dir": ["a", "b"], "use_apg": True, "quant": None}
+    path = written(tmp_path / "a.jsonl", lines({**JOB, "name": "a/b c", "output": "x/y", "flags": flags}))
+    ((entry,), _) = read_entries(path, OUT)
+    assert (entry.name, entry.output, entry.job) == ("a_b_c", Path("x/y.mp4"), JOB)
+    assert entry.arguments == ["--base_seed", "7", "--lora_dir", "a", "b", "--use_apg", "true"]
+
+
+def test_everything_that_is_wrong_is_said_with_its_place(tmp_path):
+    text = "\n".join(('{"prompt": ', "[]", lines({**JOB, "flags": []}), lines({**JOB, "name": "n"}),
+                      lines({**JOB, "name": "n", "output": "other.mp4"})))  # fmt: skip
+    entries, problems = read_entries(written(tmp_path / "a.jsonl", text), OUT)
+    assert len(entries) == 2 and len(problems) == 4
+    for number, problem in enumerate(problems[:3], 1):
+        assert problem.startswith(f"{tmp_path / 'a.jsonl'}, line {number}"), problem
+    assert "line 4" in problems[3] and "line 5" in problems[3] and "the name n" in problems[3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "\n"])
+def test_a_file_without_jobs_is_refused(tmp_path, text):
+    with pytest.raises(InputError):
+        read_entries(written(tmp_path / "a.jsonl" if text != "[]" else tmp_path / "a.json", text), OUT)
+    with pytest.raises(InputError):
+        read_entries(tmp_path / "missing.jsonl", OUT)

@@ -1,0 +1,118 @@
+"""The command on this machine: jobs of tiny models on two workers, of which one is killed, and what is said of it."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+from support import jobs, media_files
+
+from wanvideo.cli import batch
+from wanvideo.cli.main import run
+from wanvideo.errors import InputError
+from wanvideo.fleet import local
+from wanvideo.fleet.local import local_places
+from wanvideo.synthetic.models import SPEECH, WAN
+
+SMALL = (
+    "--device", "cpu", "--dtype", "fp32", "--size", "48x48", "--frame_num", "13", "--motion_frame", "5", "--mode",
+    "streaming", "--scheduler", "euler", "--sample_steps", "2", "--sample_shift", "7", "--sample_audio_guide_scale",
+    "1.0", "--sample_text_guide_scale", "1.0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models():
+    jobs.official()
+
+
+def model_flags(adapter="single"):
+    models = jobs.official()
+    return (
+        "--ckpt_dir", str(models / WAN), "--wav2vec_dir", str(models / SPEECH),
+        "--infinitetalk_dir", str(models / "InfiniteTalk" / adapter / "infinitetalk.safetensors"),
+    )  # fmt: skip
+
+
+def job_file(folder, *changes):
+    job = {"prompt": "She talks.", "cond_video": jobs.picture(folder),
+           "cond_audio": {"person1": jobs.speech(folder, 1.0)}}  # fmt: skip
+    path = folder / "jobs.jsonl"
+    path.write_text("\n".join(json.dumps({**job, **change}) for change in changes), encoding="utf-8")
+    return str(path)
+
+
+def events_of(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_jobs_are_done_by_a_warm_worker_and_a_killed_one_resumes(tmp_path, capsys, monkeypatch):
+    """The worker is killed in the second window of the first job, which another one goes on with, and then the rest."""
+    killed = threading.Event()
+    real = local.LocalPlace.run
+
+    def murderous(place, work, on_step, on_line):
+        def step(report):
+            on_step(report)
+            if work.name == "a" and report.window_index == 1 and not killed.is_set():
+                killed.set()
+                os.kill(place.process_ids[0], signal.SIGKILL)
+
+        return real(place, work, step, on_line)
+
+    monkeypatch.setattr(local.LocalPlace, "run", murderous)
+    path = job_file(tmp_path, *({"name": name, "flags": {"base_seed": seed}} for seed, name in enumerate("ab")))
+    arguments = [path, "--out", str(tmp_path / "out"), "--json", *model_flags(), *SMALL]
+    assert run(batch.main, arguments) == 0
+    events = events_of(capsys)
+    assert events[-1] == {"event": "end", "done": 2, "jobs": 2}
+    assert [event["job"] for event in events if event["event"] == "retried"] == ["a"]
+    videos = [media_files.decoded_frames(tmp_path / "out" / f"{name}.mp4") for name in "ab"]
+    assert {video.shape for video in videos} == {(25, 48, 48, 3)} and (videos[0] != videos[1]).any()
+    log = (tmp_path / "out" / "logs" / "a.log").read_text()
+    assert "1 of 3 windows are there" in log
+    assert " transformer " not in log.split("running worker 1")[-1], "it was loaded for the other job"
+    assert run(batch.main, arguments) == 0, "the same batch again finds everything there"
+    assert [event["event"] for event in events_of(capsys)] == ["there"] * 2 + ["end"]
+
+
+def test_two_ranks_make_a_video_together(tmp_path, capsys):
+    path = job_file(tmp_path, {"name": "a"})
+    arguments = [path, "--out", str(tmp_path), "--gpus_per_job", "2", *model_flags("multi"), *SMALL]
+    assert run(batch.main, arguments) == 0
+    out = capsys.readouterr().out
+    assert "1 of 1 jobs are done" in out and "[1/1] a: done" in out
+    assert "2 ranks: 2 Ulysses" in (tmp_path / "logs" / "a.log").read_text()
+    assert len(media_files.decoded_frames(tmp_path / "a.mp4")) == 25
+
+
+def test_all_that_is_wrong_is_said_before_anything_starts(tmp_path, capsys):
+    changes = (
+        {}, {"cond_audio": {"person1": "missing.wav"}}, {"promt": 1}, {"flags": {"sample_steps": 0}},
+        {"flags": {"no_such_flag": 1}},
+    )  # fmt: skip
+    path = job_file(tmp_path, *changes)
+    assert run(batch.main, [path, "--out", str(tmp_path / "out"), *model_flags(), *SMALL]) == 2
+    said = capsys.readouterr().err
+    for number in range(2, 6):
+        assert f"jobs.jsonl, line {number}: " in said
+    assert "4 things are wrong" in said and "line 1:" not in said and not (tmp_path / "out" / "logs").exists()
+
+
+def test_gpus_are_dealt_out_in_groups():
+    assert [place.name for place in local_places(None, 2, None, 5)] == ["GPUs 0, 1", "GPUs 2, 3"]
+    assert [place.name for place in local_places(["3", "1"], 1, 1, 4)] == ["GPU 3"]
+    assert [place.name for place in local_places(None, 1, 2, 0)] == ["worker 1", "worker 2"]
+    for wrong in ((["4"], 1, None, 4), (["0", "0"], 1, None, 4), (None, 3, None, 2), (None, 1, 3, 2)):
+        with pytest.raises(InputError):
+            local_places(*wrong)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--engine", "comfy"], ["--server", "http://a"], ["--retries", "-1"], ["--engine", "comfy", "--server", "x"]],
+)
+def test_flags_that_do_not_go_together(tmp_path, flags):
+    with pytest.raises(InputError):
+        batch.main([job_file(tmp_path, {}), *flags])

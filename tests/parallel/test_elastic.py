@@ -1,0 +1,56 @@
+"""A rank that dies under torchrun: all of them start anew and the video goes on at its first missing window."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from support import media_files
+from support.ranks import command
+
+from wanvideo.cli import generate
+from wanvideo.cli.main import run
+from wanvideo.runs.manifest import NAME, Manifest
+
+PATIENCE_S = 120.0
+
+
+def ranks_of(launcher):
+    """Processes of the ranks, by their numbers."""
+    found = {}
+    for child in psutil.Process(launcher.pid).children():
+        number = child.environ().get("LOCAL_RANK")
+        if number is not None:
+            found[int(number)] = child.pid
+    return found
+
+
+def windows_of(folder):
+    return Manifest.read(folder).progress.num_windows if (folder / NAME).is_file() else 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's agent and signals are those of Unix")
+def test_a_killed_rank_is_started_anew_and_the_run_goes_on(tmp_path):
+    flags = ("--ulysses_size", "2", "--resume", "auto")
+    launcher = subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone",
+            "--monitor-interval=0.2", *command(tmp_path, "elastic", *flags, steps="20")[1:],
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    end, folder = time.monotonic() + PATIENCE_S, tmp_path / "elastic.run"
+    while windows_of(folder) < 1:
+        assert launcher.poll() is None and time.monotonic() < end, launcher.communicate()[0][-3000:]
+        time.sleep(0.02)
+    os.kill(ranks_of(launcher)[1], signal.SIGKILL)
+    log, _ = launcher.communicate(timeout=PATIENCE_S)
+    assert launcher.returncode == 0, log[-9000:]
+    assert "goes on: " in log and "1 of 2 windows are there" in log, log[-3000:]
+    assert str(tmp_path / "elastic.mp4") in log
+    assert run(generate.main, command(tmp_path, "alone", steps="20")[2:]) == 0
+    one, two = (media_files.decoded_frames(tmp_path / f"{name}.mp4").astype(int) for name in ("alone", "elastic"))
+    assert one.shape == two.shape and abs(one - two).mean() <= 0.25

@@ -1,0 +1,1 @@
+"""Many videos on many GPUs: worker processes that stay warm, a queue, Ray clusters, ComfyUI servers."""

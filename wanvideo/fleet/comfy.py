@@ -1,0 +1,196 @@
+"""Jobs on ComfyUI servers: each job's graph is posted to one that is free, its results are fetched."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..job import parse_job
+from ..untrusted import read_json, regular_file
+from ..video.durable import write_atomically
+from .dispatch import JobFailed, PlaceLost, Stopped
+from .jobs import Entry
+from .messages import Step
+from .server import NoAnswer, Refused, Server
+
+POLL_S = 1.0
+LOST_S = 15.0  # without an answer a server is lost
+AWAY_S = 60.0  # that is waited for its return
+PART = re.compile(r"\$(\$|[a-z][a-z0-9_]*)")
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
+
+
+@dataclass(frozen=True)
+class GraphWork:
+    """A job as a graph.
+
+    Args:
+        graph: in API format; names of parts stand where files go. files: by these names, to be uploaded.
+    """
+
+    name: str
+    output: Path
+    graph: dict[str, Any]
+    files: Mapping[str, Path]
+
+    @property
+    def key(self) -> Hashable:
+        return None  # which models a server holds is its own business
+
+    def is_done(self) -> bool:
+        """Whether its result is there already."""
+        return self.output.is_file()
+
+
+@dataclass(frozen=True)
+class Template:
+    """A graph in API format with parts of jobs: $prompt, $image, $video, $audio1 to $audio6, $name, and every flag
+    that jobs have. A text that is nothing but a part becomes its value, number or text; $$ is a dollar."""
+
+    path: Path
+    graph: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Template:
+        """Raises: InputError for what is no graph in API format."""
+        graph = read_json(path, "a graph in API format")
+        if not isinstance(graph, dict) or not graph or not all(
+            isinstance(node, dict) and isinstance(node.get("class_type"), str) for node in graph.values()
+        ):  # fmt: skip
+            raise InputError(f"{path} is no graph in API format. Export it in ComfyUI with Workflow, Export (API).")
+        return cls(path, graph)
+
+    def work(self, entry: Entry) -> GraphWork:
+        """The graph of a job. Raises: InputError for files that are not there and parts that the job does not have."""
+        job = parse_job(entry.job)
+        values: dict[str, Any] = {**entry.flags, "name": entry.name, "prompt": "\n".join(job.prompts)}
+        files = {"image": job.reference, "video": job.reference}
+        files |= {f"audio{number}": path for number, path in enumerate(job.audios, 1) if path is not None}
+        used: dict[str, Path] = {}
+
+        def part(match: re.Match[str]) -> str:
+            return str(value(match[1]))
+
+        def value(name: str) -> Any:
+            if name == "$":
+                return "$"
+            if name in files:
+                used[name] = regular_file(files[name], f"the file of ${name}")
+                return f"${name}"
+            if name not in values:
+                raise InputError(
+                    f'{self.path} has ${name}, and the job has no such part. Add it to the job\'s "flags".'
+                )
+            return values[name]
+
+        def fill(data: Any) -> Any:
+            if isinstance(data, dict):
+                return {name: fill(inner) for name, inner in data.items()}
+            if isinstance(data, list):
+                return [fill(inner) for inner in data]
+            if not isinstance(data, str):
+                return data
+            whole = PART.fullmatch(data)
+            return value(whole[1]) if whole else PART.sub(part, data)
+
+        graph = {
+            name: {**node, "inputs": fill(node.get("inputs", {}))} for name, node in self.graph.items()
+        }  # fmt: skip
+        return GraphWork(entry.name, entry.output, graph, used)
+
+
+class ComfyPlace:
+    """A server, which is given one job at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.server, self.name = Server(url), url
+        self.key: Hashable = None
+        self._stops = threading.Event()
+
+    def run(self, work: GraphWork, on_step: Callable[[Step], None], on_line: Callable[[str], None]) -> Path:
+        try:
+            names = {part: self.server.upload(path) for part, path in work.files.items()}
+            prompt = self.server.queue(_with_files(work.graph, names))
+            on_line(f"{self.name} has it as {prompt}")
+            outputs = self._follow(prompt)
+            return self._fetch(outputs, work)
+        except Refused as error:
+            raise JobFailed(f"{self.name} refused the graph: {error}", is_final=True) from None
+        except NoAnswer as error:
+            raise PlaceLost(f"{self.name} does not answer ({error}). Start it again.") from None
+
+    def is_there(self) -> bool:
+        end = time.monotonic() + AWAY_S
+        while time.monotonic() < end and not self._stops.wait(POLL_S):
+            if self.server.answers():
+                return True
+        return False
+
+    def stop(self) -> None:
+        self._stops.set()
+
+    def close(self) -> None:
+        """A server is its owner's."""
+
+    def _follow(self, prompt: str) -> dict[str, Any]:
+        """Outputs of a graph, by node, once it ran."""
+        last_answer = time.monotonic()
+        while not self._stops.wait(POLL_S):
+            try:
+                history = self.server.history(prompt)
+                known = history is not None or self.server.has(prompt)
+                last_answer = time.monotonic()
+            except NoAnswer:
+                if time.monotonic() - last_answer > LOST_S:
+                    raise
+                continue
+            if history is not None:
+                status = history.get("status", {})
+                if status.get("status_str") == "error":
+                    raise JobFailed(_error(status, self.name))
+                return dict(history.get("outputs", {}))
+            if not known:  # it was started anew, or somebody emptied its queue
+                raise JobFailed(f"{self.name} does not know the job any more. Start it again.")
+        self.server.cancel(prompt)
+        raise Stopped("The server was told to stop. Start the batch again.")
+
+    def _fetch(self, outputs: dict[str, Any], work: GraphWork) -> Path:
+        """The video among the outputs, written to where it was asked for."""
+        found = [
+            item for output in outputs.values() if isinstance(output, dict) for items in output.values()
+            if isinstance(items, list) for item in items
+            if isinstance(item, dict) and str(item.get("filename", "")).lower().endswith(VIDEOS)
+        ]  # fmt: skip
+        if not found:
+            raise JobFailed(f"{self.name} ran the graph and no node put out a video. Add one that saves it.", True)
+        best = next((item for item in found if item.get("type") == "output"), found[0])
+        path = work.output.with_suffix(Path(str(best["filename"])).suffix.lower())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self.server.view(best))
+        return path
+
+
+def _with_files(data: Any, names: Mapping[str, str]) -> Any:
+    """A graph with the names that the server gave the files."""
+    if isinstance(data, dict):
+        return {name: _with_files(inner, names) for name, inner in data.items()}
+    if isinstance(data, list):
+        return [_with_files(inner, names) for inner in data]
+    return names.get(data[1:], data) if isinstance(data, str) and data.startswith("$") else data
+
+
+def _error(status: Mapping[str, Any], server: str) -> str:
+    """What the history says of a graph that failed."""
+    for message in status.get("messages", []):
+        if isinstance(message, list) and len(message) == 2 and message[0] == "execution_error":
+            data = message[1] if isinstance(message[1], dict) else {}
+            said = str(data.get("exception_message")).strip()[:800]
+            return f"{server} failed in {data.get('node_type')}: {said}\nMend that, or read its log."
+    return f"{server} ended the graph: {json.dumps(status)[:300]}. Read its log."

@@ -1,0 +1,216 @@
+"""What workers do: whole videos from files, and windows of a video that another process has encoded and records."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.dialects import Kind
+from ..checkpoints.load import load_transformer, load_vae, open_checkpoint
+from ..engine.engine import Engine
+from ..engine.host import ModelHandle, ProcessHost
+from ..engine.render import render
+from ..engine.shared import Beginning, share_beginning
+from ..lora.use import LoraUse
+from ..memory.residency import Residency
+from ..models.transformer import HEAD_WIDTH
+from ..ops.precision import DTYPES
+from ..parallel.layout import WantedRanks, choose_layout
+from ..pipeline import TalkingVideoPipeline
+from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest
+from ..sampling.conditioning import Conditioning
+from ..sampling.setup import SamplingSetup
+from ..sampling.state import WindowState
+from ..sampling.window import StepReport
+from .messages import Made
+from .ranks import join, layout_for
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """A request whose video is written to request.output. overwrite, resume: see TalkingVideoPipeline.generate."""
+
+    request: TalkRequest
+    files: ModelFiles
+    options: EngineOptions
+    wanted: WantedRanks
+    overwrite: bool = False
+    resume: str = "auto"
+
+    @property
+    def key(self) -> Hashable:
+        return self.files, self.options, self.wanted, self._num_passes
+
+    @property
+    def _num_passes(self) -> int:
+        return len(SamplingSetup.of(self.request.settings, self.request.has_speech).passes)
+
+    def for_rank(self, rank: int) -> VideoTask:
+        return self
+
+    def load(self, worker: Worker) -> TalkingVideoPipeline:
+        options = replace(self.options, device=worker.place.device(self.options.device))
+        pipeline = TalkingVideoPipeline(self.files, options)
+        if worker.place.world > 1:
+            plan = layout_for(pipeline, self.request, self.wanted, worker.place.world)
+            join(pipeline, self.request, self.wanted, worker.join(plan.layout, pipeline.engine.host.device))
+        return pipeline
+
+    def perform(self, models: TalkingVideoPipeline, worker: Worker) -> Path | None:
+        if worker.place.rank:
+            models.assist(self.request)
+            return None
+        return models.generate(self.request, overwrite=self.overwrite, on_step=worker.step, resume=self.resume)
+
+
+@dataclass(frozen=True)
+class NamedModels:
+    """What samples, by the names of its files. loras: by paths. vae_dtype: of its weights."""
+
+    transformer: tuple[Path, ...]
+    adapter: tuple[Path, ...]
+    vae: tuple[Path, ...]
+    vae_dtype: torch.dtype
+    loras: tuple[LoraUse, ...]
+    options: EngineOptions
+
+    @property
+    def stamps(self) -> tuple[tuple[Path, int, int], ...]:
+        """Its files as they are now: path, bytes, time."""
+        loras = [Path(lora.path) for lora in self.loras if lora.path is not None]
+        files = [(path, path.stat()) for path in (*self.transformer, *self.adapter, *self.vae, *loras)]
+        return tuple((path, state.st_size, state.st_mtime_ns) for path, state in files)
+
+    def open(self, host: ProcessHost) -> Engine:
+        """Ready to load. Raises: CheckpointError for files that are not there any more."""
+        transformer = open_checkpoint(self.transformer, Kind.TRANSFORMER)
+        adapter = open_checkpoint(self.adapter, Kind.ADAPTER) if self.adapter else None
+        vae = open_checkpoint(self.vae, Kind.VAE)
+        load = partial(
+            load_transformer, transformer, adapter, dtype=DTYPES[self.options.dtype], quantize=self.options.quantize
+        )
+        return Engine(
+            host, ModelHandle(transformer, host, load, Residency),
+            ModelHandle(vae, host, partial(load_vae, vae, dtype=self.vae_dtype)), self.options, loras=self.loras,
+            adapter=adapter,
+        )  # fmt: skip
+
+
+def paths_of(checkpoint: Checkpoint | None) -> tuple[Path, ...]:
+    return () if checkpoint is None else tuple(path.absolute() for path in checkpoint.paths)
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """A video's windows; the process that sends it answers for sound and pictures, and writes what is made.
+
+    Args:
+        conditioning: without sound, reference pictures and source. sound: (speakers, frames) and silence, or None.
+        num_references: pictures. has_source: whether parts of a source video are kept.
+        state: after the windows that are there already.
+    """
+
+    models: NamedModels
+    wanted: WantedRanks
+    settings: LoopSettings
+    seed: int
+    conditioning: Conditioning | None
+    sound: tuple[int, int | None, Tensor] | None
+    num_references: int
+    has_source: bool
+    state: WindowState | None
+    has_audio: bool
+
+    @property
+    def key(self) -> Hashable:
+        return self.models, self.models.stamps, self.wanted, len(self._setup.passes)
+
+    @property
+    def _setup(self) -> SamplingSetup:
+        return SamplingSetup.of(self.settings, self.has_audio)
+
+    def for_rank(self, rank: int) -> RenderTask:
+        return self if rank == 0 else replace(self, conditioning=None, sound=None, state=None)
+
+    def load(self, worker: Worker) -> Engine:
+        options = replace(self.models.options, device=worker.place.device(self.models.options.device))
+        engine = replace(self.models, options=options).open(ProcessHost(options.device))
+        world = worker.place.world
+        if world > 1:
+            heads, num_passes = engine.weights.dim // HEAD_WIDTH, len(self._setup.passes)
+            layout = choose_layout(self.wanted, world, heads, num_passes).layout
+            engine.join(worker.join(layout, engine.host.device), self.wanted.shard)
+        return engine
+
+    def perform(self, models: Engine, worker: Worker) -> None:
+        begin = share_beginning(models.team, partial(self._begin, worker))
+        assert begin is not None
+        is_first = worker.place.rank == 0
+        on_step = partial(_show, worker) if is_first else None
+        for window in render(models, begin.conditioning, self._setup, self.seed, (), on_step, begin.state):
+            if is_first:
+                worker.tell(Made(replace(window, latents=window.latents.cpu().clone())))
+
+    def _begin(self, worker: Worker) -> Beginning:
+        assert self.conditioning is not None, "it is the first rank's"
+        audio = None if self.sound is None else AskedAudio(worker, *self.sound)
+        references = AskedPictures(worker, self.num_references)
+        source = AskedSource(worker) if self.has_source else None
+        return Beginning(
+            replace(self.conditioning, references=references, audio=audio, source=source), self.state
+        )  # fmt: skip
+
+
+class AskedAudio:
+    """An `AudioSource` that another process has."""
+
+    def __init__(self, worker: Worker, num_speakers: int, num_frames: int | None, silence: Tensor) -> None:
+        self._worker, self.num_speakers, self.num_frames, self.silence = worker, num_speakers, num_frames, silence
+
+    def features(self, start: int, stop: int) -> Tensor:
+        features: Tensor = self._worker.ask("features", start, stop)
+        return features
+
+
+class AskedPictures(Sequence[Tensor]):
+    """Reference pictures [3, H, W] that another process has."""
+
+    def __init__(self, worker: Worker, count: int) -> None:
+        self._worker, self._count = worker, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return self._worker.ask("picture", index % self._count)
+
+
+class AskedSource:
+    """`SourceFrames` that another process has."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        frames: Tensor = self._worker.ask("frames", start, stop)
+        return frames
+
+    def region(self, start: int, stop: int) -> Tensor:
+        region: Tensor = self._worker.ask("region", start, stop)
+        return region
+
+
+def _show(worker: Worker, report: StepReport) -> None:
+    """What a page shows of a step: where it is, and the last frame."""
+    worker.tell(replace(report, denoised=report.denoised[:, -1:].cpu().clone()))
+    worker.stop_if_asked()
