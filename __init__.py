@@ -15,6 +15,7 @@ from .nodes_model_loading import NODES as LOADING_NODES
 from .nodes_options import NODES as OPTION_NODES
 from .nodes_refused import NODES as REFUSED_NODES
 from .nodes_sampler import NODES as SAMPLER_NODES
+from .nodes_speech import NODES as SPEECH_NODES
 from .nodes_text import NODES as TEXT_NODES
 
 WEB_DIRECTORY = "./wanvideo/web"
@@ -46,7 +47,7 @@ def _prefix(other: str | None) -> str:
     return PREFIX
 
 
-_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
+_NODES = (*LOADING_NODES, *OPTION_NODES, *AUDIO_NODES, *SPEECH_NODES, *TEXT_NODES, *CONDITIONING_NODES, *SAMPLER_NODES)
 
 register_folders()
 show_warnings()

@@ -411,7 +411,8 @@ class TalkRequest:
         Raises: InputError for unknown or missing keys, and for boxes that do not match the sounds.
         """
         job = parse_job(data)
-        speakers = tuple(Speaker(audio, box) for audio, box in zip(job.audios, job.boxes, strict=True))
+        people = zip(job.audios, job.boxes, job.masks, strict=True)
+        speakers = tuple(Speaker(audio, box, mask) for audio, box, mask in people)
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
         return cls(job.prompts, job.reference, speakers, audio_type=job.audio_type, keep=keep, **settings)
 

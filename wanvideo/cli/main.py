@@ -23,6 +23,7 @@ COMMANDS = {
     "make-models": "write a complete set of synthetic models",
     "convert": "write a model file in another precision: fp8, int8, fp4 or bf16",
     "plan": "say what a video will need and how long it will take, without loading a model",
+    "voices": "list the languages and voices that text is spoken with",
     "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
 }
