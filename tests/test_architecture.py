@@ -31,6 +31,9 @@ LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in 
 EXCEPTIONS = {
     ("__main__", "cli"),
     ("cli", "pipeline"),
+    ("cli", "app"),  # the command that starts it
+    ("app", "cli"),  # a form is read as the flags are
+    ("app", "pipeline"),
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),

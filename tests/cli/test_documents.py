@@ -43,7 +43,14 @@ def test_every_flag_and_command_is_named(name):
 
 @pytest.mark.parametrize("name", READMES)
 def test_flags_in_the_documents_exist(name):
-    known = set(build_parser("generate")._option_string_actions) | {"--two", "--out", "--layout", "--nproc_per_node"}
+    known = set(build_parser("generate")._option_string_actions) | {
+        "--two",
+        "--out",
+        "--layout",
+        "--nproc_per_node",
+        "--host",
+        "--port",
+    }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", text_of(name)))
     assert used <= known, used - known
 

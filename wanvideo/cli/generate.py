@@ -64,6 +64,15 @@ def read_job(argv: list[str], program: str = "generate") -> Job:
     return Job(request, files, options, flags.overwrite, flags.resume, ranks)
 
 
+def read_engine(argv: list[str], program: str) -> tuple[ModelFiles, EngineOptions]:
+    """Models and options that flags name, all flags checked; no job is read and nothing is opened."""
+    flags = _parse(argv, program)
+    _refuse_what_is_missing(flags)
+    with named(FLAGS):
+        _settings(flags, parse_size(flags.size))
+        return _files(flags), _options(flags)
+
+
 def _request(flags: argparse.Namespace) -> TalkRequest:
     size = parse_size(flags.size)
     checks.number("seed", flags.base_seed, -(2**64), 2**64 - 1, whole=True)

@@ -18,6 +18,7 @@ from ..errors import TalkError
 
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
+    "app": "make talking videos in a browser (needs gradio)",
     "runs": "list, show, resume or remove videos that are being made or were not finished",
     "demo": "make tiny random models and a short video with them, to see that everything works",
     "make-models": "write a complete set of synthetic models",
