@@ -97,7 +97,7 @@ def read_form(form: Form, base: Sequence[str], uploads: Uploads, speech_folder: 
 def job_of(form: Form, uploads: Uploads) -> dict[str, Any]:
     """The job file of a form, whose files are all in the store of uploads."""
     if not form.reference:
-        raise InputError("There is no picture. Upload a picture or a video.")
+        raise InputError("Nobody is seen yet. Choose a picture or a video to upload.")
     reference = uploads.keep(form.reference, (*PICTURES, *VIDEOS), "The picture or video")
     people = len(form.voices if form.speech == TEXT else form.sounds)
     if not 1 <= people <= MOST_PEOPLE:

@@ -20,7 +20,7 @@ from ..video.reader import open_frames
 from .form import BOXES, FILES, MASKS, MOST_PEOPLE, NO_REGIONS, SCHEDULERS, TEXT, Form, Knobs
 from .queue import ENDED, WAITING, Task
 from .studio import Studio
-from .texts import Texts
+from .texts import ENGLISH, Texts
 from .uploads import PICTURES, SOUNDS, VIDEOS
 
 VIDEO_ROUTE = "talk/video"
@@ -37,6 +37,7 @@ class Page:
 
     def __init__(self, studio: Studio, texts: Texts) -> None:
         self.studio, self.texts = studio, texts
+        gr.Navbar(main_page_name=ENGLISH.language)
         gr.Markdown(f"# {texts.title}\n{texts.intro}")
         self.task = gr.BrowserState("", storage_key="talking-video-task")
         self.last = gr.State("")
@@ -197,9 +198,10 @@ class Page:
         task = self.studio.queue.find(name or "")
         if task is None:
             return tuple(gr.skip() for _ in range(6))
-        run = self.studio.run_of(task) if task.state not in (WAITING,) else None
+        run = self.studio.run_of(task) if task.state != WAITING else None
         now = f"{task.id} {task.state} {task.window} {run}"
-        status = f"<p>{self._status(task)}</p><progress max='{task.num_steps or 1}' value='{task.step}'></progress>"
+        bar = f"<progress style='width:100%' max='{task.num_steps or 1}' value='{task.step}'></progress>"
+        status = f"<p>{self._status(task)}</p>{bar}"
         button = gr.update(interactive=task.state not in ENDED)
         if now == last:
             return last, status, gr.skip(), button, gr.skip(), gr.skip()

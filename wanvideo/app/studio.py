@@ -130,7 +130,7 @@ class Studio:
             if path is not None and not Path(path).resolve().is_relative_to(self.folder.resolve()):
                 raise InputError(
                     f"The run names {Path(path).name!r}, which is not in the app's folder. "
-                    "Resume it with `python -m wanvideo runs resume`."
+                    "Run `python -m wanvideo runs resume` for it."
                 )
 
 
