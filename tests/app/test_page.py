@@ -10,7 +10,7 @@ from support import jobs
 from support.comfy_page import launch_chromium
 from support.comfy_server import Unavailable
 from support.speech import install_kokoro
-from test_studio import base, free_port
+from support.studio import base, free_port
 
 from wanvideo.app import server
 from wanvideo.app.studio import Studio
@@ -33,7 +33,7 @@ def address(tmp_path, monkeypatch):
     arriving.mkdir(parents=True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    studio = Studio(base(), tmp_path / "out", Uploads(tmp_path / "out" / "uploads", arriving, 10**6))
+    studio = Studio(base("multi"), tmp_path / "out", Uploads(tmp_path / "out" / "uploads", arriving, 10**6))
     port = free_port()
     pages = server.launch(studio, server.HOST, port, 10**6, is_blocking=False)
     yield f"http://{server.HOST}:{port}"
@@ -73,12 +73,12 @@ def until(page, text):
 
 def test_two_users_make_videos_cancel_and_resume(browser, address, tmp_path):
     first, second = opened(browser, address), opened(browser, f"{address}/zh")
-    fill(first, tmp_path, seconds=8.0)
+    fill(first, tmp_path, seconds=14.0)
     fill(second, tmp_path, seconds=0.6, name="short.wav", frequency=300.0)
     first.click("#plan")
     first.wait_for_function("document.querySelector('#planned textarea')?.value.includes('windows of 2 steps')")
     first.click("#run")
-    until(first, "window 3")
+    first.wait_for_selector("#video video")
     second.click("#run")
     until(second, "等待中")
     assert "前面还有 1 个" in second.inner_text("#status")
@@ -94,7 +94,7 @@ def test_two_users_make_videos_cancel_and_resume(browser, address, tmp_path):
     first.click("#resume")
     until(first, "running")
     until(first, "finished")
-    assert first.evaluate(PLAYED) == [True, 48, 200]
+    assert first.evaluate(PLAYED) == [True, 48, 350]
     first.screenshot(path=tmp_path / "english.png", full_page=True)
     second.screenshot(path=tmp_path / "chinese.png", full_page=True)
 

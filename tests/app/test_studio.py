@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from support import jobs
+from support.studio import base, free_port
 
 from wanvideo.app import server
 from wanvideo.app.form import Form, Knobs
@@ -19,17 +20,6 @@ from wanvideo.cli.main import main
 from wanvideo.errors import InputError, UnsupportedError
 from wanvideo.pipeline import TalkingVideoPipeline
 from wanvideo.video.reader import open_frames
-
-FLAGS = (
-    "--mode streaming --device cpu --dtype fp32 --size 48x48 --frame_num 13 --motion_frame 5 --sample_steps 2 "
-    "--sample_text_guide_scale 1 --sample_audio_guide_scale 1 --scheduler euler"
-).split()
-
-
-def base():
-    files = jobs.official_files()
-    named = {"ckpt_dir": files.transformer, "infinitetalk_dir": files.adapter, "wav2vec_dir": files.wav2vec}
-    return [*FLAGS, *(f"--{name}={path}" for name, path in named.items())]
 
 
 @pytest.fixture
@@ -180,12 +170,6 @@ def test_it_starts_with_the_reference_s_models_if_none_are_named(monkeypatch):
     with pytest.raises(InputError, match="'--sample_step' is no flag"):
         server.main(["--port", str(free_port()), "--sample_step", "8"])
     assert server.PORT == 8418 and server.HOST == "127.0.0.1"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_both_languages_say_everything():
