@@ -134,7 +134,8 @@ def paint(page, folder):
 
 def choose_layer(page, person):
     page.locator("#painted .layer-title-button").click()
-    page.locator("#painted").get_by_role("button", name=person).last.click()
+    page.locator("#painted li button", has_text=person).click()
+    page.wait_for_timeout(300)
 
 
 def test_what_is_wrong_is_said_on_the_page_and_files_stay_inside(browser, address, tmp_path):

@@ -29,6 +29,7 @@ POLL_S = 1.0
 PICTURE, MOVING = "picture", "video"
 SIZES = ("infinitetalk-480", "infinitetalk-720")
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+IN_ORDER = PRIVATE | {"trigger_mode": "always_last"}  # an answer never comes after that to a later change
 PREPARE = {"concurrency_id": "prepare", "concurrency_limit": 1}  # speech is made by one at a time
 
 
@@ -56,11 +57,14 @@ class Page:
         video = gr.File(label=say.video, file_types=list(VIDEOS), type="filepath", height=110, visible=False)
         prompt = gr.Textbox(label=say.prompt, lines=2, max_length=5000, elem_id="prompt")
         regions = gr.Radio(
-            [(say.no_regions, NO_REGIONS), (say.boxes, BOXES), (say.masks, MASKS)], value=NO_REGIONS, label=say.regions
+            [(say.no_regions, NO_REGIONS), (say.boxes, BOXES), (say.masks, MASKS)],
+            value=NO_REGIONS,
+            label=say.regions,
+            info=say.paint_hint,
         )
         layers = [say.person.format(number) for number in range(1, MOST_PEOPLE + 1)]
         painted = gr.ImageEditor(
-            label=f"{say.paint}. {say.paint_hint}", type="numpy", sources=(), transforms=(), visible=False,
+            label=say.paint, type="numpy", sources=(), transforms=(), visible=False,
             layers=gr.LayerOptions(allow_additional_layers=False, layers=layers), format="png",
             brush=gr.Brush(default_size=40, colors=["#ff3b30", "#34c759", "#0a84ff"], color_mode="fixed"),
             elem_id="painted",
@@ -69,11 +73,8 @@ class Page:
             lambda kind: (gr.update(visible=kind == PICTURE), gr.update(visible=kind == MOVING)), kind,
             [picture, video], **PRIVATE,
         )  # fmt: skip
-        regions.change(
-            lambda how, *given: self._canvas(how, *given), [regions, kind, picture, video], painted, **PRIVATE
-        )  # fmt: skip
-        for upload in (picture, video):
-            upload.change(self._canvas, [regions, kind, picture, video], painted, **PRIVATE)
+        gr.on([regions.change, picture.change, video.change], self._canvas, [regions, kind, picture, video], painted,
+              **IN_ORDER)  # fmt: skip
         return [kind, picture, video, prompt, regions, painted]
 
     def _canvas(self, regions: str, kind: str, picture: str | None, video: str | None) -> Any:
@@ -110,8 +111,8 @@ class Page:
             shown += [gr.update(visible=spoken)]
             return shown + [gr.update(visible=spoken and index < people) for index in range(MOST_PEOPLE)]
 
-        for choice in (people, speech):
-            choice.change(arrange, [people, speech], [placement, *sounds, text, *voices], **PRIVATE)
+        gr.on([people.change, speech.change], arrange, [people, speech], [placement, *sounds, text, *voices],
+              **IN_ORDER)  # fmt: skip
         return [people, speech, placement, *sounds, text, *voices]
 
     def _numbers(self) -> list[Any]:
