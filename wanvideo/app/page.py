@@ -106,10 +106,10 @@ class Page:
 
         def arrange(people: int, speech: str) -> list[Any]:
             spoken = speech == TEXT
-            shown = [gr.update(visible=not spoken and people > 1)]
-            shown += [gr.update(visible=not spoken and index < people) for index in range(MOST_PEOPLE)]
-            shown += [gr.update(visible=spoken)]
-            return shown + [gr.update(visible=spoken and index < people) for index in range(MOST_PEOPLE)]
+            updates = [gr.update(visible=not spoken and people > 1)]
+            updates += [gr.update(visible=not spoken and index < people) for index in range(MOST_PEOPLE)]
+            updates += [gr.update(visible=spoken)]
+            return updates + [gr.update(visible=spoken and index < people) for index in range(MOST_PEOPLE)]
 
         gr.on([people.change, speech.change], arrange, [people, speech], [placement, *sounds, text, *voices],
               **IN_ORDER)  # fmt: skip
