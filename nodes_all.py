@@ -10,8 +10,9 @@ from .nodes_options import NODES as OPTIONS
 from .nodes_parallel import NODES as PARALLEL
 from .nodes_refused import NODES as REFUSED
 from .nodes_sampler import NODES as SAMPLING
+from .nodes_speech import NODES as SPEECH
 from .nodes_talk import NODES as TALK
 from .nodes_text import NODES as TEXT
 
 __all__ = ["NODES", "REFUSED"]
-NODES = (*TALK, *LOADING, *OPTIONS, *PARALLEL, *AUDIO, *TEXT, *CONDITIONING, *SAMPLING, *LOOK)
+NODES = (*TALK, *LOADING, *OPTIONS, *PARALLEL, *AUDIO, *SPEECH, *TEXT, *CONDITIONING, *SAMPLING, *LOOK)

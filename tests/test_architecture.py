@@ -33,6 +33,9 @@ EXCEPTIONS = {
     ("cli", "pipeline"),
     ("fleet", "pipeline"),
     ("cli", "fleet"),
+    ("cli", "app"),  # the command that starts it
+    ("app", "cli"),  # a form is read as the flags are
+    ("app", "pipeline"),
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),

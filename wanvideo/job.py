@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Union
 
 from . import checks
-from .errors import InputError, UnsupportedError
+from .errors import InputError
 from .untrusted import read_json
 
 KEYS = (
     "prompt", "negative_prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "mask", "tts_audio",
     "video_audio", "keep",
 )  # fmt: skip
+MOST_VOICES, MAX_SPEECH = 6, 20_000  # persons and characters of "tts_audio"
 SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
 SINGLE = "single"  # what some programs write for one person, where there is nothing to choose
 NUMBERED = re.compile(r"person(\d{1,9})")
@@ -47,10 +48,18 @@ class Job:
     reference: str
     audios: tuple[str | None, ...]
     boxes: tuple[Box | None, ...]
-    audio_type: str
     masks: tuple[str | None, ...]
+    audio_type: str
     negative_prompt: str | None = None
     keep: Any = None
+
+
+@dataclass(frozen=True)
+class TextToSpeak:
+    """ "tts_audio" of a job: what is said, in (s1) / (s2) turns, and a voice for each person."""
+
+    text: str
+    voices: tuple[str, ...]
 
 
 def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
@@ -67,12 +76,14 @@ def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
 def parse_job(data: dict[str, Any] | str | Path) -> Job:
     """The job, or that of the JSON file of this path.
 
-    Raises: InputError naming the key, what is allowed and what to do; UnsupportedError for what is not there yet.
+    Raises: InputError naming the key, what is allowed and what to do.
     """
     job = read_object(data, "a job")
     known_keys(job, KEYS, "The job")
     if job.get("tts_audio"):
-        raise UnsupportedError('"tts_audio" is not there yet. Make the speech first and name its file in "cond_audio".')
+        if not job.get("cond_audio"):
+            raise InputError('The sound of the job is text, "tts_audio". Say --audio_mode tts, which speaks it.')
+        logger.info('"tts_audio" of the job is not spoken without --audio_mode tts: "cond_audio" is used.')
     if job.get("video_audio") is not None:
         checks.path('"video_audio"', job["video_audio"])
         logger.info('"video_audio" of the job is not used: the video gets the sound of "cond_audio", unchanged.')
@@ -83,9 +94,34 @@ def parse_job(data: dict[str, Any] | str | Path) -> Job:
     order = _order(audios)
     return Job(
         _prompts(job), _reference(job), tuple(_audio(name, audios[name]) for name in order),
-        tuple(_box(name, boxes.get(name)) for name in order), _audio_type(job, len(order)),
-        tuple(_mask(name, masks.get(name)) for name in order), job.get("negative_prompt"), job.get("keep"),
+        tuple(_box(name, boxes.get(name)) for name in order),
+        tuple(_mask(name, masks.get(name)) for name in order), _audio_type(job, len(order)),
+        job.get("negative_prompt"), job.get("keep"),
     )  # fmt: skip
+
+
+def parse_speech(job: dict[str, Any]) -> TextToSpeak:
+    """What a job's "tts_audio" asks for. Raises: InputError naming the key."""
+    speech = job.get("tts_audio")
+    if not isinstance(speech, dict):
+        raise InputError(
+            '--audio_mode tts needs "tts_audio". Add {"text": "what is said", "human1_voice": "af_heart"}.'
+        )
+    voices = [f"human{number}_voice" for number in range(1, MOST_VOICES + 1)]
+    known_keys(speech, ("text", *voices), '"tts_audio"')
+    checks.text('"text" of "tts_audio"', speech.get("text"), MAX_SPEECH)
+    given = [name for name in voices if speech.get(name) not in (None, "")]
+    missing = next((name for name in voices[: max(1, len(given))] if name not in given), None)
+    if missing is not None:
+        raise InputError(f'"tts_audio" has no "{missing}". Name a voice for each person, from the first on.')
+    return TextToSpeak(speech["text"], tuple(checks.path(f'"{name}" of "tts_audio"', speech[name]) for name in given))
+
+
+def named_sounds(job: dict[str, Any], sounds: Iterable[str | None]) -> dict[str, Any]:
+    """The job with these files in place of its "tts_audio"; they are on one time line, so they start together."""
+    people = {f"person{number}": sound for number, sound in enumerate(sounds, 1)}
+    rest = {key: value for key, value in job.items() if key not in ("tts_audio", "cond_audio", "audio_type")}
+    return {**rest, "cond_audio": people, "audio_type": "para"}
 
 
 def _prompts(job: dict[str, Any]) -> tuple[str, ...]:

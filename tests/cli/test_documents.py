@@ -80,6 +80,8 @@ def test_flags_in_the_documents_exist(language):
         "--layout",
         "--nproc_per_node",
         "--preview",
+        "--host",
+        "--port",
         "--table",
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))

@@ -1,8 +1,10 @@
 """Flags and job files as users of the reference script have them, read into a request; no model is touched."""
 
 import json
+from pathlib import Path
 
 import pytest
+from support.speech import install_kokoro
 
 from wanvideo.cli.flags import build_parser
 from wanvideo.cli.generate import read_job
@@ -187,22 +189,32 @@ def test_a_job_may_say_what_is_made_anew(read):
         read(job={**JOB, "keep": {"boxes": [1, 2, 30, 40]}})
 
 
-@pytest.mark.parametrize(
-    ("flags", "word"),
-    [
-        (["--audio_mode", "tts"], "tts"),
-    ],
-    ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else None,
-)
-def test_what_is_not_there_yet_says_so(read, flags, word):
-    with pytest.raises(UnsupportedError, match="not there yet") as caught:
-        read(*flags)
-    assert word in str(caught.value)
+SPOKEN = {**JOB, "cond_audio": {}, "tts_audio": {"text": "Hello there.", "human1_voice": "am_adam"}}
 
 
-def test_speech_synthesis_is_not_there_yet(read):
-    with pytest.raises(UnsupportedError, match="tts_audio.*not there yet"):
-        read(job={**JOB, "cond_audio": {}, "tts_audio": {"text": "(s1) Hello.", "human1_voice": "am_adam.pt"}})
+def test_text_is_spoken_into_the_folder_of_speech(read, monkeypatch, tmp_path):
+    asked = install_kokoro(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (speaker,) = read("--audio_mode", "tts", "--audio_save_dir", "spoken", job=SPOKEN).request.speakers
+    assert Path(speaker.audio).match("spoken/*/s1.wav") and Path(speaker.audio).is_file()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    read("--audio_mode", "tts", "--audio_save_dir", "spoken", job=SPOKEN)
+    assert asked.spoken == [("Hello there.", "am_adam")]
+    with pytest.raises(UnsupportedError, match="wanvideo plan"):
+        read("--audio_mode", "tts", "--audio_save_dir", "elsewhere", job=SPOKEN)
+
+
+def test_what_is_wrong_is_said_before_anybody_speaks(read, monkeypatch, tmp_path):
+    asked = install_kokoro(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for flags, word in ((["--sample_steps", "0"], "--sample_steps"), (["--dtype", "fp64"], "fp64")):
+        with pytest.raises(InputError, match=word):
+            read("--audio_mode", "tts", *flags, job=SPOKEN)
+    with pytest.raises(InputError, match='--audio_mode tts needs "tts_audio"'):
+        read("--audio_mode", "tts")
+    with pytest.raises(InputError, match="Say --audio_mode tts"):
+        read(job=SPOKEN)
+    assert not asked.spoken
 
 
 def test_ranks_of_one_video(read, monkeypatch):

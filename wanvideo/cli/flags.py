@@ -45,7 +45,7 @@ def build_parser(program: str) -> Parser:
     add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
     add("--overwrite", **switch, help="replace the result if it exists")
     add("--resume", default="auto", metavar="auto|never|RUN", help="go on with an unfinished run of the same request")
-    add("--audio_save_dir", default="save_audio", help="accepted for compatibility; no scratch files are written")
+    add("--audio_save_dir", default="save_audio", help="where speech goes that is made from text")
 
     add("--ckpt_dir", help="Wan2.1-I2V-14B folder, or the transformer's file")
     add("--infinitetalk_dir", help="audio adapter file (single or multi), or its folder")
@@ -67,7 +67,7 @@ def build_parser(program: str) -> Parser:
     add("--fps", type=real, default=FPS, help="frames a second of the result; the adapters were trained at 25")
     add("--motion_frame", type=whole, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B")
     add("--base_seed", type=whole, default=42, help="below 0: random")
-    add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="where the sound comes from")
+    add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="sound files, or text that is spoken")
     _add_source_flags(parser, switch)
 
     add("--scheduler", help=f"noise schedule; {SCHEDULER}, with a few-step LoRA {FEW_STEP_SCHEDULER}, if not given")

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
+from ..engine.spoken import is_spoken, spoken_job
 from ..errors import InputError, UnsupportedError
 from ..geometry import parse_size, snap_frames
+from ..job import parse_speech, read_object
 from ..keep import Keep
 from ..lora.few_steps import few_steps_of
 from ..ops.attention.backends import known
@@ -67,14 +69,24 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
     return Job(request, files, options, flags.overwrite, flags.resume, ranks)
 
 
+def read_engine(argv: list[str], program: str) -> tuple[ModelFiles, EngineOptions]:
+    """Models and options that flags name, all flags checked; no job is read and nothing is opened."""
+    flags = _parse(argv, program)
+    _refuse_what_is_missing(flags)
+    with named(FLAGS):
+        _settings(flags, parse_size(flags.size))
+        return _files(flags), _options(flags)
+
+
 def _request(flags: argparse.Namespace) -> TalkRequest:
     size = parse_size(flags.size)
     checks.number("seed", flags.base_seed, -(2**64), 2**64 - 1, whole=True)
     most = MOST_FRAMES if flags.max_frame_num is None else flags.max_frame_num
+    settings = _settings(flags, size)
     request = TalkRequest.from_job(
-        flags.input_json,
+        _speak(flags) if flags.audio_mode == "tts" else flags.input_json,
         size=size,
-        settings=_settings(flags, size),
+        settings=settings,
         seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
@@ -234,10 +246,18 @@ def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
             f"--ulysses_size {flags.ulysses_size} x --ring_size {flags.ring_size} need {degrees} processes, this is "
             f"one. Start it as torchrun --nproc_per_node={degrees} generate_infinitetalk.py ..."
         )
-    if flags.audio_mode == "tts":
+
+
+def _speak(flags: argparse.Namespace) -> dict[str, Any]:
+    """The job with its text spoken."""
+    folder = Path(checks.path("--audio_save_dir", flags.audio_save_dir))
+    job = read_object(flags.input_json, "a job")
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1") and not is_spoken(parse_speech(job), folder):
         raise UnsupportedError(
-            '--audio_mode tts is not there yet. Make the speech first and name its file in the job\'s "cond_audio".'
+            "--audio_mode tts speaks in one process, and these are many. Run `python -m wanvideo plan` with the same "
+            "flags once, which speaks, then start this again."
         )
+    return spoken_job(job, folder)
 
 
 def _name(flags: argparse.Namespace, request: TalkRequest) -> str:

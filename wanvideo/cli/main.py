@@ -20,11 +20,13 @@ from ..errors import TalkError
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
     "batch": "make many videos from a file of jobs, on this machine's GPUs, a Ray cluster or ComfyUI servers",
+    "app": "make talking videos in a browser (needs gradio)",
     "runs": "list, show, resume or remove videos that are being made or were not finished",
     "demo": "make tiny random models and a short video with them, to see that everything works",
     "make-models": "write a complete set of synthetic models",
     "convert": "write a model file in another precision: fp8, int8, fp4 or bf16",
     "plan": "say what a video will need and how long it will take, without loading a model",
+    "voices": "list the languages and voices that text is spoken with",
     "presets": "list the presets and every number that they set",
     "bench": "measure a window on this machine with random weights",
     "doctor": "say what this machine has, what works on it, and which model files are there",

@@ -1,0 +1,153 @@
+"""What the pages do: plan, make, cancel, list and resume videos of one folder, through the public pipeline."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..cli.generate import Job
+from ..engine.manifests import Job as Stored
+from ..errors import InputError, OutputError
+from ..pipeline import TalkingVideoPipeline
+from ..request import EngineOptions, ModelFiles, TalkRequest
+from ..runs.find import AUTO, Found, find_runs
+from ..runs.store import GROWING
+from ..video.writer import free_name
+from .form import Form, read_form
+from .queue import Task, TaskQueue
+from .uploads import Uploads
+
+SPEECH = "speech"
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run as the list has it. state: running, stopped or finished. seconds: that are there. prompt: the first one."""
+
+    name: str
+    state: str
+    num_windows: int
+    of_windows: int
+    seconds: float
+    prompt: str
+
+
+class Studio:
+    """One for a server. The models of the last video stay, for the next one of the same models and options.
+
+    Args:
+        base: flags of `generate` that the app was started with. folder: of videos, runs, uploads and speech.
+    """
+
+    def __init__(self, base: Sequence[str], folder: Path, uploads: Uploads) -> None:
+        self.base, self.folder, self.uploads = tuple(base), folder, uploads
+        self.queue = TaskQueue()
+        self._pipeline: TalkingVideoPipeline | None = None
+
+    def read(self, form: Form) -> Job:
+        """The job of a form, everything it names opened and checked. Raises: TalkError."""
+        job = read_form(form, self.base, self.uploads, str(self.folder / SPEECH))
+        TalkingVideoPipeline(job.files, job.options).check(job.request)
+        return job
+
+    def plan(self, form: Form) -> str:
+        """What it needs and how long it takes. Raises: TalkError."""
+        job = read_form(form, self.base, self.uploads, str(self.folder / SPEECH))
+        return TalkingVideoPipeline(job.files, job.options).plan(job.request).describe()
+
+    def submit(self, form: Form) -> Task:
+        """Queue a video. Raises: TalkError, before anything is queued."""
+        job = self.read(form)
+        return self.queue.submit(lambda task: self._make(job.request, job.files, job.options, AUTO, task))
+
+    def runs(self) -> list[RunLine]:
+        """Runs of the folder, the newest first."""
+        found = sorted(find_runs(self.folder), key=lambda run: -(run.folder / "manifest.json").stat().st_mtime)
+        return [_line(run) for run in found]
+
+    def resume(self, name: str) -> Task:
+        """Queue what a run lacks. Raises: InputError, OutputError."""
+        run = self._run(name)
+        if run.manifest.job is None:
+            raise OutputError(f"{name} was begun in ComfyUI. Queue the same graph there, which goes on with it.")
+        if run.is_live:
+            raise InputError(f"{name} is being made. Wait for it, or cancel it first.")
+        stored = Stored.from_json(run.manifest.job, name)
+        self._check_own(stored.request)
+        files = _absolute(stored.files, Path(str(run.manifest.job.get("folder", "."))))
+        return self.queue.submit(
+            lambda task: self._make(stored.request, files, stored.options, str(run.folder), task)
+        )  # fmt: skip
+
+    def video_of(self, name: str) -> Path:
+        """The file of a run that can be played now. Raises: InputError."""
+        run = self._run(name)
+        file = run.folder / (run.manifest.video or GROWING)
+        if not file.is_file():
+            raise InputError(f"{name} has no video yet. Wait for its first window.")
+        return file
+
+    def run_of(self, task: Task) -> str | None:
+        """The name of the run folder that a task writes, once it has a window."""
+        output = None if task.output is None else str(task.output)
+        runs = [run for run in find_runs(self.folder) if run.manifest.progress.num_windows]
+        found = (run for run in runs if run.manifest.output == output) if output else (r for r in runs if r.is_live)
+        return next((run.folder.name for run in found), None)
+
+    def close(self) -> None:
+        """Stop the worker; what is finished of its video can be gone on with."""
+        self.queue.stop()
+
+    def _make(self, request: TalkRequest, files: ModelFiles, options: EngineOptions, resume: str, task: Task) -> Path:
+        task.check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        output = free_name(self.folder / "talking_video.mp4").absolute()
+        request = replace(request, output=str(output))
+        return (
+            self._pipeline_of(files, options).generate(request, output, on_step=task.report, resume=resume).absolute()
+        )
+
+    def _pipeline_of(self, files: ModelFiles, options: EngineOptions) -> TalkingVideoPipeline:
+        known = self._pipeline
+        if known is None or (known.named, known.options) != (files, options):
+            self._pipeline = known = None  # its memory goes before the next one's is taken
+            gc.collect()
+            self._pipeline = known = TalkingVideoPipeline(files, options)
+        return known
+
+    def _run(self, name: str) -> Found:
+        found = next((run for run in find_runs(self.folder) if run.folder.name == name), None)
+        if found is None:
+            raise InputError(f"There is no run {name[:80]!r} in the list. Choose one of it.")
+        return found
+
+    def _check_own(self, request: TalkRequest) -> None:
+        """A run's job names files of the app's folder only, whoever wrote it there."""
+        masks = [speaker.mask for speaker in request.speakers] + [request.keep.mask if request.keep else None]
+        for path in (request.reference, *(speaker.audio for speaker in request.speakers), *masks):
+            if path is not None and not Path(path).resolve().is_relative_to(self.folder.resolve()):
+                raise InputError(
+                    f"The run names {Path(path).name!r}, which is not in the app's folder. "
+                    "Run `python -m wanvideo runs resume` for it."
+                )
+
+
+def _line(run: Found) -> RunLine:
+    manifest, done = run.manifest, run.manifest.progress
+    state = "running" if run.is_live else "stopped" if manifest.video is None else "finished"
+    request = (manifest.job or {}).get("request")
+    prompts = request.get("prompts") if isinstance(request, dict) else None
+    prompt = str(prompts[0]) if isinstance(prompts, list) and prompts else ""
+    return RunLine(
+        run.folder.name, state, done.num_windows, manifest.plan.num_windows, done.num_frames / manifest.plan.fps, prompt
+    )
+
+
+def _absolute(files: ModelFiles, folder: Path) -> ModelFiles:
+    """Paths as they were seen from the folder that a run was begun in."""
+    names = ("transformer", "adapter", "folder", "vae", "text_encoder", "tokenizer", "clip_vision", "wav2vec")
+    seen = {name: str(folder / Path(path).expanduser()) for name in names if (path := getattr(files, name)) is not None}
+    loras = tuple(replace(lora, path=str(folder / Path(lora.path).expanduser())) for lora in files.loras)
+    return replace(files, **seen, loras=loras)

@@ -1,0 +1,5 @@
+"""`app`: the same in a browser."""
+
+from ..app.server import main
+
+__all__ = ["main"]
