@@ -311,7 +311,7 @@ def test_convert_refuses_first(tmp_path, capsys):
     for arguments, message in [
         ((source, tmp_path / "x.bin", "fp8"), "is a .safetensors file, not x.bin"),
         ((source, source, "fp8"), "exists already"),
-        ((vae, tmp_path / "x.safetensors", "fp8"), "vae.safetensors is a Wan2.1 VAE.*only a transformer"),
+        ((vae, tmp_path / "x.safetensors", "fp8"), "vae.safetensors is a Wan2.1 VAE.*which is not quantized"),
         ((tmp_path / "none.safetensors", tmp_path / "x.safetensors", "fp8"), "There is no model file"),
     ]:
         with pytest.raises((InputError, CheckpointError), match=message):
