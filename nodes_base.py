@@ -124,6 +124,11 @@ def text(default: str = "", multiline: bool = False) -> tuple[str, dict[str, Any
     return "STRING", {"default": default, "multiline": multiline}
 
 
+def advanced(spec: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """A widget that the page shows only when it is asked for more."""
+    return spec[0], spec[1] | {"advanced": True}
+
+
 def socket(kind: str, lazy: bool = False) -> tuple[str, dict[str, Any]]:
     """lazy: what is linked runs only when the node's check_lazy_status asks for it."""
     return kind, {"lazy": True} if lazy else {}

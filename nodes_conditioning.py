@@ -10,7 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, number, refuse, snapped, socket, text, whole
+from .nodes_base import (
+    CATEGORY,
+    Node,
+    advanced,
+    checked,
+    choice,
+    expect,
+    flag,
+    number,
+    refuse,
+    snapped,
+    socket,
+    text,
+    whole,
+)
 from .nodes_common import path_of_video
 from .nodes_files import folder_inside
 from .nodes_model_loading import ClipEncoder
@@ -284,7 +298,7 @@ class WanVideoImageToVideoEncode(Node):
         "width": whole(832, 64, 8096, 16),
         "height": whole(480, 64, 8096, 16),
         "num_frames": NUM_FRAMES,
-        "noise_aug_strength": number(0.0, 0.0, 10.0, 0.001),
+        "noise_aug_strength": advanced(number(0.0, 0.0, 10.0, 0.001)),
         "start_latent_strength": number(1.0, 0.0, 10.0, 0.001),
         "end_latent_strength": number(1.0, 0.0, 10.0, 0.001),
         "force_offload": flag(True),
@@ -295,12 +309,12 @@ class WanVideoImageToVideoEncode(Node):
         "start_image": socket("IMAGE"),
         "end_image": socket("IMAGE"),
         "control_embeds": socket("WANVIDIMAGE_EMBEDS"),
-        "fun_or_fl2v_model": flag(True),
+        "fun_or_fl2v_model": advanced(flag(True)),
         "temporal_mask": socket("MASK"),
         "extra_latents": socket("LATENT"),
         "tiled_vae": flag(False),
         "add_cond_latents": socket("ADD_COND_LATENTS"),
-        "augment_empty_frames": number(0.0, 0.0, 10.0),
+        "augment_empty_frames": advanced(number(0.0, 0.0, 10.0)),
         "empty_frame_pad_image": socket("IMAGE"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .nodes_base import DEVICES, LOADERS, Node, choice, expect, flag, number, refuse, socket
+from .nodes_base import DEVICES, LOADERS, Node, advanced, choice, expect, flag, number, refuse, socket
 from .nodes_common import host
 from .nodes_files import (
     ADAPTERS,
@@ -158,7 +158,7 @@ class WanVideoModelLoader(FileNode):
         "fantasytalking_model": socket("FANTASYTALKINGMODEL"),
         "multitalk_model": socket("MULTITALKMODEL"),
         "fantasyportrait_model": socket("FANTASYPORTRAITMODEL"),
-        "rms_norm_function": choice("default", "default", "pytorch"),
+        "rms_norm_function": advanced(choice("default", "default", "pytorch")),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "loadmodel"
 
@@ -231,8 +231,8 @@ class WanVideoVAELoader(FileNode):
     OPTIONAL = {
         "precision": choice("bf16", "fp16", "fp32", "bf16"),
         "compile_args": socket("WANCOMPILEARGS"),
-        "use_cpu_cache": flag(False),
-        "verbose": flag(False),
+        "use_cpu_cache": advanced(flag(False)),
+        "verbose": advanced(flag(False)),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVAE",), ("vae",), "loadmodel"
 
@@ -295,7 +295,7 @@ class WanVideoLoraSelect(FileNode):
     OPTIONAL = {
         "prev_lora": socket("WANVIDLORA"),
         "blocks": socket("SELECTEDBLOCKS"),
-        "low_mem_load": flag(False),
+        "low_mem_load": advanced(flag(False)),
         "merge_loras": flag(True),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from .nodes_audio import samples_of
-from .nodes_base import Node, checked, choice, expect, flag, number, refuse, socket, whole
+from .nodes_base import Node, advanced, checked, choice, expect, flag, number, refuse, socket, whole
 from .nodes_common import RunProgress, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING
 from .nodes_job import Extras, Job, still_needed, talking_video_of
@@ -58,12 +58,12 @@ class TilesNode(Node):
 class WanVideoSamplerExtraArgs(Node):
     CATEGORY = SAMPLING
     OPTIONAL = {
-        "riflex_freq_index": whole(0, 0, 1000),
+        "riflex_freq_index": advanced(whole(0, 0, 1000)),
         "feta_args": socket("FETAARGS"),
         "context_options": socket("WANVIDCONTEXT"),
         "cache_args": socket("CACHEARGS"),
         "slg_args": socket("SLGARGS"),
-        "rope_function": choice("comfy", "default", "comfy", "comfy_chunked"),
+        "rope_function": advanced(choice("comfy", "default", "comfy", "comfy_chunked")),
         "loop_args": socket("LOOPARGS"),
         "experimental_args": socket("EXPERIMENTALARGS"),
         "unianimate_poses": socket("UNIANIMATE_POSE"),
@@ -107,7 +107,7 @@ class WanVideoSampler(Node):
         "seed": SEED,
         "force_offload": flag(True),
         "scheduler": SCHEDULER,
-        "riflex_freq_index": whole(0, 0, 1000),
+        "riflex_freq_index": advanced(whole(0, 0, 1000)),
     }
     OPTIONAL = {
         "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
@@ -117,9 +117,9 @@ class WanVideoSampler(Node):
         "context_options": socket("WANVIDCONTEXT"),
         "cache_args": socket("CACHEARGS"),
         "flowedit_args": socket("FLOWEDITARGS"),
-        "batched_cfg": flag(False),
+        "batched_cfg": advanced(flag(False)),
         "slg_args": socket("SLGARGS"),
-        "rope_function": choice("comfy", "default", "comfy", "comfy_chunked"),
+        "rope_function": advanced(choice("comfy", "default", "comfy", "comfy_chunked")),
         "loop_args": socket("LOOPARGS"),
         "experimental_args": socket("EXPERIMENTALARGS"),
         "sigmas": socket("SIGMAS"),
@@ -252,7 +252,7 @@ class WanVideoEncode(TilesNode):
     SEARCH_ALIASES = ["vae encode", "video to video"]
     REQUIRED = {"vae": socket("WANVAE"), "image": socket("IMAGE"), **TILES}
     OPTIONAL = {
-        "noise_aug_strength": number(0.0, 0.0, 10.0, 0.001),
+        "noise_aug_strength": advanced(number(0.0, 0.0, 10.0, 0.001)),
         "latent_strength": number(1.0, 0.0, 10.0, 0.001),
         "mask": socket("MASK"),
     }

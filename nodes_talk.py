@@ -10,7 +10,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from .nodes_audio import Wav2VecModelLoader, check_regions, encode_speech, regions
-from .nodes_base import CATEGORY, Node, checked, choice, number, socket, text, whole
+from .nodes_base import CATEGORY, Node, advanced, checked, choice, number, socket, text, whole
 from .nodes_common import RunProgress, host, models_folder
 from .nodes_conditioning import CUSTOM, WanVideoImageToVideoMultiTalk
 from .nodes_files import ADAPTERS, AUDIO_ENCODERS, CLIP_VISIONS, LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, Files
@@ -179,11 +179,6 @@ def _lora_of(lora: PresetLora) -> str | None:
     name = next((name for name in known if name is not None), None)
     word = _family(lora)
     return name or LORAS.choose((word, "i2v"), lambda name, _: word in name.lower() and not OTHER_MODEL.search(name))
-
-
-def advanced(spec: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    """A widget that the page shows only when it is asked for more."""
-    return spec[0], spec[1] | {"advanced": True}
 
 
 class WanVideoTalk(Node):
