@@ -24,6 +24,7 @@ from .watchdog import Watchdog, own_store
 
 logger = logging.getLogger("wanvideo")
 EXCHANGE_TIMEOUT = timedelta(minutes=30)
+MEETING_TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,23 @@ class Place:
         return f"cuda:{self.local_rank}"
 
 
+def _meet(backend: str) -> None:
+    """Make the default process group.
+
+    torchrun's agent keeps one store for all its restarts, and some versions of PyTorch do not tell them apart in it:
+    ranks would look for those that died.
+    """
+    store = None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        agent = dist.TCPStore(host, port, is_master=False, timeout=MEETING_TIMEOUT)
+        store = dist.PrefixStore(f"wanvideo/ranks/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", agent)
+    place = Place.of_environment()
+    dist.init_process_group(
+        backend, store=store, timeout=EXCHANGE_TIMEOUT, rank=place.rank, world_size=place.world
+    )  # fmt: skip
+
+
 @contextmanager
 def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
     """This process as a rank of the job that the launcher started, for as long as the context is open."""
@@ -76,7 +94,7 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
         torch.cuda.set_device(device)
     # Multicast over NVLink is a resource of the host, and hosts are shared.
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=EXCHANGE_TIMEOUT)
+    _meet("nccl" if device.type == "cuda" else "gloo")
     watchdog = None
     try:
         team = Team(Mesh(layout, device))
