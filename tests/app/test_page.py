@@ -95,7 +95,7 @@ def test_two_users_make_videos_cancel_and_resume(browser, address, tmp_path):
     second.wait_for_timeout(1500)  # the last of the videos that are put there
     assert second.evaluate(PLAYED) == [True, 48, 15] and "已停止" in second.inner_text("#runs")
     first.click("#refresh")
-    first.locator("#chosen input").fill("talking_video.run")
+    first.locator("#chosen input").fill("talking_video_1.run")
     first.keyboard.press("Enter")
     first.click("#resume")
     until(first, "running")
