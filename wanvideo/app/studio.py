@@ -16,7 +16,7 @@ from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..runs.find import AUTO, Found, find_runs
 from ..runs.store import GROWING
 from .form import Form, read_form
-from .queue import Task, TaskQueue
+from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
 SPEECH = "speech"
@@ -91,10 +91,12 @@ class Studio:
 
     def run_of(self, task: Task) -> str | None:
         """The name of the run folder that a task writes, once it has a window."""
-        output = None if task.output is None else str(task.output)
         runs = [run for run in find_runs(self.folder) if run.manifest.progress.num_windows]
-        found = (run for run in runs if run.manifest.output == output) if output else (r for r in runs if r.is_live)
-        return next((run.folder.name for run in found), None)
+        if task.output is not None:
+            task.run = next((run.folder.name for run in runs if run.manifest.output == str(task.output)), None)
+        elif task.state == RUNNING:  # the only one that this worker writes
+            task.run = next((run.folder.name for run in runs if run.is_live), task.run)
+        return task.run
 
     def close(self) -> None:
         """Stop the worker; what is finished of its video can be gone on with."""
