@@ -18,7 +18,8 @@ from wanvideo.app.uploads import Uploads
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
 PLAYED = """async () => {
-    const video = document.querySelector('#video video');
+    let video;
+    while (!(video = document.querySelector('#video video'))) await new Promise((done) => setTimeout(done, 100));
     video.muted = true;
     await video.play();
     await new Promise((done) => setTimeout(done, 300));
@@ -27,13 +28,17 @@ PLAYED = """async () => {
 
 
 @pytest.fixture
-def address(tmp_path, monkeypatch):
+def address(tmp_path, monkeypatch, request):
     install_kokoro(monkeypatch)
     arriving = tmp_path / "out" / ".arriving"
     arriving.mkdir(parents=True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    studio = Studio(base("multi"), tmp_path / "out", Uploads(tmp_path / "out" / "uploads", arriving, 10**6))
+    studio = Studio(
+        [*base("multi"), "--size", getattr(request, "param", "48x48")],
+        tmp_path / "out",
+        Uploads(tmp_path / "out" / "uploads", arriving, 10**6),
+    )
     port = free_port()
     pages = server.launch(studio, server.HOST, port, 10**6, is_blocking=False)
     yield f"http://{server.HOST}:{port}"
@@ -87,18 +92,21 @@ def test_two_users_make_videos_cancel_and_resume(browser, address, tmp_path):
     first.click("#cancel")
     until(first, "cancelled")
     until(second, "已完成")
+    second.wait_for_timeout(1500)  # the last of the videos that are put there
     assert second.evaluate(PLAYED) == [True, 48, 15] and "已停止" in second.inner_text("#runs")
     first.click("#refresh")
-    first.locator("#chosen input").fill("talking_video.run")
+    first.locator("#chosen input").fill("talking_video_1.run")
     first.keyboard.press("Enter")
     first.click("#resume")
     until(first, "running")
     until(first, "finished")
+    first.wait_for_timeout(1500)
     assert first.evaluate(PLAYED) == [True, 48, 350]
     first.screenshot(path=tmp_path / "english.png", full_page=True)
     second.screenshot(path=tmp_path / "chinese.png", full_page=True)
 
 
+@pytest.mark.parametrize("address", ["192x128"], indirect=True)
 def test_painted_regions_and_spoken_text_reach_the_run(browser, address, tmp_path):
     page = opened(browser, address)
     page.locator("#picture input[type=file]").set_input_files(jobs.picture(tmp_path, 480, 320))

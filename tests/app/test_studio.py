@@ -180,3 +180,18 @@ def test_both_languages_say_everything():
             assert chinese.count("{}") == english.count("{}"), name
     assert [key for key, _ in ENGLISH.states] == [key for key, _ in CHINESE.states]
     assert all(ENGLISH.state(name) for name in (WAITING, *ENDED, "running", "stopped"))
+
+
+def test_a_video_is_never_taken_for_the_one_that_was_cancelled_before_it(studio, form):
+    task = studio.submit(form)
+    step = task.report
+
+    def report(reported):
+        if reported.window_index == 1:
+            task.cancel()
+        step(reported)
+
+    task.report = report
+    assert wait(task).state == CANCELLED
+    other = wait(studio.submit(replace(form, knobs=Knobs(seconds=0.4, base_seed=5))))
+    assert studio.run_of(other) != studio.run_of(task) and len(frames_of(studio.video_of(studio.run_of(other)))) == 10

@@ -35,7 +35,8 @@ class Task:
     Args:
         id: not to be guessed; who knows it may cancel it. work: makes the video, and is given the task.
         step, num_steps: of the whole video, 0 before the first one. window: that runs, from 0 on.
-        output: the finished file. message: what went wrong.
+        run: name of the folder that it writes, once that is known. output: the finished file.
+        message: what went wrong.
     """
 
     work: Callable[[Task], Path]
@@ -46,6 +47,7 @@ class Task:
     step: int = 0
     num_steps: int = 0
     seconds_left: float | None = None
+    run: str | None = None
     output: Path | None = None
     message: str = ""
     _cancelled: threading.Event = field(default_factory=threading.Event)

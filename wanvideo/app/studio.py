@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,8 @@ from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..runs.find import AUTO, Found, find_runs
 from ..runs.store import GROWING
-from ..video.writer import free_name
 from .form import Form, read_form
-from .queue import Task, TaskQueue
+from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
 SPEECH = "speech"
@@ -91,10 +91,12 @@ class Studio:
 
     def run_of(self, task: Task) -> str | None:
         """The name of the run folder that a task writes, once it has a window."""
-        output = None if task.output is None else str(task.output)
         runs = [run for run in find_runs(self.folder) if run.manifest.progress.num_windows]
-        found = (run for run in runs if run.manifest.output == output) if output else (r for r in runs if r.is_live)
-        return next((run.folder.name for run in found), None)
+        if task.output is not None:
+            task.run = next((run.folder.name for run in runs if run.manifest.output == str(task.output)), None)
+        elif task.state == RUNNING:  # the only one that this worker writes
+            task.run = next((run.folder.name for run in runs if run.is_live), task.run)
+        return task.run
 
     def close(self) -> None:
         """Stop the worker; what is finished of its video can be gone on with."""
@@ -103,11 +105,16 @@ class Studio:
     def _make(self, request: TalkRequest, files: ModelFiles, options: EngineOptions, resume: str, task: Task) -> Path:
         task.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = free_name(self.folder / "talking_video.mp4").absolute()
+        output = self._free_output()
         request = replace(request, output=str(output))
         return (
             self._pipeline_of(files, options).generate(request, output, on_step=task.report, resume=resume).absolute()
         )
+
+    def _free_output(self) -> Path:
+        """A name that no video and no run has, by which `run_of` tells runs apart."""
+        names = (self.folder / f"talking_video_{number}.mp4" for number in itertools.count(1))
+        return next(name for name in names if not (name.exists() or name.with_suffix(".run").exists()))
 
     def _pipeline_of(self, files: ModelFiles, options: EngineOptions) -> TalkingVideoPipeline:
         known = self._pipeline
