@@ -33,7 +33,7 @@ function show({ node: id, filename, subfolder, status }) {
     const node = findNode(id);
     if (!node?.addDOMWidget) return;
     const video = playerOf(node);
-    const { currentTime, paused } = video, isFirst = !video.src;
+    const { currentTime } = video;
     const query = new URLSearchParams({ filename, subfolder, type: "output", r: Date.now() });  // it grows under one name
     video.title = status;
     video.onloadedmetadata = () => {
@@ -41,7 +41,8 @@ function show({ node: id, filename, subfolder, status }) {
         node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
         node.setDirtyCanvas(true, true);
     };
-    video.autoplay = isFirst || !paused;  // goes on where it is, and stays paused where the user has paused it
+    // It goes on where it is, and stays paused where the user has paused it: what is still loading is paused too.
+    if (video.readyState === HTMLMediaElement.HAVE_ENOUGH_DATA) video.autoplay = !video.paused;
     video.src = api.apiURL(`/view?${query}`);
 }
 
