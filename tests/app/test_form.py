@@ -16,7 +16,9 @@ from wanvideo.cli.generate import read_job
 from wanvideo.errors import InputError
 from wanvideo.request import TalkRequest
 
-BASE = ["--mode=streaming", "--ckpt_dir", "weights/Wan2.1-I2V-14B-480P"]
+BASE = [
+    "--mode=streaming", "--ckpt_dir", "weights/Wan2.1-I2V-14B-480P", "--wav2vec_dir", "weights/chinese-wav2vec2-base",
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from wanvideo.cli.import_ import main as import_main
 from wanvideo.errors import InputError, UnsupportedError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
-TEMPLATES = sorted((EXAMPLES / "api").glob("*.json"))
+TEMPLATES = [path for path in sorted((EXAMPLES / "api").glob("*.json")) if path.stem != "00_quick_start"]
 # What the command line cannot say of a template.
 NOTES = {
     "02_two_people_masks": [f"mask_{i} of MultiTalkWav2VecEmbeds (from LoadImage)" for i in (1, 2)],

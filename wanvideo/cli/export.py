@@ -28,8 +28,8 @@ READ = {
         "force_offload", "scheduler", "batched_cfg", "rope_function", "add_noise_to_samples", "cache_args",
     },
     "WanVideoImageToVideoMultiTalk": {
-        "vae", "start_image", "clip_vision", "clip_embeds", "width", "height", "frame_window_size", "motion_frame",
-        "force_offload", "colormatch", "colormatch_strength", "tiled_vae", "mode", "output_path",
+        "vae", "start_image", "clip_vision", "clip_embeds", "width", "height", "size", "frame_window_size",
+        "motion_frame", "force_offload", "colormatch", "colormatch_strength", "tiled_vae", "mode", "output_path",
     },
     "MultiTalkWav2VecEmbeds": {
         "wav2vec_model", "num_frames", "fps", "audio_cfg_scale", "multi_audio_type",
@@ -40,6 +40,7 @@ READ = {
         "multitalk_model", "block_swap_args", "compile_args",
     },
 }  # fmt: skip
+CUSTOM = "custom"  # size of a node whose width and height count
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what other inputs say where they change nothing
     "riflex_freq_index": (0,), "denoise_strength": (1,), "start_step": (0,), "end_step": (-1,),
     "normalize_loudness": (True,), "audio_scale": (1,), "add_noise_floor": (False,), "smooth_transients": (False,),
@@ -186,7 +187,9 @@ class _Export:
     def picture_flags(self) -> list[object]:
         node = self.image
         flags: list[object] = ["--task", f"{self.value(node, 'mode', 'multitalk')}-14B"]
-        flags += ["--size", f"{self.value(node, 'width', 832)}x{self.value(node, 'height', 480)}"]
+        size = self.value(node, "size", CUSTOM)  # else it follows the picture's shape
+        size = f"{self.value(node, 'width', 832)}x{self.value(node, 'height', 480)}" if size == CUSTOM else size
+        flags += ["--size", size]
         flags += ["--frame_num", self.value(node, "frame_window_size", 81)]
         flags += ["--motion_frame", self.value(node, "motion_frame", 25)]
         flags += ["--color_match", self.value(node, "colormatch", "disabled")]

@@ -71,10 +71,14 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
 
 def read_engine(argv: list[str], program: str) -> tuple[ModelFiles, EngineOptions]:
     """Models and options that flags name, all flags checked; no job is read and nothing is opened."""
-    flags = _parse(argv, program)
+    preset = _preset(argv, program)
+    flags = _parse(argv, program, preset)
     _refuse_what_is_missing(flags)
     with named(FLAGS):
-        _settings(flags, parse_size(flags.size))
+        size = parse_size(flags.size)
+        _settings(flags, size)
+        if preset is not None:
+            find_models(flags, preset, _table(size), 1)
         return _files(flags), _options(flags)
 
 

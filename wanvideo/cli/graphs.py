@@ -42,7 +42,7 @@ WIDGETS: dict[str, tuple[str, ...]] = {
     "PrimitiveInt": ("value",),
     "WanVideoImageToVideoMultiTalk": (
         "width", "height", "frame_window_size", "motion_frame", "force_offload", "colormatch", "tiled_vae", "mode",
-        "output_path", "colormatch_strength",
+        "output_path", "colormatch_strength", "size",
     ),
     "MultiTalkWav2VecEmbeds": (
         "normalize_loudness", "num_frames", "fps", "audio_scale", "audio_cfg_scale", "multi_audio_type",

@@ -13,6 +13,7 @@ from ..errors import InputError, OutputError, UnsupportedError
 from ..job import read_object
 from ..request import Apg, EngineOptions, ModelFiles, TalkRequest
 from ..video.reader import is_video
+from .export import CUSTOM
 from .generate import Job, read_job
 from .parser import Parser
 
@@ -116,10 +117,12 @@ def _set_options(graph: _Graph, options: EngineOptions) -> None:
 def _set_request(graph: _Graph, request: TalkRequest) -> None:
     settings = request.settings
     if isinstance(request.size, str):
-        raise InputError(f"A graph has one size, and {request.size} follows the picture. Give --size WIDTHxHEIGHT.")
-    width, height = request.size
+        graph.set("WanVideoImageToVideoMultiTalk", size=request.size)
+    else:
+        width, height = request.size
+        graph.set("WanVideoImageToVideoMultiTalk", size=CUSTOM, width=width, height=height)
     graph.set(
-        "WanVideoImageToVideoMultiTalk", width=width, height=height, frame_window_size=settings.window_frames,
+        "WanVideoImageToVideoMultiTalk", frame_window_size=settings.window_frames,
         motion_frame=settings.motion_frames, colormatch=settings.color_match, mode=settings.mode,
         tiled_vae=settings.tiled_vae, colormatch_strength=settings.color_strength,
     )  # fmt: skip
