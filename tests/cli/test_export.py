@@ -69,7 +69,7 @@ def test_the_command_writes_the_job_and_a_script(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "no counterpart: mask_1 of MultiTalkWav2VecEmbeds" in printed
     job = json.loads((tmp_path / "02_two_people_masks.job.json").read_text(encoding="utf-8"))
-    assert job["cond_audio"] == {"person1": "/i/speech.flac", "person2": "/i/speech_2.flac"}
+    assert job["cond_audio"] == {"person1": "/i/talking_video_speech.flac", "person2": "/i/talking_video_speech_2.flac"}
     script = (tmp_path / "02_two_people_masks.sh").read_text(encoding="utf-8")
     assert "/m/vae/wan_2.1_vae.safetensors" in script and script.startswith("#!/bin/sh\npython -m wanvideo generate")
 
@@ -119,7 +119,9 @@ def test_what_no_node_can_do_is_said(tmp_path):
     out = ["--out", str(tmp_path / "g.json")]
     with pytest.raises(UnsupportedError, match="No node quantizes to int8"):
         import_main([*command, *out, "--quant", "int8"])
-    with pytest.raises(InputError, match="A graph has one size"):
-        import_main([*command, *out, "--size", "infinitetalk-480"])
+    assert import_main([*command, *out, "--size", "infinitetalk-720"]) == 0  # one that follows the picture
+    assert (
+        read_graph(tmp_path / "g.json").of_kind("WanVideoImageToVideoMultiTalk")[0].inputs["size"] == "infinitetalk-720"
+    )
     with pytest.raises(InputError, match="nodes LoadImage, one is needed"):
         import_main([*command, *out, "--template", str(TEMPLATES[1])])
