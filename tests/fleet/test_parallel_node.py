@@ -27,7 +27,7 @@ def parts(tmp_path_factory):
     adapter = node("MultiTalkModelLoader").loadmodel(next(map(str, models.rglob("*Single*"))))[0]
     sound = {"waveform": torch.randn(1, 1, 12800, generator=generator) * 0.1, "sample_rate": 16000}
     vae = node("WanVideoVAELoader").loadmodel(file["vae"], "fp32")[0]
-    base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
+    base = str(models / "diffusion_models" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors")
     encoder = node("Wav2VecModelLoader").loadmodel(file["wav2vec2"])[0]
     return {
         "model": node("WanVideoModelLoader").loadmodel(base, "fp32", multitalk_model=adapter)[0],
