@@ -62,9 +62,10 @@ class WanVideoSpeakers(Node):
             _check_windows(
                 cls, width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame
             )  # fmt: skip
-            if _numbers(regions or "") and masks is not False:
+            written = cls.known(regions=regions, order=order)
+            if _numbers(written.get("regions", "")) and masks is not False:
                 raise InputError("regions are written, and masks are connected. Use one of both.")
-            _order(order or "")
+            _order(written.get("order", ""))
 
         return checked(check)
 

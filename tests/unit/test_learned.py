@@ -119,7 +119,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     make_models(folder, "tiny", "comfy")
     adapter = node("MultiTalkModelLoader").loadmodel(str(next(folder.rglob("*Single*"))))[0]
-    base = str(folder / "diffusion_models" / "wan2.1_i2v_480p_14B_bf16.safetensors")
+    base = str(folder / "diffusion_models" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors")
     return node("WanVideoModelLoader").loadmodel(base, "fp32", multitalk_model=adapter)[0]
 
 
