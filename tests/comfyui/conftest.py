@@ -6,6 +6,7 @@ What is missing on the machine (ComfyUI, Chromium, a download) is an error in CI
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from support.comfy_client import ComfyClient
@@ -24,6 +25,17 @@ def comfyui():
 def server(comfyui, tmp_path_factory):
     with start_with_pack(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def english(request):
+    """A page that was opened in another language leaves that choice with the server."""
+    if {"server", "client"} & set(request.fixturenames):
+        settings = request.getfixturevalue("server").base / "user" / "default" / "comfy.settings.json"
+        if settings.is_file():
+            known = json.loads(settings.read_text(encoding="utf-8"))
+            known.pop("Comfy.Locale", None)
+            settings.write_text(json.dumps(known), encoding="utf-8")
 
 
 @pytest.fixture

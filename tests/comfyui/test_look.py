@@ -10,7 +10,13 @@ from support.comfy_models import HEIGHT, WIDTH, template
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 SMALL = {
-    "WanVideoImageToVideoMultiTalk": {"width": WIDTH, "height": HEIGHT, "frame_window_size": 13, "motion_frame": 5},
+    "WanVideoImageToVideoMultiTalk": {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "frame_window_size": 13,
+        "motion_frame": 5,
+        "size": "custom",
+    },
     "MultiTalkWav2VecEmbeds": {"num_frames": 29},
     "WanVideoModelLoader": {"base_precision": "fp32"},
     "WanVideoVAELoader": {"precision": "fp32"},

@@ -72,7 +72,10 @@ def test_a_template_runs_from_the_page(server, open_page, name):
 
 def test_the_server_offers_templates_help_and_translations(client):
     offered = client.get("/workflow_templates")[PACK_NAME]
-    assert sorted(offered) == TEMPLATES
+    jobs = {
+        path.stem for path in Path(__file__).resolve().parents[2].joinpath("examples").glob("*.json")
+    }  # ComfyUI lists every folder of this name as graphs
+    assert sorted(set(offered) - jobs) == TEMPLATES
     for name in TEMPLATES:
         picture = client.get_bytes(f"/api/workflow_templates/{PACK_NAME}/{quote(name)}.jpg")
         assert picture.startswith(b"\xff\xd8") and len(picture) > 5000

@@ -54,7 +54,7 @@ def models(server):
     return {
         "transformer": path("diffusion_models", "wan2.1_i2v_480p_14B_fp8_scaled.safetensors"),
         1: path("diffusion_models", "Wan2_1-InfiniTetalk-Single_fp16.safetensors"),
-        2: path("diffusion_models", "Wan2_1-InfiniteTalk-Multi*.safetensors"),
+        2: path("model_patches", "Wan2_1-InfiniteTalk-Multi*.safetensors"),
         "vae": path("vae", "wan_2.1_vae.safetensors"),
         "text": path("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
         "clip": path("clip_vision", "clip_vision_h.safetensors"),
