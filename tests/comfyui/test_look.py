@@ -70,9 +70,9 @@ ADD = """() => {
 
 
 def inputs_of(graph):
-    """What a graph says to the server; ComfyUI's page adds players of its own to what it sends."""
+    """What a graph says to the server; ComfyUI's page adds players of its own, and draws a new seed after a run."""
     return {
-        number: {name: value for name, value in node["inputs"].items() if name != "video-preview"}
+        number: {name: value for name, value in node["inputs"].items() if name not in ("video-preview", "seed")}
         for number, node in graph.items()
     }
 
