@@ -59,9 +59,9 @@ ADD = """() => {
     });
     const [picture, one, two, speakers] = nodes, slot = (name) => speakers.inputs.findIndex((i) => i.name === name);
     const set = (node, name, value) => { node.widgets.find((widget) => widget.name === name).value = value; };
-    set(picture, "image", "two_people.jpg");
-    set(one, "audio", "speech.flac");
-    set(two, "audio", "speech_2.flac");
+    set(picture, "image", "talking_video_two_people.jpg");
+    set(one, "audio", "talking_video_speech.flac");
+    set(two, "audio", "talking_video_speech_2.flac");
     set(speakers, "multi_audio_type", "add");
     picture.connect(0, speakers, slot("image"));
     one.connect(0, speakers, slot("audio_1"));
