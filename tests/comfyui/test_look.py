@@ -59,7 +59,7 @@ ADD = """() => {
     });
     const [picture, one, two, speakers] = nodes, slot = (name) => speakers.inputs.findIndex((i) => i.name === name);
     const set = (node, name, value) => { node.widgets.find((widget) => widget.name === name).value = value; };
-    set(picture, "image", "talking_video_two_people.jpg");
+    set(picture, "image", "talking_video_portrait.jpg");
     set(one, "audio", "talking_video_speech.flac");
     set(two, "audio", "talking_video_speech_2.flac");
     set(speakers, "multi_audio_type", "add");
