@@ -115,12 +115,12 @@ def test_servers_share_the_jobs_and_a_dead_one_loses_its_own(tmp_path, servers, 
     assert (tmp_path / "out" / "2.mp4").read_bytes().startswith(b"a video of /view?filename=")
 
 
-def test_a_graph_that_fails_is_tried_elsewhere_and_one_that_is_refused_is_not(servers, arguments, capsys):
+def test_a_graph_that_fails_is_tried_elsewhere_and_one_that_is_refused_is_not(servers, arguments, capsys, tmp_path):
     bad, good = servers("error", "ok")
     assert run(batch.main, [*arguments, bad.url, good.url]) == 0 and bad.graphs
     capsys.readouterr()
     (refuses,) = servers("refuses")
-    assert run(batch.main, [*arguments, refuses.url, "--out", "elsewhere", "--json"]) == 1
+    assert run(batch.main, [*arguments, refuses.url, "--out", str(tmp_path / "elsewhere"), "--json"]) == 1
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     failed = [event for event in events if event["event"] == "failed"]
     assert len(failed) == 3 and all(event["tries"] == 1 for event in failed)
