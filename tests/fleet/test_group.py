@@ -3,12 +3,13 @@
 import io
 import os
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support.fleet_tasks import Toy
+from support.pack import load_pack
 
-from wanvideo.fleet import channel
 from wanvideo.fleet.group import Group, TaskFailed, WorkerDied
 from wanvideo.fleet.messages import Done, Made, Step
 
@@ -58,6 +59,16 @@ def test_other_models_get_other_processes_and_stop_comes_from_any_thread(group):
 
 
 def test_classes_are_found_under_the_name_that_the_package_has_here():
-    data = b"c/some/place/pack.wanvideo.fleet.messages\nDone\n)R."
-    length = channel.LENGTH.pack(len(data))
-    assert channel.Channel(io.BytesIO(length + data), io.BytesIO()).receive() == Done()
+    load_pack()
+    for package, other in (("wanvideo", "/some/place/pack.wanvideo"), ("pack_under_test.wanvideo", "wanvideo")):
+        channel, messages = (import_module(f"{package}.fleet.{name}") for name in ("channel", "messages"))
+        data = f"c{other}.fleet.messages\nDone\n)R.".encode()
+        received = channel.Channel(io.BytesIO(channel.LENGTH.pack(len(data)) + data), io.BytesIO()).receive()
+        assert type(received) is messages.Done
+
+
+def test_a_worker_that_does_not_stop_is_ended(group, monkeypatch):
+    monkeypatch.setattr("wanvideo.fleet.group.STOP_S", 0.3)
+    with closing(group.run(Toy("hang"))) as messages:
+        assert isinstance(next(messages), Step)
+    assert not group.is_warm

@@ -7,40 +7,18 @@ import threading
 
 import pytest
 from support import jobs, media_files
+from support.fleet_flags import SMALL, job_file, model_flags
 
 from wanvideo.cli import batch
 from wanvideo.cli.main import run
 from wanvideo.errors import InputError
 from wanvideo.fleet import local
 from wanvideo.fleet.local import local_places
-from wanvideo.synthetic.models import SPEECH, WAN
-
-SMALL = (
-    "--device", "cpu", "--dtype", "fp32", "--size", "48x48", "--frame_num", "13", "--motion_frame", "5", "--mode",
-    "streaming", "--scheduler", "euler", "--sample_steps", "2", "--sample_shift", "7", "--sample_audio_guide_scale",
-    "1.0", "--sample_text_guide_scale", "1.0",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def models():
     jobs.official()
-
-
-def model_flags(adapter="single"):
-    models = jobs.official()
-    return (
-        "--ckpt_dir", str(models / WAN), "--wav2vec_dir", str(models / SPEECH),
-        "--infinitetalk_dir", str(models / "InfiniteTalk" / adapter / "infinitetalk.safetensors"),
-    )  # fmt: skip
-
-
-def job_file(folder, *changes):
-    job = {"prompt": "She talks.", "cond_video": jobs.picture(folder),
-           "cond_audio": {"person1": jobs.speech(folder, 1.0)}}  # fmt: skip
-    path = folder / "jobs.jsonl"
-    path.write_text("\n".join(json.dumps({**job, **change}) for change in changes), encoding="utf-8")
-    return str(path)
 
 
 def events_of(capsys):

@@ -32,6 +32,9 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.do == "ask":
             return worker.ask("double", 21)
+        if self.do == "hang":
+            worker.tell(Step(0, None, 0, 1))
+            time.sleep(60)
         while self.do in ("wait", "die"):
             worker.tell(Step(0, None, 0, 1))
             worker.stop_if_asked()

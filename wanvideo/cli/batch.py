@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +78,8 @@ def _run(flags: argparse.Namespace, works: Sequence[Kind], places: Sequence[Plac
     from ..fleet.dispatch import Dispatcher
     from ..fleet.report import Report, Stage
 
-    report = Report([work.name for work in works], flags.out / "logs", _say, flags.json)
+    say = partial(print, file=sys.stdout, flush=True)
+    report = Report([work.name for work in works], flags.out / "logs", say, flags.json)
     left = []
     for work in works:
         if work.is_done():
@@ -84,15 +87,12 @@ def _run(flags: argparse.Namespace, works: Sequence[Kind], places: Sequence[Plac
         else:
             left.append(work)
     try:
-        Dispatcher(places, flags.retries, report).run(left)
+        with contextlib.redirect_stdout(sys.stderr):  # what other libraries print is no line of a report
+            Dispatcher(places, flags.retries, report).run(left)
     except KeyboardInterrupt:
         report.end()
         raise
     return report.end()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _graphs(

@@ -7,7 +7,6 @@ import io
 import pickle
 import re
 import struct
-import sys
 import threading
 from typing import IO, Any
 
@@ -48,9 +47,9 @@ class Channel:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds this package's classes under the name that it has here."""
+    """Finds this package's classes under the name that it has here, even where it is loaded under others too."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (inside := INSIDE.fullmatch(module)) and module not in sys.modules:
+        if inside := INSIDE.fullmatch(module):
             module = f"{PACKAGE}.{inside[1]}"
         return super().find_class(module, name)

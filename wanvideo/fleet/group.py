@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -178,9 +179,14 @@ class Group:
         with contextlib.suppress(OSError):  # it is gone, which its inbox says
             rank.channel.send(message)
 
-    def _next(self, running: set[int], poll: Callable[[], None] | None = None) -> tuple[_Process, Any]:
-        """What a rank says next. Raises: WorkerDied where one ended in the middle of the task."""
-        while True:
+    def _next(
+        self, running: set[int], poll: Callable[[], None] | None = None, end: float = math.inf
+    ) -> tuple[_Process, Any]:
+        """What a rank says next.
+
+        Raises: WorkerDied where one ended in the middle of the task; TimeoutError where none says anything until `end`.
+        """
+        while time.monotonic() < end:
             if self._should_stop.is_set():
                 self._should_stop.clear()
                 self._ask_to_stop()
@@ -192,6 +198,7 @@ class Group:
                     raise self._died(rank)
             if poll is not None:
                 poll()
+        raise TimeoutError
 
     def _died(self, rank: _Process) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -211,10 +218,10 @@ class Group:
         """Stop the task, and keep the processes where they do so in time."""
         self._ask_to_stop()
         end = time.monotonic() + STOP_S
-        while running and time.monotonic() < end:
+        while running:
             try:
-                rank, message = self._next(running)
-            except WorkerDied:
+                rank, message = self._next(running, end=end)
+            except (WorkerDied, TimeoutError):
                 break
             if isinstance(message, Question):
                 self._send(rank, Answer(None))
@@ -223,8 +230,7 @@ class Group:
                 if isinstance(message, Failed) and not message.was_stopped:
                     break
         else:
-            if not running:
-                return
+            return
         self.close(0.0)
 
 

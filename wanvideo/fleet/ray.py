@@ -5,6 +5,7 @@ Ray is optional. All machines see the files that jobs name, and the folders of t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Hashable
 from contextlib import closing
@@ -57,6 +58,10 @@ class Actor:
     def stop(self) -> None:
         self._group.stop()
 
+    def process(self) -> int:
+        """Its number on its machine."""
+        return os.getpid()
+
     def _log(self, line: str) -> None:
         with self._lock:
             self._lines.append(line)
@@ -90,7 +95,8 @@ class RayPlace:
             result = ray.get(running)
         except ray.exceptions.RayError as error:
             self._actor = self.key = None
-            raise PlaceLost(f"{self.name} is gone: {str(error)[:300]} It is made anew; read Ray's log.") from None
+            said = " ".join(str(error).split())[:300]
+            raise PlaceLost(f"{self.name} is gone: {said}\nIt is made anew. For the cause read Ray's log.") from None
         if isinstance(result, Failed) and result.was_stopped:
             raise Stopped("What is finished is kept. Start the batch again to go on.")
         if isinstance(result, Failed):
@@ -128,8 +134,9 @@ def ray_places(address: str | None, gpus_per_job: int, num_workers: int | None) 
         try:
             ray.init(address=address, runtime_env=environment, logging_level="warning", log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())[:300]
             raise UnsupportedError(
-                f"The Ray cluster {address or 'of this machine'} cannot be used: {str(error)[:300]} Check --address."
+                f"The Ray cluster {address or 'of this machine'} cannot be used: {said}\nCheck --address."
             ) from None
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     count = num_workers or max(1, num_gpus // gpus_per_job)
