@@ -73,15 +73,6 @@ def _store_part(store: Store, first: int, part: slice, layer: int, output: Tenso
     store(layer, first, output[part])
 
 
-def pad_features(features: Tensor, num_frames: int, silence: Tensor) -> Tensor:
-    """features followed by as much of `silence` (repeated if need be) as makes `num_frames` entries."""
-    missing = num_frames - features.shape[0]
-    if missing <= 0:
-        return features
-    repeated = silence.repeat(-(-missing // silence.shape[0]), 1, 1)
-    return torch.cat((features, repeated[:missing].to(features)))
-
-
 def audio_window(features: Tensor, start: int, num_frames: int) -> Tensor:
     """The audio context of each of `num_frames` frames from `start` on: [F, layers, hidden] -> [num_frames, 5, layers,
     hidden].

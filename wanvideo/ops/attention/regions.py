@@ -52,10 +52,6 @@ class FrameRegions:
                 spans.append((position, position + 1))
         return cls(regions[:, positions].float(), tuple(spans))
 
-    @property
-    def come_first(self) -> bool:
-        return self.spans == ((0, self.members.shape[1]),)
-
     def keys_of_frame(self, key: Tensor) -> Tensor:
         """key [M, N, E] -> [K, N, E]; a view where the frame's keys lie together."""
         parts = [key[start:stop] for start, stop in self.spans]
