@@ -35,7 +35,7 @@ STAGES = {
     "manifest": ((Manifest, "write"), 3),
     "between windows": ((recorded, "speech_digest"), 3),
     "last window": ((Run, "commit"), 5),
-    "mux": ((store, "join_parts"), 1),
+    "mux": ((store, "with_sound"), 1),
     "name": ((Run, "save_as"), 1),
 }
 

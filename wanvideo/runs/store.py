@@ -34,7 +34,7 @@ from ..errors import OutputError
 from ..video.durable import sync_folder, write_atomically
 from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
-from ..video.writer import join_parts, publish
+from ..video.writer import publish, with_sound
 from .lock import FolderLock
 from .manifest import NAME, Manifest, Progress
 
@@ -155,7 +155,7 @@ class Run:
 
     def _finish(self, part: VideoPart) -> None:
         part.close()
-        join_parts([self.growing], self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
+        with_sound(self.growing, self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
         with _answered(self.folder):
             self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
             self._forget_rest()

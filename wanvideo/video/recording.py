@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..memory.budget import free_host_bytes
 from .part import frame_rate
 from .soundtrack import Soundtrack
-from .writer import join_parts
+from .writer import with_sound
 
 logger = logging.getLogger("wanvideo")
 SHARE_AS_BYTES = 0.1  # of free host memory that frames may take as bytes
@@ -87,7 +87,7 @@ class Recording:
 
     def publish(self, path: str | Path, soundtrack: Soundtrack | None = None) -> Path:
         """Write the finished video with another sound, its pictures copied as they are; returns its path."""
-        return join_parts([self.path], path, self.fps, audio=soundtrack)
+        return with_sound(self.path, path, self.fps, audio=soundtrack)
 
     @property
     def _frame_bytes(self) -> int:

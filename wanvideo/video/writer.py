@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -72,9 +72,7 @@ class VideoWriter:
             if not self.num_frames:
                 self.partial.unlink(missing_ok=True)
                 raise OutputError(f"No frame was written, so there is no video {self.path}. Write at least one.")
-            self.path = join_parts(
-                [self.partial], self.path, self._part.rate, audio=self.audio, overwrite=self.overwrite
-            )
+            self.path = with_sound(self.partial, self.path, self._part.rate, audio=self.audio, overwrite=self.overwrite)
             self.partial.unlink(missing_ok=True)
         return self.path
 
@@ -101,29 +99,28 @@ class VideoWriter:
             self.abandon()
 
 
-def join_parts(
-    parts: Sequence[str | Path], path: str | Path, fps: float | Fraction,
+def with_sound(
+    part: str | Path, path: str | Path, fps: float | Fraction,
     *, audio: Soundtrack | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """One mp4 from parts of a video, without encoding a picture again.
+    """An mp4 of the pictures of another, which are not encoded again.
 
     Args:
-        parts: files that VideoPart finished, in order, of one size, rate and quality. They are left as they are.
+        part: a file that VideoPart finished. It is left as it is.
         path: of the result. fps: frames a second. audio: as for VideoWriter.
     Returns: the path of the result: a free name beside `path` if that exists and is not to be overwritten.
-    Raises: OutputError when the parts do not belong together or the disk is full; the parts remain.
+    Raises: OutputError when the disk is full; the part remains.
     """
-    path, rate = Path(path), frame_rate(fps)
+    part, path, rate = Path(part), Path(path), frame_rate(fps)
     finishing = _hidden(path, "finishing")
     try:
         with av.open(str(finishing.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as output:
-            _mux_parts([Path(part) for part in parts], output, rate, audio)
+            _mux(part, output, rate, audio)
         sync_file(finishing)
         return publish(finishing, path, overwrite)
     except (av.FFmpegError, OSError, InputError) as error:
-        where = ", ".join(str(part) for part in parts[:3]) + (" ..." if len(parts) > 3 else "")
         raise OutputError(
-            f"{cause_of(error)} while {path} was put together. All its pictures are in {where}; mend that, start again."
+            f"{cause_of(error)} while {path} was put together. All its pictures are in {part}; mend that, start again."
         ) from None
     finally:
         finishing.unlink(missing_ok=True)
@@ -168,52 +165,29 @@ def free_name(path: str | Path) -> Path:
     return free
 
 
-def _mux_parts(
-    parts: list[Path], output: av.container.OutputContainer, rate: Fraction, audio: Soundtrack | None
-) -> None:
-    with av.open(str(parts[0].absolute())) as first:
-        template = first.streams.video[0]
-        extradata = bytes(template.codec_context.extradata or b"")
-        video = output.add_stream_from_template(template, opaque=True)
-    num_frames = [_count(part) for part in parts]
-    duration_s = sum(num_frames) / rate
-    streams = [_packets(parts, num_frames, video, rate, extradata)]
+def _mux(part: Path, output: av.container.OutputContainer, rate: Fraction, audio: Soundtrack | None) -> None:
+    with av.open(str(part.absolute())) as container:
+        video = output.add_stream_from_template(container.streams.video[0], opaque=True)
+        num_frames = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+    streams = [_packets(part, video)]
     if audio:
-        streams.append(add_soundtrack(output, audio, duration_s))
+        streams.append(add_soundtrack(output, audio, num_frames / rate))
     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
         output.mux(packet)
 
 
-def _count(part: Path) -> int:
+def _packets(part: Path, video: av.VideoStream) -> Iterator[av.Packet]:
+    """The pictures of a part, on a time line that starts at 0."""
     with av.open(str(part.absolute())) as container:
-        return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
-
-
-def _packets(
-    parts: list[Path], num_frames: list[int], video: av.VideoStream, rate: Fraction, extradata: bytes
-) -> Iterator[av.Packet]:
-    """Packets of all parts on one time line that starts at 0."""
-    start, last_dts = 0, None
-    for part, count in zip(parts, num_frames, strict=True):
-        with av.open(str(part.absolute())) as container:
-            stream = container.streams.video[0]
-            if bytes(stream.codec_context.extradata or b"") != extradata:
-                raise OutputError(f"{part} was encoded with other settings than {parts[0]}. Give parts of one video.")
-            shift = None
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                if shift is None:
-                    shift = round(start / rate / stream.time_base) - packet.pts
-                packet.pts += shift
-                packet.dts += shift
-                # A part of one or two frames has no decoding delay, the next one starts with it again.
-                if last_dts is not None and packet.dts <= last_dts:
-                    packet.dts = last_dts + 1
-                last_dts = packet.dts
-                packet.stream = video
-                yield packet
-        start += count
+        start = None
+        for packet in container.demux(container.streams.video[0]):
+            if not packet.size:
+                continue
+            start = packet.pts if start is None else start
+            packet.pts -= start
+            packet.dts -= start
+            packet.stream = video
+            yield packet
 
 
 def publish(finished: Path, path: Path, overwrite: bool) -> Path:
