@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
-from pathlib import PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .nodes_audio import Wav2VecModelLoader, check_regions, encode_speech, regions
@@ -31,6 +31,7 @@ from .wanvideo.audio.speech import Preparation
 from .wanvideo.checkpoints.detect import Identity
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import open_checkpoint
+from .wanvideo.checkpoints.sets import ComfyFiles, RemoteFile
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
 from .wanvideo.presets import AUTO, Preset, PresetLora, choose_preset, load_preset, preset_names
@@ -41,29 +42,7 @@ AUDIOS, MASKS = (tuple(f"{name}_{number}" for number in range(1, MAX_SPEAKERS + 
 WITHOUT_LORA, QUICK, BALANCED = "04_high_quality", "02_comfyui_equivalent", "03_balanced"
 OTHER_MODEL = re.compile("(?i)wan_?2[._]?2|high_?noise|low_?noise")  # the LoRAs of Wan2.2 have the same shapes
 TALK_LORAS = Files(Kind.LORA, LORAS.folders, first=(AUTO, NONE))
-REPACKED, KIJAI = "Comfy-Org/Wan_2.1_ComfyUI_repackaged", "Kijai/WanVideo_comfy"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A file that can be downloaded for a kind of model, with its rounded size and its folder below models."""
-
-    name: str
-    size_gb: float
-    folder: str
-    repository: str
-
-
-TRANSFORMER = Published("wan2.1_i2v_480p_14B_fp8_scaled.safetensors", 16.4, "diffusion_models", REPACKED)
-TRANSFORMER_720 = Published("wan2.1_i2v_720p_14B_fp8_scaled.safetensors", 16.4, "diffusion_models", REPACKED)
-SINGLE = Published("Wan2_1-InfiniTetalk-Single_fp16.safetensors", 5, "diffusion_models", KIJAI)
-MULTI = Published("Wan2_1-InfiniteTalk-Multi_fp16.safetensors", 5, "diffusion_models", KIJAI)
-VAE = Published("wan_2.1_vae.safetensors", 0.25, "vae", REPACKED)
-TEXT_ENCODER = Published("umt5_xxl_fp8_e4m3fn_scaled.safetensors", 6.7, "text_encoders", REPACKED)
-CLIP_VISION = Published("clip_vision_h.safetensors", 1.3, "clip_vision", REPACKED)
-AUDIO_ENCODER = Published("wav2vec2-chinese-base_fp16.safetensors", 0.2, "wav2vec2", "Kijai/wav2vec2_safetensors")
-LIGHTX2V = Published("lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", 0.7, "loras", KIJAI)
-FUSIONX = Published("Wan2.1_I2V_14B_FusionX_LoRA.safetensors", 0.4, "loras", "vrgamedevgirl84/Wan14BT2VFusioniX")
+PUBLISHED = ComfyFiles()
 
 
 @dataclass(frozen=True)
@@ -109,9 +88,9 @@ def find_models(preset: Preset, lora: str, num_speakers: int) -> Models:
 
     Raises: CheckpointError with everything that is missing.
     """
-    missing: list[Published] = []
+    missing: list[RemoteFile] = []
 
-    def found(name: str | None, published: Published) -> str:
+    def found(name: str | None, published: RemoteFile) -> str:
         if name is None:
             missing.append(published)
         return name or ""
@@ -120,23 +99,23 @@ def find_models(preset: Preset, lora: str, num_speakers: int) -> Models:
     storage = ("fp8", "scaled") if is_packed else ("bf16", "fp16")
     words = ("wan", "i2v", "720p" if is_large else "480p", *storage)
     base = TRANSFORMERS.choose(words, lambda _, found: not found.has_audio) or TRANSFORMERS.choose(words)
-    transformer = found(base, TRANSFORMER_720 if is_large else TRANSFORMER)
+    transformer = found(base, PUBLISHED.transformer_720 if is_large else PUBLISHED.transformer)
     identity = TRANSFORMERS.identity(transformer) if transformer else None
     adapter = ""
     if identity is None or not identity.has_audio:
         several = num_speakers > 1
         fitting = ADAPTERS.choose(("infini", "multi" if several else "single"), _fits(identity, several))
-        adapter = found(fitting, MULTI if several else SINGLE)
+        adapter = found(fitting, PUBLISHED.multi if several else PUBLISHED.single)
     chosen = lora if lora not in (AUTO, NONE) else ""
     if lora == AUTO and preset.loras:
-        is_fusion = _family(preset.loras[0]) in FUSIONX.name.lower()
-        chosen = found(_lora_of(preset.loras[0]), FUSIONX if is_fusion else LIGHTX2V)
+        is_fusion = _family(preset.loras[0]) in PUBLISHED.fusionx.name.lower()
+        chosen = found(_lora_of(preset.loras[0]), PUBLISHED.fusionx if is_fusion else PUBLISHED.lightx2v)
     models = Models(
         transformer, adapter,
-        found(VAES.choose(("wan", "2.1", "2_1")), VAE),
-        found(TEXT_ENCODERS.choose(("umt5", *storage)), TEXT_ENCODER),
-        found(CLIP_VISIONS.choose(("clip_vision_h", "vit-h", "vit_h")), CLIP_VISION),
-        found(AUDIO_ENCODERS.choose(("chinese", "base")), AUDIO_ENCODER),
+        found(VAES.choose(("wan", "2.1", "2_1")), PUBLISHED.vae),
+        found(TEXT_ENCODERS.choose(("umt5", *storage)), PUBLISHED.text_encoder),
+        found(CLIP_VISIONS.choose(("clip_vision_h", "vit-h", "vit_h")), PUBLISHED.clip_vision),
+        found(AUDIO_ENCODERS.choose(("chinese", "base")), PUBLISHED.audio_encoder),
         chosen,
     )  # fmt: skip
     if missing:
@@ -158,11 +137,12 @@ def _fits(base: Identity | None, several: bool) -> Callable[[str, Identity], boo
     return fits
 
 
-def _listed(missing: Sequence[Published]) -> str:
+def _listed(missing: Sequence[RemoteFile]) -> str:
     """Names, sizes and folders, those of one repository together with its address."""
     parts = []
     for repository, files in groupby(sorted(missing, key=lambda file: file.repository), lambda file: file.repository):
-        names = ", ".join(f"{file.name} ({file.size_gb:g} GB) into {file.folder}" for file in files)
+        placed = [(PurePosixPath(file.local), file.size_bytes / 1e9) for file in files]
+        names = ", ".join(f"{path.name} ({size:.2g} GB) into {path.parent}" for path, size in placed)
         parts.append(f"{names} from https://huggingface.co/{repository}")
     return "; ".join(parts)
 

@@ -51,11 +51,7 @@ def frames_of(path):
     return [frames.frame_at(index / 25).tobytes() for index in range(frames.num_frames)]
 
 
-def test_a_form_makes_the_frames_of_generate_and_a_cancelled_one_goes_on_to_the_bit(studio, form, tmp_path):
-    job = studio.read(form)
-    expected = TalkingVideoPipeline(job.files, job.options).generate(job.request, tmp_path / "other" / "by_flags.mp4")
-    assert "3 windows of 2 steps" in studio.plan(form)
-    task = studio.submit(form)
+def cancel_in_the_second_window(task):
     step = task.report
 
     def report(reported):
@@ -64,6 +60,14 @@ def test_a_form_makes_the_frames_of_generate_and_a_cancelled_one_goes_on_to_the_
         step(reported)
 
     task.report = report
+
+
+def test_a_form_makes_the_frames_of_generate_and_a_cancelled_one_goes_on_to_the_bit(studio, form, tmp_path):
+    job = studio.read(form)
+    expected = TalkingVideoPipeline(job.files, job.options).generate(job.request, tmp_path / "other" / "by_flags.mp4")
+    assert "3 windows of 2 steps" in studio.plan(form)
+    task = studio.submit(form)
+    cancel_in_the_second_window(task)
     assert wait(task).state == CANCELLED and task.num_windows == 3 and task.num_steps == 6
     (line,) = studio.runs()
     assert (line.state, line.num_windows, line.of_windows, line.prompt) == ("stopped", 1, 3, "She talks.")
@@ -184,14 +188,7 @@ def test_both_languages_say_everything():
 
 def test_a_video_is_never_taken_for_the_one_that_was_cancelled_before_it(studio, form):
     task = studio.submit(form)
-    step = task.report
-
-    def report(reported):
-        if reported.window_index == 1:
-            task.cancel()
-        step(reported)
-
-    task.report = report
+    cancel_in_the_second_window(task)
     assert wait(task).state == CANCELLED
     other = wait(studio.submit(replace(form, knobs=Knobs(seconds=0.4, base_seed=5))))
     assert studio.run_of(other) != studio.run_of(task) and len(frames_of(studio.video_of(studio.run_of(other)))) == 10

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 from support.comfy_client import ComfyClient
@@ -57,3 +59,11 @@ def open_page(browser):
     """open_page(server, nodes2=..., locale=...) -> ComfyPage, closed at the end of the test."""
     with contextlib.ExitStack() as stack:
         yield lambda server, **options: stack.enter_context(ComfyPage(browser, server.url, **options))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Where screenshots go: the folder that WANVIDEO_SCREENSHOTS names, for looking at, else a temporary one."""
+    folder = Path(os.environ.get("WANVIDEO_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

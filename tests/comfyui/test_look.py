@@ -1,8 +1,6 @@
 """What a user sees in the page while a video is made, and before: it plays under the sampler, speakers are drawn."""
 
 import io
-import os
-from pathlib import Path
 
 import av
 import pytest
@@ -82,13 +80,6 @@ def played(data):
     with av.open(io.BytesIO(data)) as container:
         assert container.streams.audio
         return sum(frame.width == WIDTH for frame in container.decode(video=0))
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    folder = Path(os.environ.get("WANVIDEO_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])

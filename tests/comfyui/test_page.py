@@ -1,7 +1,6 @@
 """The templates in the real page of ComfyUI: they open whole, look right, run, and keep what was set."""
 
 import json
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,14 +32,6 @@ def inputs_of(graph):
         number: (node["class_type"], {name: value for name, value in node["inputs"].items() if name != "video-preview"})
         for number, node in graph.items()
     }
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Where screenshots go: the folder that WANVIDEO_SCREENSHOTS names, for looking at, else a temporary one."""
-    folder = Path(os.environ.get("WANVIDEO_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])

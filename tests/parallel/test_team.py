@@ -10,7 +10,8 @@ from support.sampling import SETTINGS, conditioning
 from support.tiny import tiny_transformer, tiny_vae
 
 from wanvideo import run_windows
-from wanvideo.errors import UnsupportedError
+from wanvideo.engine.shared import SharedAudio
+from wanvideo.errors import InputError, UnsupportedError
 from wanvideo.parallel.layout import Layout
 from wanvideo.parallel.team import PeerStopped, Team
 from wanvideo.parallel.transform import split_rows, split_tokens
@@ -137,3 +138,36 @@ def shared(mesh):
 def test_what_the_first_rank_has_goes_to_all():
     for value, decision in run_ranks(Layout(ring=3), shared):
         assert value["a"].tolist() == [0, 1, 2] and decision is True
+
+
+class _BrokenSound:
+    """Speech whose file cannot be read from the second request on."""
+
+    num_speakers, num_frames, silence = 1, 100, torch.zeros(1, 2, 16)
+
+    def __init__(self):
+        self.requests = 0
+
+    def features(self, start, stop):
+        self.requests += 1
+        if self.requests > 1:
+            raise InputError("The sound is gone. Put it back.")
+        return torch.full((1, stop - start, 2, 16), float(start))
+
+
+def read_twice(mesh):
+    team = Team(mesh)
+    sound = SharedAudio(team, _BrokenSound() if team.index == 0 else None)
+    first = sound.features(3, 5)
+    try:
+        sound.features(5, 7)
+    except (InputError, PeerStopped) as error:
+        team.report(error)  # as `render` does, on every rank
+        return first, type(error), str(error)
+
+
+def test_a_source_that_fails_on_the_first_rank_ends_the_others():
+    (first, *own), (second, *other) = run_ranks(Layout(ulysses=2), read_twice)
+    assert torch.equal(first, second) and first.shape == (1, 2, 2, 16) and first.min() == 3
+    assert own == [InputError, "The sound is gone. Put it back."]
+    assert other == [PeerStopped, "Rank 0 ended the job: InputError: The sound is gone. Put it back."]

@@ -1,9 +1,9 @@
 """Widgets name files inside ComfyUI's folders and nothing else; what a file is, is told when a graph is queued."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
+from support.folders import comfy_folders
 from support.pack import load_pack
 
 from wanvideo.synthetic.models import make_models
@@ -27,21 +27,8 @@ def models(tmp_path_factory):
 @pytest.fixture
 def comfyui(models, tmp_path, monkeypatch):
     """ComfyUI's folders, with the models in them."""
-
-    def listed(folder):
-        root = models / folder
-        return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-
-    names = ("diffusion_models", "vae", "loras", "text_encoders", "clip_vision", "wav2vec2", "model_patches")
-    paths = SimpleNamespace(
-        folder_names_and_paths={name: ([str(models / name)], set()) for name in names},
-        get_folder_paths=lambda name: [str(models / name)],
-        get_filename_list=listed,
-        get_output_directory=lambda: str(tmp_path / "output"),
-        get_user_directory=lambda: str(tmp_path / "user"),
-    )
     (tmp_path / "output").mkdir()
-    monkeypatch.setattr(common, "folder_paths", paths)
+    monkeypatch.setattr(common, "folder_paths", comfy_folders(models, tmp_path))
     return models
 
 

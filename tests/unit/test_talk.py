@@ -3,12 +3,12 @@
 import shutil
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from support import media_files as media
+from support.folders import comfy_folders
 from support.pack import load_pack, node
 
 from wanvideo.synthetic.models import LORA_NAME, make_models
@@ -17,7 +17,6 @@ NODES = load_pack().NODE_CLASS_MAPPINGS
 common, sampler, talk, files = (
     sys.modules[f"pack_under_test.{name}"] for name in ("nodes_common", "nodes_sampler", "nodes_talk", "nodes_files")
 )
-FOLDERS = ("diffusion_models", "vae", "loras", "text_encoders", "clip_vision", "wav2vec2", "model_patches")
 SIZE = {"width": 64, "height": 48}
 
 
@@ -33,19 +32,7 @@ def models(made, tmp_path, monkeypatch):
     """ComfyUI's folders, with a copy of the models in them."""
     models = tmp_path / "models"
     shutil.copytree(made, models)
-
-    def listed(folder):
-        return [str(path.relative_to(models / folder)) for path in (models / folder).rglob("*") if path.is_file()]
-
-    paths = SimpleNamespace(
-        folder_names_and_paths={name: ([str(models / name)], set()) for name in FOLDERS},
-        get_folder_paths=lambda name: [str(models / name)],
-        get_filename_list=listed,
-        models_dir=str(models),
-        get_output_directory=lambda: str(tmp_path / "output"),
-        get_user_directory=lambda: str(tmp_path / "user"),
-    )
-    monkeypatch.setattr(common, "folder_paths", paths)
+    monkeypatch.setattr(common, "folder_paths", comfy_folders(models, tmp_path))
     monkeypatch.setattr(sampler, "video_from_file", lambda path: path)
     monkeypatch.setattr(talk, "choose_preset", lambda free_bytes: talk.load_preset("03_balanced"))
     return models

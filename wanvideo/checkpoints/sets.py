@@ -81,6 +81,7 @@ _ENCODERS: tuple[tuple[str, int, str | None], ...] = (
      "628c9998b613391f193eb67ff68da9667d75f492911e4eb3decf23460a158c38"),
     *((f"{TOKENIZER}/{name}", size, sha) for name, size, sha in _TOKENIZER),
 )  # fmt: skip
+_REPACKED = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
 _LIGHTX2V = "lightx2v_I2V_14B_480p_cfg_step_distill_{}_bf16.safetensors"
 _SETS = (
     ModelSet("base-480p", "Wan2.1 image-to-video 14B, 480P, in float32 shards", _transformer(WAN_480)),
@@ -159,6 +160,32 @@ DOCUMENTS = {
                   "infinitetalk-fp8", "wav2vec", "wav2vec-safetensors", "lightx2v", "lightx2v-t2v", "fusionx"),
     "rtx4090": ("encoders-480p", "infinitetalk-single", "infinitetalk-fp8", "wav2vec"),
 }  # fmt: skip
+
+
+def _one(repository: str, folder: str, name: str, size_bytes: int) -> RemoteFile:
+    return RemoteFile(repository, name, size_bytes, None, f"{folder}/{name.rpartition('/')[2]}")
+
+
+@dataclass(frozen=True)
+class ComfyFiles:
+    """Files of a video's models as ComfyUI keeps them, below its models folder; their sizes are rounded."""
+
+    transformer: RemoteFile = _one(
+        _REPACKED, "diffusion_models", "wan2.1_i2v_480p_14B_fp8_scaled.safetensors", 16_400_000_000
+    )
+    transformer_720: RemoteFile = _one(
+        _REPACKED, "diffusion_models", "wan2.1_i2v_720p_14B_fp8_scaled.safetensors", 16_400_000_000
+    )
+    single: RemoteFile = _one(KIJAI, "diffusion_models", "Wan2_1-InfiniTetalk-Single_fp16.safetensors", 5_000_000_000)
+    multi: RemoteFile = _one(KIJAI, "diffusion_models", "Wan2_1-InfiniteTalk-Multi_fp16.safetensors", 5_000_000_000)
+    vae: RemoteFile = _one(_REPACKED, "vae", "wan_2.1_vae.safetensors", 250_000_000)
+    text_encoder: RemoteFile = _one(_REPACKED, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors", 6_700_000_000)
+    clip_vision: RemoteFile = _one(_REPACKED, "clip_vision", "clip_vision_h.safetensors", 1_300_000_000)
+    audio_encoder: RemoteFile = _one(
+        "Kijai/wav2vec2_safetensors", "wav2vec2", "wav2vec2-chinese-base_fp16.safetensors", 200_000_000
+    )
+    lightx2v: RemoteFile = _one(KIJAI, "loras", f"Lightx2v/{_LIGHTX2V.format('rank64')}", 738_005_744)
+    fusionx: RemoteFile = _one(FUSIONX, "loras", "FusionX_LoRa/Wan2.1_I2V_14B_FusionX_LoRA.safetensors", 370_000_000)
 
 
 def for_preset(options: EngineOptions, size: str, lora_files: Iterable[str]) -> tuple[ModelSet, ...]:

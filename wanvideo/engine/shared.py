@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -15,6 +15,28 @@ from ..parallel.team import PeerStopped, Team
 from ..protocols import AudioSource, SourceFrames
 from ..sampling.conditioning import Conditioning
 from ..sampling.state import WindowState
+
+Shared = TypeVar("Shared")
+
+
+def share_made(team: Team, make: Callable[[], Shared] | None) -> Shared:
+    """What the first rank makes, on all of them. Args: make: None on the others.
+
+    Raises: what `make` raises, on the first rank; PeerStopped on the others.
+    """
+    made: tuple[Shared | None, str] | None = None
+    error = None
+    if make is not None:
+        try:
+            made = make(), ""
+        except BaseException as caught:  # noqa: BLE001 - whatever it is, the others must not wait
+            error, made = caught, (None, f"{type(caught).__name__}: {caught}")
+    value, problem = team.share(made)
+    if error is not None:
+        raise error
+    if problem:
+        raise PeerStopped(f"Rank 0 ended the job: {problem}")
+    return cast(Shared, value)
 
 
 class SharedAudio:
@@ -31,9 +53,8 @@ class SharedAudio:
 
     def features(self, start: int, stop: int) -> Tensor:
         own = self._own
-        entries, self._num_frames = self._team.share(
-            None if own is None else (own.features(start, stop).clone(), own.num_frames)
-        )
+        make = None if own is None else lambda: (own.features(start, stop).clone(), own.num_frames)
+        entries, self._num_frames = share_made(self._team, make)
         return entries
 
 
@@ -52,7 +73,7 @@ class SharedPictures(Sequence[Tensor]):
         """One picture; slices are not asked for."""
         if self._last is None or self._last[0] != index:
             own = self._own
-            self._last = index, self._team.share(None if own is None else own[index].clone())
+            self._last = index, share_made(self._team, None if own is None else lambda: own[index].clone())
         return self._last[1]
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -66,10 +87,12 @@ class SharedSource:
         self._team, self._own = team, own
 
     def frames(self, start: int, stop: int) -> Tensor:
-        return self._team.share(None if self._own is None else self._own.frames(start, stop).clone())
+        own = self._own
+        return share_made(self._team, None if own is None else lambda: own.frames(start, stop).clone())
 
     def region(self, start: int, stop: int) -> Tensor:
-        return self._team.share(None if self._own is None else self._own.region(start, stop).clone())
+        own = self._own
+        return share_made(self._team, None if own is None else lambda: own.region(start, stop).clone())
 
 
 @dataclass(frozen=True)
@@ -82,12 +105,11 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What goes to the other ranks at once: a beginning without sound, pictures and source, or why there is none."""
+    """What goes to the other ranks at once: a beginning without sound, pictures and source, if there is one."""
 
     beginning: Beginning | None
     has_audio: bool = False
     has_source: bool = False
-    problem: str = ""
 
 
 def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) -> Beginning | None:
@@ -97,25 +119,20 @@ def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) ->
     """
     if team is None:
         return begin()
-    own, error = None, None
-    if team.index == 0:
-        try:
-            own = begin()
-        except BaseException as problem:  # noqa: BLE001 - whatever it is, the others must not wait
-            error = problem
-    sent = None
-    if team.index == 0:
-        audio = own is not None and own.conditioning.audio_source is not None
-        light = None
-        if own is not None:
-            light = replace(own, conditioning=replace(own.conditioning, references=(), audio=None, source=None))
-        source = own is not None and own.conditioning.source is not None
-        sent = _Sent(light, audio, source, "" if error is None else f"{type(error).__name__}: {error}")
-    sent = team.share(sent)
-    if error is not None:
-        raise error
-    if sent.problem:
-        raise PeerStopped(f"Rank 0 ended the job: {sent.problem}")
+    own: Beginning | None = None
+
+    def make() -> _Sent:
+        nonlocal own
+        own = begin()
+        if own is None:
+            return _Sent(None)
+        conditioning = own.conditioning
+        light = replace(conditioning, references=(), audio=None, source=None)
+        return _Sent(
+            replace(own, conditioning=light), conditioning.audio_source is not None, conditioning.source is not None
+        )  # fmt: skip
+
+    sent = share_made(team, make if team.index == 0 else None)
     if sent.beginning is None:
         return None
     references = SharedPictures(team, None if own is None else own.conditioning.references)
