@@ -1,5 +1,7 @@
 """Ranks of a job as processes on this machine's CPU, which talk over gloo."""
 
+import contextlib
+import gc
 import json
 import os
 import sys
@@ -21,11 +23,22 @@ CPU = torch.device("cpu")
 
 def run_ranks(layout, work, *args):
     """`work(mesh, *args)` on as many ranks as the layout has, forked from here: what each of them returns."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _left_alone():
         multiprocessing.start_processes(
             _rank, (layout, work, args, folder), nprocs=layout.world, start_method="fork"
         )  # fmt: skip
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(layout.world)]
+
+
+@contextlib.contextmanager
+def _left_alone():
+    """Ranks must not collect what earlier tests left: a decoder that is freed would wait for threads it never had."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _rank(rank, layout, work, args, folder):
