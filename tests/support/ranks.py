@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -19,14 +20,21 @@ from wanvideo.synthetic.models import SPEECH, WAN
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+LONGEST_S = 300  # of all ranks of a test
 
 
 def run_ranks(layout, work, *args):
     """`work(mesh, *args)` on as many ranks as the layout has, forked from here: what each of them returns."""
     with tempfile.TemporaryDirectory() as folder, _left_alone():
-        multiprocessing.start_processes(
-            _rank, (layout, work, args, folder), nprocs=layout.world, start_method="fork"
+        ranks = multiprocessing.start_processes(
+            _rank, (layout, work, args, folder), nprocs=layout.world, start_method="fork", join=False
         )  # fmt: skip
+        deadline = time.monotonic() + LONGEST_S
+        while not ranks.join(timeout=1):
+            if time.monotonic() > deadline:
+                for process in ranks.processes:
+                    process.kill()
+                raise TimeoutError(f"{layout} did not end within {LONGEST_S} s")
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(layout.world)]
 
 
