@@ -93,7 +93,7 @@ def answered(name: str, error: type[TalkError] = InputError, doing: str = "read"
     """
     try:
         yield
-    except (TalkError, MemoryError, NotImplementedError):
+    except (TalkError, MemoryError):
         raise
     except OSError as cause:
         raise error(f"{name} cannot be {doing} ({cause.strerror or cause}). Check the file and its folder.") from cause

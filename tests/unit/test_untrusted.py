@@ -56,6 +56,9 @@ def test_json_files(tmp_path):
 def test_what_is_left_of_exceptions_becomes_an_answer():
     with pytest.raises(CheckpointError, match=r"x.bin cannot be read.*IndexError"), answered("x.bin", CheckpointError):
         [][0]
+    with pytest.raises(CheckpointError, match=r"x.bin cannot be read.*NotImplementedError"):
+        with answered("x.bin", CheckpointError):
+            raise NotImplementedError("a compression of its own")
     with pytest.raises(InputError, match="mine"), answered("x.bin", CheckpointError):
         raise InputError("mine")
     with pytest.raises(MemoryError), answered("x.bin"):

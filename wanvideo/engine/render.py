@@ -81,9 +81,9 @@ def render(
             outcome.add(window.seconds)
             yield window
         stack.pop_all()
-    outcome.report()
     for sink in sinks:
         sink.close()
+    outcome.report()
 
 
 def _next_window(engine: Engine, windows: Iterator[Window]) -> FinishedWindow | None:
