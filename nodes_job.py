@@ -175,7 +175,7 @@ class Job:
         engine = self.model.engine(images.vae, use_tf32)
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video, images.keep_mask)
         folder = free_name((images.folder or output_folder()) / "talking_video")
-        run = begin_run(manifest, folder, conditioning, setup, speech and speech.soundtrack)
+        run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
         if run.manifest.progress.num_windows:

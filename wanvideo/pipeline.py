@@ -15,15 +15,15 @@ from .engine.files import resolve
 from .engine.host import ProcessHost
 from .engine.inputs import Inputs, open_inputs
 from .engine.manifests import Job, manifest_of
-from .engine.recorded import record, state_of, why_unlike
+from .engine.recorded import begin_run, record, state_of
 from .engine.render import FinishedWindow, render
 from .engine.shared import Beginning, share_beginning
-from .errors import CheckpointError, OutputError, UnsupportedError
+from .errors import CheckpointError, UnsupportedError
 from .memory.planner import Device, RunPlan
 from .ops.attention.backends import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest
-from .runs.find import AUTO, NEVER, open_run
+from .runs.find import AUTO
 from .runs.manifest import Manifest
 from .runs.store import Run
 from .sampling.conditioning import Conditioning
@@ -146,7 +146,10 @@ class TalkingVideoPipeline:
 
         def begin() -> Beginning | None:
             nonlocal run, own
-            run, own = self._begin(request, inputs, manifest, folder, resume, replaced)
+            run, own = begin_run(
+                manifest, folder, lambda: self._encode(request, inputs), inputs.setup, inputs.soundtrack, resume,
+                replaced,
+            )  # fmt: skip
             return None if own is None else Beginning(own, state_of(run))
 
         beginning = share_beginning(self.engine.team, begin)
@@ -156,30 +159,6 @@ class TalkingVideoPipeline:
         return run, record(
             self.engine, beginning.conditioning, inputs.setup, request.seed, run, sinks, on_step, own
         )  # fmt: skip
-
-    def _begin(
-        self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,
-        replaced: Path | None,
-    ) -> tuple[Run, Conditioning | None]:  # fmt: skip
-        """The run, and what its windows are made from; None where all of them are there, so that no model is needed."""
-        run = open_run(manifest, folder, resume, inputs.soundtrack, replaced)
-        if run.manifest.is_complete:
-            return run, None
-        logger.info("What is finished can be played, and gone on with, from %s", run.folder)
-        try:
-            conditioning = self._encode(request, inputs)
-            unlike = why_unlike(conditioning, inputs.setup, run)
-        except BaseException:
-            run.abandon()
-            raise
-        if unlike and resume != AUTO:
-            run.abandon()
-            raise OutputError(unlike)
-        if unlike:
-            run.abandon()
-            logger.warning("%s", unlike)
-            run = open_run(manifest, folder, NEVER, inputs.soundtrack, replaced)
-        return run, conditioning
 
     def _render(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
 from ..runs.find import AUTO, NEVER, open_run
@@ -89,14 +90,29 @@ def why_unlike(conditioning: Conditioning, setup: SamplingSetup, run: Run) -> st
 
 
 def begin_run(
-    manifest: Manifest, folder: Path, conditioning: Conditioning, setup: SamplingSetup, soundtrack: Soundtrack | None
-) -> Run:
-    """The run that an encoded request goes on with, or a new one in `folder` (see runs.find.open_run)."""
-    run = open_run(manifest, folder, AUTO, soundtrack)
-    unlike = why_unlike(conditioning, setup, run)
+    manifest: Manifest, folder: Path, encode: Callable[[], Conditioning], setup: SamplingSetup,
+    soundtrack: Soundtrack | None, resume: str = AUTO, replaced: Path | None = None,
+) -> tuple[Run, Conditioning | None]:  # fmt: skip
+    """The run that a request goes on with, or a new one, and what its windows are made from.
+
+    Args: encode: makes the conditioning, which is not needed where all windows are there: then it is None.
+        folder, resume, replaced: see runs.find.open_run.
+    Raises: OutputError when a run that is named does not fit this speech.
+    """
+    run = open_run(manifest, folder, resume, soundtrack, replaced)
+    if run.manifest.is_complete:
+        return run, None
+    logger.info("What is finished can be played, and gone on with, from %s", run.folder)
+    try:
+        conditioning = encode()
+        unlike = why_unlike(conditioning, setup, run)
+    except BaseException:
+        run.abandon()
+        raise
     if unlike:
         run.abandon()
+        if resume != AUTO:
+            raise OutputError(unlike)
         logger.warning("%s", unlike)
-        run = open_run(manifest, folder, NEVER, soundtrack)
-    logger.info("What is finished can be played, and gone on with, from %s", run.folder)
-    return run
+        run = open_run(manifest, folder, NEVER, soundtrack, replaced)
+    return run, conditioning
