@@ -333,17 +333,35 @@ def sharded(bench: Bench, storage: str, attention: str) -> None:
 
 @torch.inference_mode()
 def profile(bench: Bench) -> None:
-    """What one forward at 480p in fp8 consists of on the first rank."""
-    model = bench.model("fp8")
-    split_tokens(model, next(iter(bench.teams.values())).mesh, "fp8")
-    run = Forward(model, bench.scale.sizes["480p"], 1)
-    run()
-    with torch.profiler.profile() as profiler:
+    """Which kernels a forward at 480p in fp8 consists of on the first rank: by itself, and in the first layout."""
+    model, took = bench.model("fp8"), []
+    for team in (None, next(iter(bench.teams.values()))):
+        model.token_split = AllTokens()
+        if team is None:
+            model.set_attention("fp8")
+        else:
+            split_tokens(model, team.mesh, "fp8")
+        run = Forward(model, bench.scale.sizes["480p"], 1)
         run()
-        bench.synchronize()
+        bench.wait()
+        with torch.profiler.profile() as profiler:
+            run()
+            bench.synchronize()
+        took.append(
+            {
+                entry.key: (entry.self_device_time_total / 1000, entry.count)
+                for entry in profiler.key_averages()
+                if entry.device_type == torch.autograd.DeviceType.CUDA
+            }
+        )
+    model.token_split = AllTokens()
+    alone, split = took
     if bench.place.rank == 0:
-        order = "self_cpu_time_total" if bench.scale.is_tiny else "self_device_time_total"
-        print(profiler.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=70), flush=True)
+        print("ms and launches by itself, ms and launches split, name")
+        names = sorted({*alone, *split}, key=lambda name: -split.get(name, (0, 0))[0] - alone.get(name, (0, 0))[0])
+        for name in names[:60]:
+            numbers = (*alone.get(name, (0.0, 0)), *split.get(name, (0.0, 0)))
+            print("{:9.3f} {:6d} {:9.3f} {:6d}".format(*numbers), name[:90])
 
 
 # In this order, with the seconds that each is expected to take at most.

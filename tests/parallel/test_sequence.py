@@ -10,8 +10,11 @@ from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError
 from wanvideo.ops.attention.backends import BACKENDS
-from wanvideo.ops.attention.dispatch import SDPA, hand_over
+from wanvideo.ops.attention.dispatch import SDPA
 from wanvideo.ops.attention.lse import eager_attention
+from wanvideo.ops.attention.operands import HeadNorm, OwnOperands
+from wanvideo.ops.attention.rope import video_rope
+from wanvideo.ops.quantized import FP8
 from wanvideo.parallel.layout import Layout
 from wanvideo.parallel.ring import ring
 from wanvideo.parallel.sequence import StripSplit, strips, ulysses
@@ -72,10 +75,8 @@ def attention(mesh, counts):
     backend = ulysses(ring(SDPA, mesh, split), mesh, split)
     first = sum(counts[: mesh.sequence.index])
     own = slice(first, first + counts[mesh.sequence.index])
-    groups = [x[0, own].unflatten(1, (backend.num_groups, -1)).transpose(0, 1) for x in (value, query, key)]
-    value, query, key = (
-        hand_over(x, backend, is_value) for x, is_value in zip(groups, (True, False, False), strict=True)
-    )
+    # Queries and keys are made of values here, which nothing norms.
+    query, key, value = (backend.operands.value(x[0, own].flatten(1), x.shape[2]) for x in (query, key, value))
     return backend.attend_with_lse(query, key, value)
 
 
@@ -88,8 +89,41 @@ def test_an_attention_over_ranks_is_a_backend_again(layout):
     assert (torch.cat([part for _, part in parts], 2) - lse).abs().max() <= 1e-5
 
 
+def keys(mesh, counts):
+    """Keys in fp8 that this rank attends to, of own tokens of `projected_keys`."""
+    split = StripSplit(mesh.sequence)
+    split.counts = counts
+    backend = ulysses(ring(SDPA, mesh, split), mesh, split)
+    projected, norm = projected_keys(sum(counts))
+    first = sum(counts[: mesh.sequence.index])
+    own = slice(first, first + counts[mesh.sequence.index])
+    made = backend.operands.key(projected[own], norm._replace(rope=norm.rope[own]), FP8)
+    backend.operands.value(projected[own], norm.num_heads)
+    backend.operands.query(projected[own], norm._replace(rope=norm.rope[own]), FP8)
+    if mesh.ulysses.size > 1:
+        backend.attend(*(made.float(),) * 3)  # waits for what is under way
+    return made.float()
+
+
+def projected_keys(num_tokens):
+    projected, rope = recipes.tensor("k", (num_tokens, 128), 5), video_rope(1, 1, num_tokens, 32, CPU)
+    return projected + 3, HeadNorm(torch.ones(128), 1e-6, 4, rope)
+
+
+@pytest.mark.parametrize("layout", [Layout(ulysses=2), Layout(ring=2)], ids=named)
+def test_keys_that_meet_in_one_softmax_lose_the_same_shift(layout):
+    """Each rank makes the keys of its own tokens; with a shift of its own they would be those of different softmaxes."""
+    counts = (40, 56)
+    parts = run_ranks(layout, keys, counts)
+    projected, norm = projected_keys(96)
+    shifts = [norm._replace(rope=norm.rope[own]).shift(projected[own], FP8) for own in (slice(0, 40), slice(40, 96))]
+    assert not torch.equal(*shifts)
+    expected = norm.heads(projected, FP8, shifts[0]).float()
+    assert torch.equal(torch.cat(parts, 2 if layout.ulysses > 1 else 1)[0], expected)
+
+
 def test_a_backend_of_one_rank_stays_as_it_is():
-    assert BACKENDS["sdpa"] is SDPA and SDPA.take is None and SDPA.num_groups == 1
+    assert BACKENDS["sdpa"] is SDPA and type(SDPA.operands) is OwnOperands
 
 
 def test_strips():

@@ -5,13 +5,11 @@ Bounds come from the rounding of the format, not from what was found. On a CPU t
 """
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from support.checks import DEVICE, draw, relative_error
 from support.rounding import E4M3_ERROR, fp8_attention, to_fp8, with_offset
-from support.tiny import tiny_transformer
 
 from wanvideo.ops import norm
 from wanvideo.ops.attention import backends, dispatch, functions, lse
@@ -115,25 +113,6 @@ def test_parts_of_the_keys_merge_whichever_shift_each_has(common):
     exact, exact_lse = lse.eager_attention(query, key, value[:, :300])
     made = lse.of_shifted_keys(made, query, shifts[0]) if common else made
     assert (out - exact).abs().max() <= 2e-5 and (made - exact_lse).abs().max() <= 2e-5
-
-
-def test_ranks_that_share_a_softmax_share_its_shift():
-    """Each makes the keys of its own tokens; with a shift of its own they would be those of different softmaxes."""
-    attn, shifts = tiny_transformer(num_layers=1).blocks[0].self_attn, []
-    hidden = draw(96, attn.q.in_features, seed=3).cpu()
-    rope = video_rope(1, 8, 12, hidden.shape[1] // attn.num_heads, hidden.device)
-
-    def from_first_rank(shift):
-        shifts.append(shift)
-        return shifts[0]
-
-    with torch.no_grad():
-        attn.norm_k.weight.fill_(1.0)
-        attn.backend = replace(backends.BACKENDS["sdpa"], query_dtype=FP8, share_shift=from_first_rank)
-        parts = [attn.project(hidden[part], rope[part])[1] for part in (slice(0, 40), slice(40, 96))]
-        exact = norm.rms_norm_heads(attn.k(hidden), attn.norm_k.weight, 1e-6, attn.num_heads, rope)
-    assert len(shifts) == 2 and not torch.equal(*shifts)
-    assert torch.equal(torch.cat(parts, 1)[0].float(), to_fp8(exact - shifts[0]).float())
 
 
 @pytest.mark.gpu

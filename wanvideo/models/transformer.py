@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..geometry import PATCH
 from ..ops.attention.backends import Backend, choose
-from ..ops.attention.dispatch import SDPA, dual_context_attention, hand_over, self_attention, share_shift
+from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
+from ..ops.attention.operands import HeadNorm
 from ..ops.attention.regions import FrameRegions, RegionShares
 from ..ops.attention.rope import sinusoid, video_rope
 from ..ops.compiled import compile_disabled, compile_modules, release_modules
 from ..ops.linear.layer import Linear
-from ..ops.norm import gelu, key_shift, layer_norm, rms_norm_heads, rms_norm_keys
+from ..ops.norm import gelu, layer_norm, rms_norm_heads, rms_norm_keys
 from ..ops.quantized import QuantizedRows
 from ..ops.residual import Residual
 from ..protocols import AllTokens, BlockProvider, ResidentBlocks, StepWeights, TokenSplit, WeightSource
@@ -117,16 +118,12 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
 
     def project(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [L, D] -> query, key, value [1, L, N, D/N], each handed over to the backend as soon as it is there."""
-        backend, groups, dtype = self.backend, self.backend.num_groups, self.backend.query_dtype
-        key = self.k(hidden)
-        shift = share_shift(key_shift(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype), backend)
-        key = rms_norm_heads(key, self.norm_k.weight, EPS, self.num_heads, rope, dtype, shift, groups)
-        key = hand_over(key, backend)  # on its way while the value is computed, and that while the query is
-        value = self.v(hidden).unflatten(-1, (groups, self.num_heads // groups, -1)).transpose(0, 1)
-        value = hand_over(value, backend, is_value=True)
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, rope, dtype, None, groups)
-        return hand_over(query, backend), key, value
+        """hidden [L, D] -> query, key, value [1, L, N, D/N], each made as soon as its projection is there."""
+        make, dtype, heads = self.backend.operands, self.backend.query_dtype, self.num_heads
+        key = make.key(self.k(hidden), HeadNorm(self.norm_k.weight, EPS, heads, rope), dtype)
+        value = make.value(self.v(hidden), heads)
+        query = make.query(self.q(hidden), HeadNorm(self.norm_q.weight, EPS, heads, rope), dtype)
+        return query, key, value
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None

@@ -15,9 +15,11 @@ from ..ops.attention.backends import Backend
 from ..ops.attention.dispatch import region_attention
 from ..ops.attention.functions import OutAndLse
 from ..ops.attention.lse import merge
+from ..ops.attention.operands import HeadNorm, OwnOperands
 from ..ops.attention.regions import FrameRegions, RegionShares
+from ..ops.compiled import compile_disabled
 from .mesh import Mesh
-from .sequence import StripSplit, spread_extremes
+from .sequence import StripSplit, key_heads, spread_extremes
 
 
 def ring(backend: Backend, mesh: Mesh, split: StripSplit) -> Backend:
@@ -25,10 +27,10 @@ def ring(backend: Backend, mesh: Mesh, split: StripSplit) -> Backend:
     if mesh.ring.size == 1:
         return backend
     around = _Ring(backend, mesh, split)
-    return replace(backend, function=around.function, rows=around.rows)
+    return replace(backend, function=around.function, rows=around.rows, operands=around)
 
 
-class _Ring:
+class _Ring(OwnOperands):
     def __init__(self, backend: Backend, mesh: Mesh, split: StripSplit) -> None:
         self.backend, self.mesh, self.group, self.split = backend, mesh, mesh.ring, split
 
@@ -41,6 +43,10 @@ class _Ring:
             bounds.append((start, stop))
             start = stop
         return bounds
+
+    @compile_disabled
+    def key(self, projected: Tensor, norm: HeadNorm, dtype: torch.dtype | None) -> Tensor:
+        return key_heads(projected, norm, dtype, self.mesh.sequence, 1)
 
     def function(self, query: Tensor, key: Tensor, value: Tensor, needs_lse: bool = False) -> OutAndLse:
         """The own query [1, l, N, E], key and value [1, M, N, E] -> attention to everybody's keys."""

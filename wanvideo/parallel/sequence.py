@@ -17,7 +17,9 @@ from ..errors import InputError
 from ..ops.attention.backends import Backend
 from ..ops.attention.dispatch import self_attention
 from ..ops.attention.functions import OutAndLse, hopper_rows
+from ..ops.attention.operands import HeadNorm
 from ..ops.attention.regions import FrameRegions, RegionShares
+from ..ops.compiled import compile_disabled
 from ..ops.quantized import FP8, QuantizedRows
 from .groups import Group, Work, packed
 from .mesh import Mesh
@@ -34,6 +36,14 @@ def strips(num_positions: int, count: int) -> tuple[int, ...]:
         )
     each, more = divmod(num_positions, count)
     return tuple(each + (index < more) for index in range(count))
+
+
+def key_heads(projected: Tensor, norm: HeadNorm, dtype: torch.dtype | None, group: Group, num_groups: int) -> Tensor:
+    """Keys [num_groups, l, N/num_groups, E] without the shift of a group's first rank, which is as good as any."""
+    shift = norm.shift(projected, dtype)
+    if shift is not None:
+        group.broadcast_(shift, 0)
+    return norm.heads(projected, dtype, shift, num_groups)
 
 
 class StripSplit:
@@ -78,13 +88,13 @@ class _Sent:
 def ulysses(backend: Backend, mesh: Mesh, split: StripSplit) -> Backend:
     """Attention of all ranks of `mesh.ulysses` by `backend`, each to N/P of the heads.
 
-    Its operands are the own tokens', in P groups of heads (see `Backend.take`); so is what it returns.
+    What it returns is of the own tokens and all heads.
     """
     group = mesh.ulysses
     if group.size == 1:
         return backend
     exchange = _Ulysses(backend, group, mesh, split)
-    return replace(backend, function=exchange.function, rows=exchange.rows, num_groups=group.size, take=exchange.take)
+    return replace(backend, function=exchange.function, rows=exchange.rows, operands=exchange)
 
 
 class _Ulysses:
@@ -104,15 +114,29 @@ class _Ulysses:
         first = self.mesh.sequence.index // self.group.size * self.group.size
         return self.split.counts[first : first + self.group.size]
 
-    def take(self, operand: Tensor, is_value: bool) -> Tensor:
+    @compile_disabled
+    def key(self, projected: Tensor, norm: HeadNorm, dtype: torch.dtype | None) -> Tensor:
+        return self._send(key_heads(projected, norm, dtype, self.mesh.sequence, self.group.size))
+
+    @compile_disabled
+    def value(self, projected: Tensor, num_heads: int) -> Tensor:
+        bound = bound_work = None
+        if self._in_fp8:  # rows in fp8 share the bound of the values
+            bound = torch.linalg.vector_norm(projected, float("inf")).float()
+            bound_work = self.group.start_reduce_(bound, "max")
+        size = self.group.size
+        groups = projected.unflatten(-1, (size, num_heads // size, -1)).transpose(0, 1)
+        return self._send(groups, bound, bound_work)
+
+    @compile_disabled
+    def query(self, projected: Tensor, norm: HeadNorm, dtype: torch.dtype | None) -> Tensor:
+        return self._send(norm.heads(projected, dtype, None, self.group.size))
+
+    def _send(self, operand: Tensor, bound: Tensor | None = None, bound_work: Work | None = None) -> Tensor:
         """Heads [P, l, n, E] of the own tokens -> the own heads [1, L, n, E] of all; they come while others are made.
 
         Each is exchanged by itself, so that it arrives as the kernels take it, and while the next one is computed.
         """
-        bound = bound_work = None
-        if is_value and self._in_fp8:  # rows in fp8 share the bound of the values
-            bound = torch.linalg.vector_norm(operand, float("inf")).float()
-            bound_work = self.group.start_reduce_(bound, "max")
         own, counts = operand.shape[1], self.counts
         received, work = self.group.exchange(packed(operand).flatten(0, 1), [own] * self.group.size, counts)
         self._sent.append(_Sent(work, bound, bound_work))
@@ -176,12 +200,6 @@ class _Ulysses:
             return RegionShares(own, *torch.aminmax(total, dim=1, keepdim=True))
         least, most = torch.aminmax(total, dim=1, keepdim=True)
         return RegionShares(own, *_extremes(least, most, self.mesh.ring))
-
-
-def first_s_shift(group: Group, shift: Tensor) -> Tensor:
-    """See `Backend.share_shift`: that of the first rank is as good as any."""
-    group.broadcast_(shift, 0)
-    return shift
 
 
 def _extremes(least: Tensor, most: Tensor, group: Group) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..ops.attention.backends import Backend
 from ..protocols import AllTokens
 from .mesh import Mesh
 from .ring import ring
-from .sequence import StripSplit, first_s_shift, ulysses
+from .sequence import StripSplit, ulysses
 from .vae import HaloRows
 
 
@@ -27,8 +24,7 @@ def split_tokens(transformer: WanTransformer, mesh: Mesh, attention: str) -> str
     split = StripSplit(mesh.sequence)
 
     def over_ranks(backend: Backend) -> Backend:
-        together = ulysses(ring(backend, mesh, split), mesh, split)
-        return replace(together, share_shift=partial(first_s_shift, mesh.sequence))
+        return ulysses(ring(backend, mesh, split), mesh, split)
 
     transformer.token_split = split
     return transformer.set_attention(attention, over_ranks, mesh.ring.size > 1)

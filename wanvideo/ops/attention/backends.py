@@ -22,6 +22,7 @@ from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
+from .operands import Operands, OwnOperands
 from .regions import RegionShares
 
 logger = logging.getLogger("wanvideo")
@@ -60,10 +61,7 @@ class Backend:
     that the probe allows. exact: 16-bit arithmetic, so that `auto` may choose it. query_dtype: what queries and keys
     are best handed over in (None: as they are). lse_limit: why it has no log-sum-exp. rows:
     `dispatch.self_attention` in one pass, perhaps without the regions' shares.
-    num_groups, take: where attention is that of several GPUs, its operands are made in so many groups of heads, one
-    after another [G, L, N/G, E], and each is given to `take` as soon as it is there, with whether it is the value. What
-    `take` returns, which may be still to come, `function` and `rows` get. share_shift: of this rank's
-    `ops.norm.key_shift` and those of others, the one that all keys of a softmax lose.
+    operands: makes what `function` and `rows` take; where attention is that of several GPUs, with the others.
     """
 
     name: str
@@ -74,9 +72,7 @@ class Backend:
     query_dtype: torch.dtype | None = None
     lse_limit: str | None = None
     rows: Callable[..., tuple[Tensor | QuantizedRows, RegionShares | None]] | None = None
-    num_groups: int = 1
-    take: Callable[[Tensor, bool], Tensor] | None = None
-    share_shift: Callable[[Tensor], Tensor] | None = None
+    operands: Operands = OwnOperands()
 
     @property
     def has_lse(self) -> bool:

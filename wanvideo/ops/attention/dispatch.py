@@ -27,28 +27,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Backend = SDPA) -
     return backend.attend(query, key, value)
 
 
-def hand_over(operand: Tensor, backend: Backend, is_value: bool = False) -> Tensor:
-    """A key, value or query [G, L, N/G, E], as soon as it is made -> what `self_attention` takes of it."""
-    return operand if backend.take is None else _taken(operand, backend, is_value)
-
-
-@compile_disabled
-def _taken(operand: Tensor, backend: Backend, is_value: bool) -> Tensor:
-    assert backend.take is not None
-    return backend.take(operand, is_value)
-
-
-def share_shift(shift: Tensor | None, backend: Backend) -> Tensor | None:
-    """The `norm.key_shift` of this rank's keys -> that of all keys which meet in one softmax."""
-    return shift if shift is None or backend.share_shift is None else _shared(shift, backend)
-
-
-@compile_disabled
-def _shared(shift: Tensor, backend: Backend) -> Tensor:
-    assert backend.share_shift is not None
-    return backend.share_shift(shift)
-
-
 @compile_disabled
 def self_attention(
     query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None, backend: Backend, dtype: torch.dtype
