@@ -112,7 +112,7 @@ def projected_keys(num_tokens):
 
 @pytest.mark.parametrize("layout", [Layout(ulysses=2), Layout(ring=2)], ids=named)
 def test_keys_that_meet_in_one_softmax_lose_the_same_shift(layout):
-    """Each rank makes the keys of its own tokens; with a shift of its own they would be those of different softmaxes."""
+    """Each rank makes the keys of its own tokens; with a shift of its own they would be of different softmaxes."""
     counts = (40, 56)
     parts = run_ranks(layout, keys, counts)
     projected, norm = projected_keys(96)

@@ -94,7 +94,22 @@ def attention_kernels(stores):
         attention.dual_context_attention(query, text, picture, 1.0, empty(dtype=FP32))
         query, key = empty(2, TOKENS, HEADS, HEAD), empty(2, 64, HEADS, HEAD)
         attention.grouped_weights(query, key, empty(2 * TOKENS, dtype=FP32), FP8, 256.0)
-        kernels.hopper_kernels().transposed_values(empty(1, TOKENS, HEADS, HEAD))
+        hopper_kernels()
+
+
+def hopper_kernels():
+    """Also as ranks use them that put their heads into the memory of two."""
+    values, rows = kernels.value_kernels(), kernels.row_kernels()
+    value, places = empty(TOKENS, HEADS, HEAD), torch.zeros(2, dtype=torch.int64)
+    vector, table = empty(WIDTH, dtype=FP32), empty(TOKENS, HEAD // 2, 2, dtype=FP32)
+    scaling = values.fp8_values(value[None], True).scaling
+    values.value_scaling(empty(2, 3, WIDTH, dtype=FP32), 2 * TOKENS, True)
+    values.put_value_ranges(value.flatten(1), empty(2, 3, WIDTH, dtype=FP32), places)
+    values.put_fp8_values(value, scaling, 3, 2 * TOKENS, empty(TOKENS * WIDTH, dtype=FP32).to(FP8), places)
+    values.put_copies(vector, vector, places)
+    values.put_heads(value, value, places)
+    for out in (value, value.to(FP8)):
+        rows.put_normed_heads(value.flatten(1), vector, 1e-6, HEADS, table, vector, out, places)
 
 
 def copy_engine_kernels():

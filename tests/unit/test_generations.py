@@ -17,7 +17,11 @@ EVERYWHERE = {
 LATER = {
     "_key_sums",
     "_column_ranges",
-    "_transpose_values",
+    "_copy",
+    "_join_ranges",
+    "_move_rows",
+    "_move_values",
+    "_scaling",
     "_conv",
     "_absorb_keys",
     "_absorb_values",

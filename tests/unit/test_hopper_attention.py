@@ -13,7 +13,7 @@ from wanvideo.ops.kernels import cuda_driver
 from wanvideo.ops.quantized import FP8
 
 pytest.importorskip("triton", reason="Triton is not installed; other backends are used everywhere")
-from wanvideo.ops.kernels import hopper_attention, hopper_tiles  # noqa: E402
+from wanvideo.ops.kernels import hopper_attention, hopper_tiles, hopper_values  # noqa: E402
 
 REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
 on_hopper = pytest.mark.skipif(REFUSAL is not None, reason=f"this attention cannot be used here: {REFUSAL}")
@@ -29,7 +29,8 @@ SUM_ERRORS = {"hopper": (1e-5, 1e-6), "fp8": (2 * 33 * DROPPED_PLACE, DROPPED_PL
 def test_values_are_transposed_centered_and_scaled(length):
     """Place 16 h + 4 t + n of 32 has token 16 h + 8 (n // 2) + 2 t + n % 2, as a thread holds its scores."""
     value = draw(2, length, 3, 64) + 5
-    ours, scale, mean = hopper_attention.transposed_values(value, torch.float32)
+    ours, scaling = hopper_values.fp8_values(value, False, dtype=torch.float32)
+    scale, mean = scaling.scale.view(3, 64), scaling.offset.view(3, 64)
     assert ours.shape == (2, 3, 64, 96) and torch.allclose(mean, value.mean((0, 1)), atol=1e-5)
     assert ours.abs().amax((0, 3)).sub(448).abs().max() <= 1e-3
     order = [32 * g + 16 * h + 8 * (n // 2) + 2 * t + n % 2
@@ -37,6 +38,31 @@ def test_values_are_transposed_centered_and_scaled(length):
     back = torch.zeros(2, 96, 3, 64, device=DEVICE)
     back[:, order] = ours.permute(0, 3, 1, 2)
     assert torch.allclose(back[:, :length] * scale + mean, value, atol=1e-4) and not back[:, length:].any()
+
+
+@pytest.mark.parametrize("bound", [None, 20.0])
+def test_values_of_ranks_are_rounded_as_all_of_them_together(bound):
+    """Each puts its own into the memory of those that attend to them, by the ranges of all."""
+    counts, heads = (37, 45), 4
+    value = draw(sum(counts), heads, 64) + 5
+    bound = None if bound is None else torch.tensor(bound, device=DEVICE)
+    expected, scaling = hopper_values.fp8_values(value[None], True, bound, torch.float32)
+    parts, places = value.split(counts), torch.tensor([0, 2 * 64 * 96], device=DEVICE)
+    ranges = value.new_empty(2, 2, 3, heads * 64)  # of each rank, everybody's
+    for rank, part in enumerate(parts):
+        at = torch.tensor([rank, 2 + rank], device=DEVICE) * 3 * heads * 64
+        hopper_values.put_value_ranges(part.flatten(1), ranges, at)
+    assert torch.equal(ranges[0], ranges[1])
+    together = hopper_values.value_scaling(ranges[0], sum(counts), True, bound)
+    for ours, theirs in zip(together, scaling, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    out = value.new_zeros(2, 2, 64, 96)
+    for start, part in zip((0, 37), parts, strict=True):
+        hopper_values.put_fp8_values(part, scaling, start, 82, out, places)
+    assert torch.equal(out.flatten(0, 1), expected[0])
+    plain = scaling.for_plain_rows()
+    unrounded = hopper_values.fp8_values(value[None], False, None, torch.float32).scaling
+    assert torch.allclose(plain.scale, unrounded.scale) and torch.allclose(plain.offset, unrounded.offset)
 
 
 @pytest.mark.parametrize("dtype", hopper_attention.TILES)

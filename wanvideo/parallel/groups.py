@@ -39,6 +39,10 @@ class Group:
     def size(self) -> int:
         return len(self.ranks)
 
+    def count(self) -> None:
+        """Say that this rank starts an exchange."""
+        self._counter.count += 1
+
     def exchange(self, send: Tensor, send_rows: Sequence[int], receive_rows: Sequence[int]) -> tuple[Tensor, Work]:
         """Rows of send [n, ...] go to the ranks in order, so many to each.
 
@@ -47,7 +51,7 @@ class Group:
         send = send.contiguous()
         out = send.new_empty(sum(receive_rows), *send.shape[1:])
         width = math.prod(send.shape[1:]) * send.element_size()
-        self._counter.count += 1
+        self.count()
         work = dist.all_to_all_single(
             _bytes(out), _bytes(send), [rows * width for rows in receive_rows], [rows * width for rows in send_rows],
             group=self.handle, async_op=True,
@@ -61,7 +65,7 @@ class Group:
         own = own.contiguous()
         if len(set(rows)) == 1:
             out = own.new_empty(sum(rows), *own.shape[1:])
-            self._counter.count += 1
+            self.count()
             dist.all_gather_into_tensor(_bytes(out), _bytes(own), group=self.handle)
             return out
         copies = own[None].expand(self.size, *own.shape).flatten(0, 1)
@@ -71,7 +75,7 @@ class Group:
 
     def start_gather(self, out: Tensor, own: Tensor) -> Work:
         """Everybody's bytes own [n] into out [size * n]."""
-        self._counter.count += 1
+        self.count()
         work: Work = dist.all_gather_into_tensor(out, own, group=self.handle, async_op=True)
         return work
 
@@ -81,19 +85,19 @@ class Group:
         return x
 
     def start_reduce_(self, x: Tensor, by: str = "sum") -> Work:
-        self._counter.count += 1
+        self.count()
         operation = dist.ReduceOp.MAX if by == "max" else dist.ReduceOp.SUM
         work: Work = dist.all_reduce(x, operation, group=self.handle, async_op=True)
         return work
 
     def broadcast_(self, x: Tensor, index: int) -> None:
         """x of the rank at `index`, on all of them, in place."""
-        self._counter.count += 1
+        self.count()
         dist.broadcast(_bytes(x), self.ranks[index], group=self.handle)
 
     def swap(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor]) -> list[Work]:
         """Contiguous tensors to and from ranks of the group, by their index."""
-        self._counter.count += 1
+        self.count()
         operations = [
             *(dist.P2POp(dist.isend, _bytes(x), self.ranks[index], self.handle) for index, x in sends.items()),
             *(dist.P2POp(dist.irecv, _bytes(x), self.ranks[index], self.handle) for index, x in receives.items()),

@@ -22,7 +22,9 @@ from ..ops.attention.regions import FrameRegions, RegionShares
 from ..ops.compiled import compile_disabled
 from ..ops.quantized import FP8, QuantizedRows
 from .groups import Group, Work, packed
+from .memory import PeerMemory, can_share
 from .mesh import Mesh
+from .peers import PeerAttention
 
 
 def strips(num_positions: int, count: int) -> tuple[int, ...]:
@@ -94,6 +96,11 @@ def ulysses(backend: Backend, mesh: Mesh, split: StripSplit) -> Backend:
     if group.size == 1:
         return backend
     exchange = _Ulysses(backend, group, mesh, split)
+    if mesh.ring.size == 1 and backend.rows is hopper_rows and can_share(group, mesh.device):
+        among = PeerAttention(
+            group.index, lambda size: PeerMemory(group, size, mesh.device), lambda: split.counts, exchange.own_shares
+        )
+        return replace(backend, function=among.function, rows=among.rows, operands=among)
     return replace(backend, function=exchange.function, rows=exchange.rows, operands=exchange)
 
 
@@ -169,7 +176,7 @@ class _Ulysses:
             rows = self._send_back(made.dense(value.dtype))
         else:
             rows = self._send_back(made)
-        return rows, None if shares is None else self._own_shares(shares)
+        return rows, None if shares is None else self.own_shares(shares)
 
     def _wait(self) -> Tensor | None:
         """Have what is computed from here on wait for what was handed over. Returns: the bound of the values."""
@@ -190,7 +197,7 @@ class _Ulysses:
         work.wait()
         return packed(received.view(self.group.size, own, -1).transpose(0, 1)).flatten(1)
 
-    def _own_shares(self, shares: RegionShares) -> RegionShares:
+    def own_shares(self, shares: RegionShares) -> RegionShares:
         """Shares averaged over the own heads, of all tokens -> over all heads, of the own tokens."""
         total = self.group.reduce_(shares.values.contiguous()).div_(self.group.size)
         counts = self.counts

@@ -72,6 +72,11 @@ def hopper_kernels() -> ModuleType:
 
 
 @cache
+def value_kernels() -> ModuleType:
+    return import_module(".hopper_values", __name__)
+
+
+@cache
 def conv_kernels() -> ModuleType:
     return import_module(".conv", __name__)
 

@@ -334,9 +334,71 @@ __device__ __forceinline__ void consume(
     for (int n = 0; n < SUMS; n++) rows.indicator_sum[n] += rows.tile_sum[n];
 }
 
+// Where rows of results belong: to `ranks` ranks, whose rows [tokens, num_heads, D] are at `places`, the first of them
+// token starts[rank] of all; heads here begin with number first_head. Without ranks all of it is at `out`.
+struct Owners {
+    void* out;
+    const u64* places;
+    const int* starts;
+    int ranks, first_head, num_heads;
+};
+
+// Columns 8 * i + 2 * (lane % 4) and the next one of a row, of which this thread holds the sums.
+__device__ __forceinline__ float2 result(
+    const Rows& rows, int r, int i, float share, const float* value_scale, const float* value_mean, const Shape& shape) {
+    const int column = shape.head * D + 8 * i + threadIdx.x % 4 * 2;
+    const float2 factor = *(const float2*)(value_scale + column), mean = *(const float2*)(value_mean + column);
+    const float* pair = &rows.out[4 * i + 2 * r];
+    return make_float2(fmaf(pair[0] * share, factor.x, mean.x), fmaf(pair[1] * share, factor.y, mean.y));
+}
+
+__device__ __forceinline__ void write_bf16(
+    const Rows& rows, int r, float share, const float* value_scale, const float* value_mean, u32* out,
+    const Shape& shape) {
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+        const float2 pair = result(rows, r, i, share, value_scale, value_mean, shape);
+        out[4 * i + threadIdx.x % 4] = two_bf16(pair.x, pair.y);
+    }
+}
+
+// The four lanes of a row give each other what they have, so that each writes 32 columns that lie together: over NVLink
+// a word of two columns would take as much time as these.
+__device__ __forceinline__ void write_fp8(
+    const Rows& rows, int r, float share, const float* value_scale, const float* value_mean, uint4* out, bool is_token,
+    const Shape& shape) {
+    u32 pairs[D / 16];  // two words of columns 8 * i, of even i in the lower half; 4 * q to 4 * q + 3 are for lane q
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        const float2 lower = result(rows, r, 2 * i, share, value_scale, value_mean, shape);
+        const float2 upper = result(rows, r, 2 * i + 1, share, value_scale, value_mean, shape);
+        pairs[i] = four_fp8(lower.x, lower.y, upper.x, upper.y);
+    }
+#pragma unroll
+    for (int bit = 1; bit <= 2; bit *= 2)
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            if (i & 2 * bit) continue;
+            const bool is_upper = threadIdx.x & bit;
+            const u32 sent = is_upper ? pairs[i] : pairs[i + 2 * bit];
+            const u32 got = __shfl_xor_sync(ALL_LANES, sent, bit);
+            pairs[i] = is_upper ? got : pairs[i];
+            pairs[i + 2 * bit] = is_upper ? pairs[i + 2 * bit] : got;
+        }
+    if (!is_token) return;
+    out += threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const u32* of_lane = pairs + half;
+        out[half] = make_uint4(
+            __byte_perm(of_lane[0], of_lane[2], 0x5410), __byte_perm(of_lane[4], of_lane[6], 0x5410),
+            __byte_perm(of_lane[0], of_lane[2], 0x7632), __byte_perm(of_lane[4], of_lane[6], 0x7632));
+    }
+}
+
 // The epilogue: O / l times value_scale plus value_mean, the shares of regions, and the log-sum-exp where it is wanted.
 __device__ __forceinline__ void write_results(
-    const Rows& rows, int row, const float* value_scale, const float* value_mean, void* out, int out_in_fp8,
+    const Rows& rows, int row, const float* value_scale, const float* value_mean, const Owners& owners, int out_in_fp8,
     float* shares, float* lse, const Shape& shape) {
     const int lane = threadIdx.x % WARP, quad = lane & ~3;  // four lanes share a row
     const u64 head_row = (u64)(shape.batch * shape.heads + shape.head);
@@ -348,30 +410,28 @@ __device__ __forceinline__ void write_results(
         const float all = __shfl_sync(ALL_LANES, sum[0], quad);
         const float of_frame = __shfl_sync(ALL_LANES, frame % 2 ? sum[1] : sum[0], quad + frame / 2);
         const float share = 1.0f / all;
-        if (token >= shape.length) continue;
-        if (lse != nullptr && lane == quad)
+        const bool is_token = token < shape.length;
+        if (is_token && lse != nullptr && lane == quad)
             lse[head_row * shape.length + token] = LN_2 * (logarithm_of_two(all) + (rows.row_max[r] - REFERENCE));
 #pragma unroll
         for (int n = 0; n < 2; n++) {
             const int region = lane % 4 * 2 + n - 1;
-            if (region >= 0 && region < shape.num_regions)
+            if (is_token && region >= 0 && region < shape.num_regions)
                 shares[(head_row * shape.num_regions + region) * shape.length + token] =
                     sum[n] / fmaxf(of_frame, LEAST_SUM);
         }
         // Not the 64-bit sum of load_queries: the compiler would keep that for here, and spill it.
-        const int place = shape.batch * shape.length + token;
-        const u64 first = ((u64)place * shape.heads + shape.head) * (D / 2) + lane % 4;  // in pairs of columns
-#pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            const int column = shape.head * D + 8 * i + lane % 4 * 2;
-            const float2 factor = *(const float2*)(value_scale + column), mean = *(const float2*)(value_mean + column);
-            const float* pair = &rows.out[4 * i + 2 * r];
-            const float a = fmaf(pair[0] * share, factor.x, mean.x), b = fmaf(pair[1] * share, factor.y, mean.y);
-            if (out_in_fp8)
-                ((unsigned short*)out)[first + 4 * i] = (unsigned short)four_fp8(a, b, 0, 0);
-            else
-                ((u32*)out)[first + 4 * i] = two_bf16(a, b);
+        int place = shape.batch * shape.length + token, owner = 0;
+        if (owners.ranks > 0) {
+            while (owner + 1 < owners.ranks && token >= owners.starts[owner + 1]) owner++;
+            place = token - owners.starts[owner];
         }
+        void* const out = owners.ranks > 0 ? (void*)owners.places[owner] : owners.out;
+        const u64 head = (u64)place * owners.num_heads + owners.first_head + shape.head;
+        if (out_in_fp8)
+            write_fp8(rows, r, share, value_scale, value_mean, (uint4*)out + head * (D / 16), is_token, shape);
+        else if (is_token)
+            write_bf16(rows, r, share, value_scale, value_mean, (u32*)out + head * (D / 2), shape);
     }
 }
 
@@ -384,11 +444,13 @@ __device__ __forceinline__ void write_results(
 // the frame. shares [B, heads, num_regions, length]: of the weights in the frame those in each region.
 // tile_order [tiles]: which tile of keys is visited in which step, those with keys of the frame first; null where that
 // is their own order. partial_step: in which step the tile with the last keys comes. lse [B, heads, length] or null.
+// places, starts, ranks, first_head, num_heads: see Owners; without ranks, num_heads is heads.
 extern "C" __global__ void __launch_bounds__(WARPGROUP * (GROUPS + 1), 1)
 attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ TensorMap value_map,
           const unsigned char* queries, const float* value_scale, const float* value_mean, void* out, int out_in_fp8,
           const unsigned char* indicators, const int* tile_order, float* shares, float* lse, int partial_step,
-          int marked_tiles, int num_regions, int length, int num_keys, int heads, float scale) {
+          int marked_tiles, int num_regions, int length, int num_keys, int heads, float scale, const u64* places,
+          const int* starts, int ranks, int first_head, int num_heads) {
     extern __shared__ unsigned char memory[];
     __shared__ alignas(8) u64 barriers[2 * STAGES];
     const int group = threadIdx.x / WARPGROUP;
@@ -421,5 +483,6 @@ attention(const __grid_constant__ TensorMap key_map, const __grid_constant__ Ten
     rows.row_max[0] = rows.row_max[1] = LOWEST;
     load_queries(query, queries, row, shape);
     consume(rows, query, shared, shape);
-    write_results(rows, row, value_scale, value_mean, out, out_in_fp8, shares, lse, shape);
+    const Owners owners = {out, places, starts, ranks, first_head, num_heads};
+    write_results(rows, row, value_scale, value_mean, owners, out_in_fp8, shares, lse, shape);
 }

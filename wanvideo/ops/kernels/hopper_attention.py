@@ -16,11 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..attention.regions import FrameRegions
-from ..quantized import FP8, LARGEST, SMALLEST_AMAX, QuantizedRows
+from ..quantized import FP8, QuantizedRows
 from . import cuda_driver, softmax_scale
 from .hopper_tiles import TileOrder, tile_order
+from .hopper_values import Fp8Values, fp8_values, token_at
 
-WIDTH, ROWS, KEY_GROUP, INDICATORS = 128, 64, 32, 8
+WIDTH, ROWS, INDICATORS = 128, 64, 8
 MAX_REGIONS = INDICATORS - 2
 SWIZZLE_ROW, SWIZZLE_ATOM = 128, 1024  # bytes of the widest swizzled row, and after which its pattern repeats
 TILES = {
@@ -38,10 +39,10 @@ SOURCES = ("hopper_instructions.cu", "hopper_attention.cu")
 
 
 class Attended(NamedTuple):
-    """What `attend` computes. out [B, L, N, E] bf16, or rows [B * L, N * E] in fp8; shares [B, R, L] float32 and lse
-    [B, N, L] float32 where they are asked for."""
+    """What `attend` computes. out [B, L, N, E] bf16, or rows [B * L, N * E] in fp8, or None where they are elsewhere;
+    shares [B, R, L] float32 and lse [B, N, L] float32 where they are asked for."""
 
-    out: Tensor | QuantizedRows
+    out: Tensor | QuantizedRows | None
     shares: Tensor | None
     lse: Tensor | None
 
@@ -98,71 +99,6 @@ def _kernel(device: torch.device, dtype: torch.dtype) -> cuda_driver.Kernel:
 
 
 @triton.jit
-def _column_ranges(
-    x, lowest, highest, total, L, C, ROWS: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    low = tl.full((TOGETHER, BLOCK), float("inf"), tl.float32)
-    high, sums = -low, tl.zeros((TOGETHER, BLOCK), tl.float32)
-    for step in range(0, ROWS, TOGETHER):  # rows of a step come at once: a single one would wait for memory each time
-        row = tl.program_id(0).to(tl.int64) * ROWS + step + tl.arange(0, TOGETHER)[:, None]
-        inside = (columns[None, :] < C) & (row < L)
-        value = tl.load(x + row * C + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-        low, high = tl.where(inside, tl.minimum(low, value), low), tl.where(inside, tl.maximum(high, value), high)
-        sums += value
-    low, high, sums = tl.min(low, 0), tl.max(high, 0), tl.sum(sums, 0)
-    place = tl.program_id(0) * C + columns
-    tl.store(lowest + place, low, mask=columns < C)
-    tl.store(highest + place, high, mask=columns < C)
-    tl.store(total + place, sums, mask=columns < C)
-
-
-@triton.jit
-def _token_at(place):
-    """Values and indicators lie in the order in which the kernel's `exp_weights` leaves 32 weights in fp8."""
-    return place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
-
-
-@triton.jit
-def _transpose_values(x, mean, factor, out, L, padded, N, E: tl.constexpr, BLOCK: tl.constexpr):
-    """x [B, L, N, E] -> out [B, N, E, padded]: (x - mean) * factor, tokens in the order of `_token_at`."""
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    place, columns = tl.arange(0, BLOCK), tl.arange(0, E)
-    first = tl.program_id(0) * BLOCK
-    token = first + _token_at(place)
-    source = x + ((batch * L + token[:, None]) * N + head) * E + columns[None, :]
-    value = tl.load(source, mask=token[:, None] < L, other=0.0).to(tl.float32)
-    value = (value - tl.load(mean + head * E + columns)[None, :]) * tl.load(factor + head * E + columns)[None, :]
-    value = tl.where(token[:, None] < L, value, 0.0)
-    target = out + ((batch * N + head) * E + columns[:, None]) * padded + first + place[None, :]
-    tl.store(target, tl.trans(value).to(out.dtype.element_ty), mask=first + place[None, :] < padded)
-
-
-def transposed_values(value: Tensor, dtype: torch.dtype = FP8) -> tuple[Tensor, Tensor, Tensor]:
-    """value [B, M, N, E] -> values [B, N, E, M rounded up to 32] as the kernel takes them, scale and mean [N, E].
-
-    value = scale * result + mean. Without the mean the sums of an even attention stay small, which fp8 products need.
-    """
-    value = value.contiguous()
-    batch, length, heads, width = value.shape
-    rows, columns = batch * length, heads * width
-    blocks = triton.cdiv(rows, 128)
-    lowest, highest, total = value.new_empty(3, blocks, columns, dtype=torch.float32)
-    _column_ranges[(blocks, triton.cdiv(columns, 256))](
-        value, lowest, highest, total, rows, columns, ROWS=128, TOGETHER=16, BLOCK=256, num_warps=4
-    )
-    mean = total.sum(0) / rows
-    largest = torch.maximum(highest.amax(0) - mean, mean - lowest.amin(0)).clamp_min(SMALLEST_AMAX)
-    scale = largest / LARGEST[FP8]
-    padded = triton.cdiv(length, KEY_GROUP) * KEY_GROUP
-    out = value.new_empty(batch, heads, width, padded, dtype=dtype)
-    _transpose_values[(triton.cdiv(padded, 128), heads, batch)](
-        value, mean, scale.reciprocal(), out, length, padded, heads, E=width, BLOCK=128, num_warps=4
-    )
-    return out, scale.view(heads, width), mean.view(heads, width)
-
-
-@triton.jit
 def _indicator_tiles(
     members, columns, order, out, K, R,
     SCATTERED: tl.constexpr, INDICATORS: tl.constexpr, KEYS: tl.constexpr, BYTES: tl.constexpr, ROW: tl.constexpr,
@@ -177,7 +113,7 @@ def _indicator_tiles(
     tile, part = tl.program_id(0), tl.program_id(1)
     inside = (place // CHUNK ^ indicator * ROW // 128 % (ROW // 16)) * CHUNK + place % CHUNK + part * ROW // BYTES
     if BYTES == 1:
-        inside = _token_at(inside)
+        inside = token_at(inside)
     if SCATTERED:
         of_keys = tile < tl.num_programs(0) - 1
         key = tl.load(order + tile, mask=of_keys, other=0) * KEYS + inside
@@ -223,52 +159,74 @@ def _tile_map(x: Tensor) -> cuda_driver.TensorMap:
     return cuda_driver.tensor_map(x, (row, length, batch), (row, length * row), box)
 
 
+class RowPlaces(NamedTuple):
+    """Where the ranks are that the rows of queries belong to.
+
+    addresses: [P] int64, of each rank's rows [tokens, num_heads, 128]. starts: [P] int32, its first token of all.
+    first_head: of the heads that are attended to here, among all num_heads.
+    """
+
+    addresses: Tensor
+    starts: Tensor
+    first_head: int
+    num_heads: int
+
+
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None = None, out_in_fp8: bool = False,
-    needs_lse: bool = False, value_bound: Tensor | None = None,
+    query: Tensor, key: Tensor, value: Tensor | Fp8Values, regions: FrameRegions | None = None,
+    out_in_fp8: bool = False, needs_lse: bool = False, value_bound: Tensor | None = None,
+    places: RowPlaces | None = None,
 ) -> Attended:  # fmt: skip
-    """query [B, L, N, 128], key [B, M, N, 128], both fp8 or bf16, value [B, M, N, 128] bf16.
+    """query [B, L, N, 128], key [B, M, N, 128], both fp8 or bf16, value [B, M, N, 128] bf16 or as `fp8_values`.
 
     regions: up to MAX_REGIONS of a frame: also the share of its attention to that frame that each query pays to each
     of them, averaged over heads. In a tile that holds other keys too, keys of the frame whose weight is below what P
     can hold beside the others' (2^-15 in fp8) do not count.
     out_in_fp8: rows with one scale, that of the largest value, which no result exceeds; for fp8 only. value_bound: in
-    place of the largest value, a float32 number.
+    place of the largest value, a float32 number. places: rows are written there, and `Attended.out` is None.
     Queries and keys in fp8 come normalized, so they have no scale, and keys without what they have in common.
     Raises: ValueError for another dtype or width.
     """
     batch, length, heads, width = query.shape
     num_keys, columns = key.shape[1], heads * width
-    if width != WIDTH or query.dtype not in TILES or value.dtype != torch.bfloat16:
-        raise ValueError(f"heads of {width} columns in {query.dtype} and {value.dtype} are not known to this kernel")
+    known = isinstance(value, Fp8Values) or value.dtype == torch.bfloat16
+    if width != WIDTH or query.dtype not in TILES or not known:
+        raise ValueError(f"heads of {width} columns in {query.dtype} are not known to this kernel, or not such values")
     query, key, tiles = query.contiguous(), key.contiguous(), TILES[query.dtype]
     if query.dtype == FP8:
-        values, scale, mean = transposed_values(value)
+        if isinstance(value, Tensor):
+            value = fp8_values(value, out_in_fp8, value_bound)
+        values, scale, offset, row_scale = (
+            value.data,
+            value.scaling.scale,
+            value.scaling.offset,
+            value.scaling.row_scale,
+        )
         padded = values.shape[-1]
         value_map = cuda_driver.tensor_map(
             values, (padded, columns, batch), (padded, columns * padded), (tiles["KEYS"], WIDTH, 1)
         )
     else:
-        values, (scale, mean) = value.contiguous(), _unscaled(heads, query.device)
+        assert isinstance(value, Tensor), "values in fp8 are attended to by queries in fp8"
+        values, (scale, offset) = value.contiguous(), _unscaled(heads, query.device)
         value_map = _tile_map(values)
-    if out_in_fp8:
-        row_scale = (scale + mean.abs() / LARGEST[FP8]).amax()
-        if value_bound is not None:
-            row_scale = (value_bound / LARGEST[FP8]).clamp_min(SMALLEST_AMAX)
-        scale, mean = scale / row_scale, mean / row_scale
     members = scale.new_empty(0, 0) if regions is None else regions.members
     order = tile_order(() if regions is None else regions.spans, num_keys, tiles["KEYS"], query.device)
     num_regions, indicators = len(members), indicator_tiles(members, order, query.dtype)
-    out = torch.empty_like(query, dtype=FP8 if out_in_fp8 else torch.bfloat16)
+    out = None if places else torch.empty_like(query, dtype=FP8 if out_in_fp8 else torch.bfloat16)
     shares = scale.new_empty(batch, heads, num_regions, length)
     lse = scale.new_empty(batch, heads, length) if needs_lse else None
     sizes = (order.partial_step, order.marked_tiles, num_regions, length, num_keys, heads)
+    owners = (None, None, 0, 0, heads) if places is None else (*places[:2], len(places.starts), *places[2:])
     arguments = (
-        _tile_map(key), value_map, query, scale, mean, out, ctypes.c_int(out_in_fp8), indicators, order.steps, shares,
-        lse, *(ctypes.c_int(size) for size in sizes), ctypes.c_float(softmax_scale(width)),
+        _tile_map(key), value_map, query, scale, offset, out, ctypes.c_int(out_in_fp8), indicators, order.steps, shares,
+        lse, *(ctypes.c_int(size) for size in sizes), ctypes.c_float(softmax_scale(width)), *owners[:2],
+        *(ctypes.c_int(number) for number in owners[2:]),
     )  # fmt: skip
     grid = (triton.cdiv(length, ROWS * tiles["GROUPS"]), heads, batch)
     with torch.cuda.device(query.device):
         _kernel(query.device, query.dtype).launch(grid, 128 * (tiles["GROUPS"] + 1), arguments)
-    rows = QuantizedRows.of_one_scale(out.view(-1, columns), row_scale) if out_in_fp8 else out
+    rows: Tensor | QuantizedRows | None = out
+    if out is not None and out_in_fp8:
+        rows = QuantizedRows.of_one_scale(out.view(-1, columns), row_scale)
     return Attended(rows, shares.mean(1) if num_regions else None, lse)

@@ -119,9 +119,11 @@ def _quantize(x, out, out_scale, D, STORE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rms_norm_heads(
-    x, weight, table, shift, out, N, GROUP, L, eps,
-    ROTATE: tl.constexpr, SHIFTED: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, CHUNKS: tl.constexpr,
+    x, weight, table, shift, out, places, N, GROUP, L, eps,
+    ROTATE: tl.constexpr, SHIFTED: tl.constexpr, PLACED: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):  # fmt: skip
+    """Heads come in groups of GROUP, one group [L, GROUP, D] after another or, PLACED, each where `places` says."""
     D: tl.constexpr = 2 * PAIRS
     row = tl.program_id(0).to(tl.int64)
     column, pairs = tl.arange(0, D)[None, :], tl.arange(0, PAIRS)
@@ -143,8 +145,12 @@ def _rms_norm_heads(
             value = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, D))
         if SHIFTED:
             value -= tl.load(shift + head * D + column, mask=head < N, other=0.0)
-        place = (head // GROUP * L + row) * GROUP + head % GROUP  # groups of heads come one after another
-        tl.store(out + place * D + column, value.to(out.dtype.element_ty), mask=head < N)
+        if PLACED:
+            first = tl.multiple_of(tl.load(places + head // GROUP, mask=head < N, other=0), [16, 16])
+        else:
+            first = (head // GROUP * L * GROUP * D).to(tl.int64)
+        target = out + first + (row * GROUP + head % GROUP) * D + column
+        tl.store(target, value.to(out.dtype.element_ty), mask=head < N)
 
 
 @triton.jit
@@ -267,17 +273,36 @@ def rms_norm_heads(
     x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, dtype: torch.dtype | None,
     shift: Tensor | None = None, num_groups: int | None = None,
 ) -> Tensor:  # fmt: skip
+    group = num_heads // (num_groups or 1)
+    out = x.new_empty(num_heads // group, x.shape[0], group, x.shape[1] // num_heads, dtype=dtype or x.dtype)
+    _norm_heads(x, weight, eps, num_heads, table, shift, out, None, group)
+    return out[0] if num_groups is None else out
+
+
+def put_normed_heads(
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor, shift: Tensor | None, out: Tensor,
+    places: Tensor,
+) -> None:  # fmt: skip
+    """`rms_norm_heads` in groups, one for each of `places` [G] int64: where its [L, N/G, E] begin, in elements of out.
+
+    Places may be in memory of other devices. They are multiples of 16.
+    """
+    _norm_heads(x, weight, eps, num_heads, table, shift, out, places, num_heads // len(places))
+
+
+def _norm_heads(
+    x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, shift: Tensor | None, out: Tensor,
+    places: Tensor | None, group: int,
+) -> None:  # fmt: skip
     rows, width = x.shape
-    head_width, group = width // num_heads, num_heads // (num_groups or 1)
-    out = x.new_empty(num_heads // group, rows, group, head_width, dtype=dtype or x.dtype)
+    head_width = width // num_heads
     heads = max(1, CHUNK // head_width)
     _rms_norm_heads[(rows,)](
-        x, weight, x if table is None else table, x if shift is None else shift, out, num_heads, group,
-        rows, eps,
-        ROTATE=table is not None, SHIFTED=shift is not None,
+        x, weight, x if table is None else table, x if shift is None else shift, out, x if places is None else places,
+        num_heads, group, rows, eps,
+        ROTATE=table is not None, SHIFTED=shift is not None, PLACED=places is not None,
         PAIRS=head_width // 2, HEADS=heads, CHUNKS=triton.cdiv(num_heads, heads), num_warps=4,
     )  # fmt: skip
-    return out[0] if num_groups is None else out
 
 
 def key_mean(x: Tensor, weight: Tensor, eps: float, num_heads: int, table: Tensor | None, tokens: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Ranks that write each other's memory, here all of one process, so that any device can be all of theirs."""
+
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+from support.checks import DEVICE, draw
+
+from wanvideo.ops.attention import backends, dispatch
+from wanvideo.ops.attention.operands import HeadNorm, OwnOperands
+from wanvideo.ops.attention.regions import FrameRegions, RegionShares
+from wanvideo.ops.attention.rope import video_rope
+from wanvideo.ops.quantized import FP8
+
+pytest.importorskip("triton", reason="Triton is not installed; ranks exchange through torch.distributed everywhere")
+from wanvideo.parallel.peers import PeerAttention, Sizes  # noqa: E402
+
+REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
+HEADS = 6
+
+
+class OneOfMany:
+    """Memory of one of several ranks in one tensor. They take turns, so that nobody waits where they meet."""
+
+    def __init__(self, everybody, index):
+        self.own = everybody[index]
+        self.addresses = [memory.data_ptr() for memory in everybody]
+        self.offsets = [address - self.addresses[index] for address in self.addresses]
+
+    def meet(self):
+        pass
+
+
+def of_ranks(counts, size, average=lambda shares: shares):
+    everybody = torch.zeros(len(counts), size, dtype=torch.uint8, device=DEVICE)
+    return [
+        PeerAttention(index, lambda needed, index=index: OneOfMany(everybody, index), lambda: counts, average)
+        for index in range(len(counts))
+    ]
+
+
+def projections(num_tokens, width, dtype):
+    """Of key, value and query, and how the first and the last are normed."""
+    drawn = [draw(num_tokens, HEADS * width, seed=seed).to(dtype) for seed in range(3)]
+    rope = video_rope(1, 1, num_tokens, width, drawn[0].device)
+    norms = [HeadNorm(draw(HEADS * width, seed=seed) * 0.1 + 1, 1e-6, HEADS, rope) for seed in (4, 5)]
+    return drawn, norms
+
+
+def operands(ranks, counts, width, dtype, query_dtype):
+    (key, value, query), (key_norm, query_norm) = projections(sum(counts), width, dtype)
+    spans = [slice(*pair) for pair in pairwise((0, *accumulate(counts)))]
+    made = []
+    for rank, own in zip(ranks, spans, strict=True):
+        made.append([rank.key(key[own], key_norm._replace(rope=key_norm.rope[own]), query_dtype)])
+        made[-1].append(rank.value(value[own], HEADS))
+    for rank, own, operand in zip(ranks, spans, made, strict=True):
+        operand.append(rank.query(query[own], query_norm._replace(rope=query_norm.rope[own]), query_dtype))
+    return made
+
+
+@pytest.mark.parametrize("counts", [(5, 4), (3, 3, 2)])
+def test_operands_lie_where_they_are_attended_to(counts):
+    size = Sizes(counts, HEADS, 16, torch.float32).starts()[""]
+    ranks = of_ranks(counts, size)
+    (key, value, query), (key_norm, query_norm) = projections(sum(counts), 16, torch.float32)
+    own = OwnOperands()
+    expected = own.key(key, key_norm, None), own.value(value, HEADS), own.query(query, query_norm, None)
+    for _ in range(2):  # the second block writes over the first one's
+        for index, made in enumerate(operands(ranks, counts, 16, torch.float32, None)):
+            each = HEADS // len(counts)
+            for ours, all_heads in zip(made, expected, strict=True):
+                assert (ours - all_heads[:, :, index * each : (index + 1) * each]).abs().max() <= 2e-5
+
+
+def exact_rows(num_tokens):
+    (key, value, query), (key_norm, query_norm) = projections(num_tokens, 128, torch.bfloat16)
+    own = OwnOperands()
+    given = own.query(query.float(), query_norm, None), own.key(key.float(), key_norm, None), own.value(value, HEADS)
+    return dispatch.attend(*given[:2], given[2].float())[0].flatten(1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(REFUSAL is not None, reason=f"this attention cannot be used here: {REFUSAL}")
+@pytest.mark.parametrize("rows_dtype", [torch.bfloat16, FP8])
+@pytest.mark.parametrize("name", ["hopper", "fp8"])
+@pytest.mark.parametrize("counts", [(700, 633), (450, 450, 433)])
+def test_attention_of_all_ranks_is_that_of_one(name, counts, rows_dtype):
+    backend, shares = backends.BACKENDS[name], []
+    size = Sizes(counts, HEADS, 128, backend.query_dtype or torch.bfloat16).starts()[""]
+    ranks = of_ranks(counts, size, lambda own: shares.append(own) or own)
+    members = torch.zeros(2, 400, device=DEVICE)
+    members[0, :150], members[1, 200:] = 1, 1
+    regions = FrameRegions(members, ((100, 300), (800, 1000)))
+    (key, value, query), (key_norm, query_norm) = projections(sum(counts), 128, torch.bfloat16)
+    own, dtype = OwnOperands(), backend.query_dtype
+    given = own.query(query, query_norm, dtype), own.key(key, key_norm, dtype), own.value(value, HEADS)
+    expected, (expected_shares, *_) = dispatch.self_attention(*given, regions, backend, rows_dtype)
+    made = operands(ranks, counts, 128, torch.bfloat16, dtype)
+    rows = [
+        rank.rows(query, key, value, regions, rows_dtype)[0]
+        for rank, (key, value, query) in zip(ranks, made, strict=True)
+    ]
+    if name == "fp8" and rows_dtype == FP8:
+        assert all(part.data.dtype == FP8 for part in rows)
+        rows, expected = [part.dense(torch.float32) for part in rows], expected.dense(torch.float32)
+    # A rank's rows are written by those that come later too, so that they are right when all have been asked for.
+    rows, exact = torch.cat([part.float() for part in rows]), exact_rows(sum(counts))
+    allowed = 1.1 * (expected.float() - exact).norm()
+    assert (rows - exact).norm() <= allowed <= 0.07 * exact.norm()
+    averaged = torch.stack([part.values for part in shares]).mean(0)
+    assert (averaged - RegionShares.of_all(expected_shares).values).abs().max() <= 2e-3
