@@ -2,15 +2,11 @@
 
 import json
 import os
-import shutil
 import time
 
-import numpy as np
 import pytest
-import soundfile
-from PIL import Image
 from support.comfy_client import PromptRefused
-from support.comfy_models import api_template, shrink
+from support.comfy_models import api_template, shrink, write_wrong_files
 
 pytestmark = pytest.mark.comfyui
 
@@ -68,13 +64,6 @@ def first(graph, kind):
     return next(number for number, node in graph.items() if node["class_type"] == kind)
 
 
-def write_wrong_files(server):
-    """A LoRA of no kind, sound in which nobody speaks, and a mask where nothing is painted."""
-    shutil.copyfile(server.models / "vae" / "wan_2.1_vae.safetensors", server.models / "loras" / "no_lora.safetensors")
-    soundfile.write(server.base / "input" / "silent.wav", np.zeros(32000, np.float32), 16000)
-    Image.new("RGBA", (832, 480), (90, 90, 90, 255)).save(server.base / "input" / "unpainted.png")
-
-
 # What is wrong -> template, node, input, value, node that is marked, what it says.
 MISTAKES = {
     "mask": ("02_two_people_masks", "LoadImage", "image", "unpainted.png", "MultiTalkWav2VecEmbeds", "is empty"),
@@ -97,7 +86,7 @@ MISTAKES = {
 def test_what_is_wrong_is_answered_at_its_node_in_seconds_and_nothing_is_loaded(server, client, mistake):
     name, kind, item, value, marked, said = MISTAKES[mistake]
     client.free()
-    write_wrong_files(server)
+    write_wrong_files(server.base)
     graph = api_template(name)
     inputs_of(graph, kind)[item] = value
     before, start = len(server.log()), time.monotonic()

@@ -10,9 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
+import soundfile
 import torch
+from PIL import Image
 from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, in_ci, install_pack
 
 from wanvideo.checkpoints.dialects import Kind
@@ -28,6 +31,7 @@ BASE = "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
 MULTI = "model_patches/Wan2_1-InfiniteTalk-Multi_fp16.safetensors"
 TEXT = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 WHOLE_CLIP = "clip_vision_h_whole.safetensors"
+WRONG_LORA = "no_lora.safetensors"
 # What graphs of users name -> which of the tiny files stands for it; files are recognized by content, never by name.
 ALIASES = {
     "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors": BASE,
@@ -54,6 +58,13 @@ def write_clip(path: Path) -> None:
         if not is_idle:
             tensors[name].normal_(std=0.02, generator=generator)
     safetensors.torch.save_file(tensors, path)
+
+
+def write_wrong_files(base: Path) -> None:
+    """In a server's folder: a LoRA of no kind, sound in which nobody speaks, and a mask where nothing is painted."""
+    shutil.copyfile(base / "models" / "vae" / "wan_2.1_vae.safetensors", base / "models" / "loras" / WRONG_LORA)
+    soundfile.write(base / "input" / "silent.wav", np.zeros(32000, np.float32), 16000)
+    Image.new("RGBA", (832, 480), (90, 90, 90, 255)).save(base / "input" / "unpainted.png")
 
 
 def template(name: str) -> dict[str, Any]:

@@ -75,6 +75,17 @@ WIDGETS = f"""() => {{
     return JSON.parse(JSON.stringify(widgets));
 }}"""
 
+SOCKETS = """(kind) => window.app.graph.nodes.find((node) => node.type === kind)
+    .inputs.filter((input) => !input.widget).map((input) => input.name)"""
+SET_WIDGET = """([kind, name, value]) => {
+    for (const node of window.app.graph.nodes.filter((node) => node.type === kind))
+        node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+MARKED = """() => window.app.graph.nodes
+    .filter((node) => node.has_errors || node.strokeStyles?.executionError?.call(node))
+    .map((node) => `${node.id} ${node.type}`)"""
+
 FIT = """() => {
     const canvas = window.app.canvas;
     canvas.deselectAll?.();
@@ -268,6 +279,18 @@ class ComfyPage:
         )
         self._settle()
         return GraphReport(**self.page.evaluate(REPORT), dialogs=self.page.evaluate(DIALOGS))
+
+    def marked(self) -> list[str]:
+        """Nodes that are drawn as wrong, when a graph is refused or where its run ended."""
+        return self.page.evaluate(MARKED)
+
+    def sockets(self, kind: str) -> list[str]:
+        """Names of the inputs of a node that are no widgets, as they are shown."""
+        return self.page.evaluate(SOCKETS, kind)
+
+    def set_widget(self, kind: str, name: str, value: Any) -> None:
+        """Set a widget of every node of a kind."""
+        self.page.evaluate(SET_WIDGET, [kind, name, value])
 
     def widgets(self) -> dict[str, dict[str, Any]]:
         """Node id (with the ids of the subgraphs around it) -> widget name -> value, of what a workflow keeps."""
