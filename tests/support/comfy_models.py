@@ -94,6 +94,16 @@ def shrink(graph: dict[str, Any]) -> dict[str, Any]:
     return graph
 
 
+def changes(graph: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Inputs that differ in `other`, by the ids of nodes: what `overridden` takes to compute it in place of `graph`."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, node in other.items():
+        inputs = graph[number]["inputs"]
+        changed = {name: value for name, value in node["inputs"].items() if inputs.get(name) != value}
+        found.setdefault(node["class_type"], {}).update(changed)
+    return found
+
+
 @contextlib.contextmanager
 def required():
     """What is missing on this machine is an error in CI and a skip with its reason elsewhere."""
