@@ -90,6 +90,9 @@ def linked_to_a_refused_input():
     refused = [{"name": f"{name}_args", "type": f"{name.upper()}ARGS", "link": None} for name in ("feta", "flowedit")]
     linked = {"name": "context_options", "type": "WANVIDCONTEXT", "link": 999}
     sampler["inputs"] = [*sampler["inputs"][:1], *refused, linked, *sampler["inputs"][1:]]
+    for link in graph["links"]:
+        if link[3] == sampler["id"] and link[4] > 0:
+            link[4] += 3
     output = {"name": "wanvidcontext", "type": "WANVIDCONTEXT", "links": [999]}
     graph["nodes"].append(
         {"id": 900, "type": "WanVideoContextOptions", "pos": [0, -400], "size": [200, 60], "flags": {}, "mode": 0,
