@@ -29,6 +29,7 @@ from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import FPS, frames_of
 from .wanvideo.request import MAX_SPEAKERS
+from .wanvideo.video.regions import check_drawn
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
 
 AUDIO = f"{CATEGORY}/audio"
@@ -183,6 +184,8 @@ def encode_speech(
     say_if_other_rate(fps)
     say_if_cut([sound.duration_s for sound in sounds if sound], placement, num_frames, fps)
     tracks = prepare_tracks(sounds, placement, how)
+    if masks is not None and len(masks) > 1:
+        check_drawn([mask.cpu().numpy() > 0.5 for mask in masks])
     frames = frames_of(len(tracks[0]) / SAMPLE_RATE, fps)
     frames = min(frames, num_frames) if num_frames else frames
     encoded = encode_audio(encoder, tracks, fps)

@@ -134,6 +134,11 @@ def socket(kind: str, lazy: bool = False) -> tuple[str, dict[str, Any]]:
     return kind, {"lazy": True} if lazy else {}
 
 
+def unsupported(kind: str) -> tuple[str, dict[str, Any]]:
+    """A socket of others' graphs, which is always refused: the page shows it only where it is linked."""
+    return kind, {"unsupported": True}
+
+
 def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Socket:
     """`value` if this pack made it. Raises: InputError for what another pack's node of the same type hands over."""
     if isinstance(value, kind):

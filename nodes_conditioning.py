@@ -23,6 +23,7 @@ from .nodes_base import (
     snapped,
     socket,
     text,
+    unsupported,
     whole,
 )
 from .nodes_common import path_of_video
@@ -130,7 +131,7 @@ class WanVideoClipVisionEncode(Node):
     }
     OPTIONAL = {
         "image_2": socket("IMAGE"),
-        "negative_image": socket("IMAGE"),
+        "negative_image": unsupported("IMAGE"),
         "tiles": whole(0, 0, 16, 2),
         "ratio": number(0.5, 0.0, 1.0),
     }
@@ -308,14 +309,14 @@ class WanVideoImageToVideoEncode(Node):
         "clip_embeds": socket("WANVIDIMAGE_CLIPEMBEDS"),
         "start_image": socket("IMAGE"),
         "end_image": socket("IMAGE"),
-        "control_embeds": socket("WANVIDIMAGE_EMBEDS"),
+        "control_embeds": unsupported("WANVIDIMAGE_EMBEDS"),
         "fun_or_fl2v_model": advanced(flag(True)),
-        "temporal_mask": socket("MASK"),
-        "extra_latents": socket("LATENT"),
+        "temporal_mask": unsupported("MASK"),
+        "extra_latents": unsupported("LATENT"),
         "tiled_vae": flag(False),
-        "add_cond_latents": socket("ADD_COND_LATENTS"),
+        "add_cond_latents": unsupported("ADD_COND_LATENTS"),
         "augment_empty_frames": advanced(number(0.0, 0.0, 10.0)),
-        "empty_frame_pad_image": socket("IMAGE"),
+        "empty_frame_pad_image": unsupported("IMAGE"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
 
@@ -368,7 +369,7 @@ class WanVideoEmptyEmbeds(Node):
     CATEGORY = IMAGE
     SEARCH_ALIASES = ["text to video", "t2v"]
     REQUIRED = {"width": whole(832, 64, 8096, 16), "height": whole(480, 64, 8096, 16), "num_frames": NUM_FRAMES}
-    OPTIONAL = {"control_embeds": socket("WANVIDIMAGE_EMBEDS"), "extra_latents": socket("LATENT")}
+    OPTIONAL = {"control_embeds": unsupported("WANVIDIMAGE_EMBEDS"), "extra_latents": unsupported("LATENT")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS",), ("image_embeds",), "process"
 
     @classmethod

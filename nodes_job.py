@@ -46,8 +46,9 @@ class TalkingVideo:
     recording: Recording
 
 
-# What is linked to a sampler in the order in which it is computed: what little costs most to encode comes last.
-LAZY = (("image_embeds", "extra_args", "multitalk_embeds"), ("text_embeds", "samples"))
+# What is linked to a sampler in the order in which it is computed: what is most often wrong, sounds and masks, comes
+# first, and what little costs most to encode last.
+LAZY = (("extra_args", "multitalk_embeds"), ("image_embeds",), ("text_embeds", "samples"))
 
 
 def still_needed(inputs: dict[str, Any], job: Job) -> list[str]:
@@ -105,6 +106,8 @@ class Job:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
         if self.extras.speech is not None:
             check_speakers(model.audio_checkpoint, self.extras.speech.audio.num_speakers)
+            if isinstance(images, TalkingPicture):
+                self.extras.speech.masks(images.picture_size, images.width, images.height)
         if isinstance(images, TalkingPicture) or images.condition is not None or images.clip is not None:
             check_image_to_video(model.handle.checkpoint)
         setup = SamplingSetup.of(self._settings(images), has_audio=self.extras.speech is not None)

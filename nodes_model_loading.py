@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .nodes_base import DEVICES, LOADERS, Node, advanced, choice, expect, flag, number, refuse, socket
+from .nodes_base import DEVICES, LOADERS, Node, advanced, choice, expect, flag, number, refuse, socket, unsupported
 from .nodes_common import host
 from .nodes_files import (
     ADAPTERS,
@@ -154,10 +154,10 @@ class WanVideoModelLoader(FileNode):
         "block_swap_args": socket("BLOCKSWAPARGS"),
         "lora": socket("WANVIDLORA"),
         "vram_management_args": socket("VRAM_MANAGEMENTARGS"),
-        "extra_model": socket("VACEPATH"),
-        "fantasytalking_model": socket("FANTASYTALKINGMODEL"),
+        "extra_model": unsupported("VACEPATH"),
+        "fantasytalking_model": unsupported("FANTASYTALKINGMODEL"),
         "multitalk_model": socket("MULTITALKMODEL"),
-        "fantasyportrait_model": socket("FANTASYPORTRAITMODEL"),
+        "fantasyportrait_model": unsupported("FANTASYPORTRAITMODEL"),
         "rms_norm_function": advanced(choice("default", "default", "pytorch")),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOMODEL",), ("model",), "loadmodel"
@@ -294,7 +294,7 @@ class WanVideoLoraSelect(FileNode):
     REQUIRED = {"lora": LORAS, "strength": number(1.0, -1000.0, 1000.0, 0.0001)}
     OPTIONAL = {
         "prev_lora": socket("WANVIDLORA"),
-        "blocks": socket("SELECTEDBLOCKS"),
+        "blocks": unsupported("SELECTEDBLOCKS"),
         "low_mem_load": advanced(flag(False)),
         "merge_loras": flag(True),
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .nodes_base import CATEGORY, DEVICES, Node, checked, choice, flag, number, refuse, socket, text, whole
+from .nodes_base import CATEGORY, DEVICES, Node, advanced, checked, choice, flag, number, refuse, socket, text, whole
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
 from .wanvideo.presets import load_preset, preset_names
@@ -133,9 +133,9 @@ class WanVideoTeaCache(Node):
         "start_step": whole(1, 0, 9999),
         "end_step": whole(-1, -1, 9999),
         "cache_device": choice("offload_device", *DEVICES),
-        "use_coefficients": flag(True),
+        "use_coefficients": advanced(flag(True)),
     }
-    OPTIONAL = {"mode": choice("e", "e", "e0")}
+    OPTIONAL = {"mode": advanced(choice("e", "e", "e0"))}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("CACHEARGS",), ("cache_args",), "process"
 
     def process(
@@ -215,20 +215,20 @@ def _skip_layers(blocks: str = "10", start_percent: float = 0.1, end_percent: fl
 class WanVideoExperimentalArgs(Node):
     CATEGORY = OPTIONS
     REQUIRED = {
-        "video_attention_split_steps": text(),
-        "cfg_zero_star": flag(False),
-        "use_zero_init": flag(False),
-        "zero_star_steps": whole(0, 0, 10000),
-        "use_fresca": flag(False),
-        "fresca_scale_low": number(1.0, 0.0, 10.0),
-        "fresca_scale_high": number(1.25, 0.0, 10.0),
-        "fresca_freq_cutoff": whole(20, 0, 10000),
-        "use_tcfg": flag(False),
-        "raag_alpha": number(0.0, 0.0, 10.0),
-        "bidirectional_sampling": flag(False),
-        "temporal_score_rescaling": flag(False),
-        "tsr_k": number(0.95, 0.0, 100.0),
-        "tsr_sigma": number(1.0, 0.0, 1.0),
+        "video_attention_split_steps": advanced(text()),
+        "cfg_zero_star": advanced(flag(False)),
+        "use_zero_init": advanced(flag(False)),
+        "zero_star_steps": advanced(whole(0, 0, 10000)),
+        "use_fresca": advanced(flag(False)),
+        "fresca_scale_low": advanced(number(1.0, 0.0, 10.0)),
+        "fresca_scale_high": advanced(number(1.25, 0.0, 10.0)),
+        "fresca_freq_cutoff": advanced(whole(20, 0, 10000)),
+        "use_tcfg": advanced(flag(False)),
+        "raag_alpha": advanced(number(0.0, 0.0, 10.0)),
+        "bidirectional_sampling": advanced(flag(False)),
+        "temporal_score_rescaling": advanced(flag(False)),
+        "tsr_k": advanced(number(0.95, 0.0, 100.0)),
+        "tsr_sigma": advanced(number(1.0, 0.0, 1.0)),
     }
     OPTIONAL = {"use_tf32": flag(False), "force_contiguous_tensors": flag(True)}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("EXPERIMENTALARGS",), ("exp_args",), "process"
@@ -278,7 +278,7 @@ class WanVideoScheduler(Node):
     CATEGORY = OPTIONS
     SEARCH_ALIASES = ["sigmas", "noise schedule"]
     REQUIRED = SCHEDULE
-    OPTIONAL = {"sigmas": socket("SIGMAS"), "enhance_hf": flag(False)}
+    OPTIONAL = {"sigmas": socket("SIGMAS"), "enhance_hf": advanced(flag(False))}
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES = ("SIGMAS", "INT", "FLOAT", list(KNOWN_SCHEDULERS), "INT", "INT")
     RETURN_NAMES = ("sigmas", "steps", "shift", "scheduler", "start_step", "end_step")

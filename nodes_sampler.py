@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from .nodes_audio import samples_of
-from .nodes_base import Node, advanced, checked, choice, expect, flag, number, refuse, socket, whole
+from .nodes_base import Node, advanced, checked, choice, expect, flag, number, refuse, socket, unsupported, whole
 from .nodes_common import RunProgress, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING
 from .nodes_job import Extras, Job, still_needed, talking_video_of
@@ -59,16 +59,16 @@ class WanVideoSamplerExtraArgs(Node):
     CATEGORY = SAMPLING
     OPTIONAL = {
         "riflex_freq_index": advanced(whole(0, 0, 1000)),
-        "feta_args": socket("FETAARGS"),
-        "context_options": socket("WANVIDCONTEXT"),
+        "feta_args": unsupported("FETAARGS"),
+        "context_options": unsupported("WANVIDCONTEXT"),
         "cache_args": socket("CACHEARGS"),
         "slg_args": socket("SLGARGS"),
         "rope_function": advanced(choice("comfy", "default", "comfy", "comfy_chunked")),
-        "loop_args": socket("LOOPARGS"),
+        "loop_args": unsupported("LOOPARGS"),
         "experimental_args": socket("EXPERIMENTALARGS"),
-        "unianimate_poses": socket("UNIANIMATE_POSE"),
-        "fantasytalking_embeds": socket("FANTASYTALKING_EMBEDS"),
-        "uni3c_embeds": socket("UNI3C_EMBEDS"),
+        "unianimate_poses": unsupported("UNIANIMATE_POSE"),
+        "fantasytalking_embeds": unsupported("FANTASYTALKING_EMBEDS"),
+        "uni3c_embeds": unsupported("UNI3C_EMBEDS"),
         "multitalk_embeds": socket("MULTITALK_EMBEDS"),
         "apg_args": socket("APGARGS"),
     }
@@ -113,21 +113,21 @@ class WanVideoSampler(Node):
         "text_embeds": socket("WANVIDEOTEXTEMBEDS", lazy=True),
         "samples": socket("LATENT", lazy=True),
         "denoise_strength": number(1.0, 0.0, 1.0),
-        "feta_args": socket("FETAARGS"),
-        "context_options": socket("WANVIDCONTEXT"),
+        "feta_args": unsupported("FETAARGS"),
+        "context_options": unsupported("WANVIDCONTEXT"),
         "cache_args": socket("CACHEARGS"),
-        "flowedit_args": socket("FLOWEDITARGS"),
+        "flowedit_args": unsupported("FLOWEDITARGS"),
         "batched_cfg": advanced(flag(False)),
         "slg_args": socket("SLGARGS"),
         "rope_function": advanced(choice("comfy", "default", "comfy", "comfy_chunked")),
-        "loop_args": socket("LOOPARGS"),
+        "loop_args": unsupported("LOOPARGS"),
         "experimental_args": socket("EXPERIMENTALARGS"),
         "sigmas": socket("SIGMAS"),
-        "unianimate_poses": socket("UNIANIMATE_POSE"),
-        "fantasytalking_embeds": socket("FANTASYTALKING_EMBEDS"),
-        "uni3c_embeds": socket("UNI3C_EMBEDS"),
+        "unianimate_poses": unsupported("UNIANIMATE_POSE"),
+        "fantasytalking_embeds": unsupported("FANTASYTALKING_EMBEDS"),
+        "uni3c_embeds": unsupported("UNI3C_EMBEDS"),
         "multitalk_embeds": socket("MULTITALK_EMBEDS", lazy=True),
-        "freeinit_args": socket("FREEINITARGS"),
+        "freeinit_args": unsupported("FREEINITARGS"),
         "start_step": whole(0, 0, 10000),
         "end_step": whole(-1, -1, 10000),
         "add_noise_to_samples": flag(False),
@@ -254,7 +254,7 @@ class WanVideoEncode(TilesNode):
     OPTIONAL = {
         "noise_aug_strength": advanced(number(0.0, 0.0, 10.0, 0.001)),
         "latent_strength": number(1.0, 0.0, 10.0, 0.001),
-        "mask": socket("MASK"),
+        "mask": unsupported("MASK"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT",), ("samples",), "encode"
 

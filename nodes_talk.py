@@ -247,10 +247,10 @@ class WanVideoTalk(Node):
             return Job(model, picture, prompts, schedule, settings.guidance_scale, seed, extras, None, 1.0, False)
 
         job(None, None, Extras()).check()
-        prompts = _prompts(chosen, models, prompt, negative_prompt)
         how = Preparation(normalize_loudness=True)
         speech = encode_speech(self._encoder(models), given, masks, multi_audio_type, how)
         speech = replace(speech, scale=audio_scale, guidance_scale=guidance)
+        prompts = _prompts(chosen, models, prompt, negative_prompt)
         vae, clip = self._picture_encoders(models)
         picture, _ = WanVideoImageToVideoMultiTalk().process(
             vae, width, height, settings.window_frames, settings.motion_frames, colormatch=settings.color_match,

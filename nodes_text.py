@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .nodes_base import CATEGORY, Node, choice, expect, flag, refuse, socket, text
+from .nodes_base import CATEGORY, Node, choice, expect, flag, refuse, socket, text, unsupported
 from .nodes_common import cache_folder, stop_if_interrupted
 from .nodes_files import TEXT_ENCODERS, FileNode
 from .nodes_model_loading import VideoModel, text_encoder
@@ -75,7 +75,7 @@ class WanVideoTextEncodeCached(FileNode):
         "use_disk_cache": flag(True),
         "device": choice("gpu", "gpu", "cpu"),
     }
-    OPTIONAL = {"extender_args": socket("WANVIDEOPROMPTEXTENDER_ARGS")}
+    OPTIONAL = {"extender_args": unsupported("WANVIDEOPROMPTEXTENDER_ARGS")}
     RETURN_TYPES = ("WANVIDEOTEXTEMBEDS", "WANVIDEOTEXTEMBEDS", "STRING")
     RETURN_NAMES = ("text_embeds", "negative_text_embeds", "positive_prompt")
     FUNCTION = "process"

@@ -12,8 +12,10 @@ import torch
 from support import jobs
 from support import quantized_files as files
 
-from wanvideo import TalkRequest
+from wanvideo import TalkingVideoPipeline, TalkRequest
+from wanvideo.app.server import with_models
 from wanvideo.cli import generate
+from wanvideo.cli.generate import read_engine
 from wanvideo.cli.main import run
 from wanvideo.presets import load_preset, preset_names
 from wanvideo.synthetic.models import LORA_NAME, WAN
@@ -55,6 +57,14 @@ RTX_4090 = """generate_infinitetalk.py
     --motion_frame 9
     --num_persistent_param_in_dit 0
     --save_file infinitetalk_res_4090"""
+APP = """app.py
+    --ckpt_dir weights/Wan2.1-I2V-14B-480P
+    --wav2vec_dir weights/chinese-wav2vec2-base
+    --infinitetalk_dir weights/InfiniteTalk/single/infinitetalk.safetensors
+    --quant fp8
+    --quant_dir weights/InfiniteTalk/quant_models/infinitetalk_single_fp8.safetensors
+    --num_persistent_param_in_dit 0
+    --motion_frame 9"""
 # Options that the documents add to a command.
 ADVICE = {
     "teacache": "--use_teacache --teacache_thresh 0.2 --sample_steps 8",
@@ -155,6 +165,13 @@ def test_a_script_makes_a_video_with_what_is_downloaded_for_it(made, downloaded,
 @pytest.mark.parametrize("command", [COMFYUI_EQUIVALENT, RTX_4090], ids=["comfyui_equivalent", "rtx_4090"])
 def test_commands_of_the_documents_make_a_video(made, downloaded, command):
     made(downloaded, command.split())
+
+
+def test_the_app_of_the_documents_finds_its_models(downloaded, monkeypatch):
+    monkeypatch.chdir(downloaded)
+    files, options = read_engine(with_models([*APP.split()[1:], "--device", "cpu"]), "app.py")
+    pipeline = TalkingVideoPipeline(files, options)
+    assert "infinitetalk_single_fp8.safetensors" in str(pipeline.named)
 
 
 @pytest.mark.parametrize("options", ADVICE.values(), ids=ADVICE)

@@ -4,9 +4,10 @@ import io
 
 import av
 import pytest
-from support.comfy_models import HEIGHT, WIDTH, template
+from support.comfy_models import HEIGHT, WIDTH, api_template, template
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+SAVES = ("SaveVideo", "WanVideoSampler", "WanVideoTalkingVideo")
 SMALL = {
     "WanVideoImageToVideoMultiTalk": {
         "width": WIDTH,
@@ -120,3 +121,24 @@ def test_speakers_are_drawn_in_their_node(server, open_page, pictures):
     assert [list(output) for output in run.executed.values()] == [["images"]]
     page.screenshot(pictures / "speakers.png")
     assert page.console_errors == []
+
+
+def test_a_plan_takes_less_than_a_second_and_loads_nothing(server, client):
+    client.free()
+    graph = api_template("01_talking_person")
+    loader, sound, vae = (
+        next(number for number, node in graph.items() if node["class_type"] == kind)
+        for kind in ("WanVideoModelLoader", "LoadAudio", "WanVideoVAELoader")
+    )
+    inputs = {
+        "model": [loader, 0], "vae": [vae, 0], "audio_1": [sound, 0], "width": 832, "height": 480,
+        "frame_window_size": 81, "motion_frame": 9, "num_frames": 0, "steps": 4, "cfg": 1.0, "audio_cfg_scale": 1.0,
+        "shift": 11.0, "scheduler": "flowmatch_distill",
+    }  # fmt: skip
+    kept = {number: node for number, node in graph.items() if node["class_type"] not in SAVES}
+    before = len(server.log())
+    run = client.run({**kept, "plan": {"class_type": "WanVideoPlan", "inputs": inputs}}, timeout_s=60)
+    begun = {event.data["node"]: event.at_s for event in run.events if event.kind == "executing"}
+    assert run.events[-1].at_s - begun["plan"] < 1
+    assert any("3 windows of 4 steps" in text and "MB on the disk" in text for text in run.texts)
+    assert "Loaded a" not in server.log()[before:]

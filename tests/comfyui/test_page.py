@@ -5,15 +5,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, api_template, template
+from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, api_template, overridden, template, write_wrong_files
 from support.comfy_server import PACK_NAME
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
-SET = """([kind, values]) => {
-    for (const node of window.app.graph.nodes.filter((node) => node.type === kind))
-        for (const [name, value] of Object.entries(values))
-            node.widgets.find((widget) => widget.name === name).value = value;
-}"""
 SMALL = {
     "WanVideoImageToVideoMultiTalk": {
         "width": WIDTH, "height": HEIGHT, "frame_window_size": 13, "motion_frame": 5, "size": "custom",
@@ -24,6 +19,7 @@ SMALL = {
     "WanVideoModelLoader": {"base_precision": "fp32"},
     "WanVideoVAELoader": {"precision": "fp32"},
 }  # fmt: skip
+BADGE = 24  # the classic page writes above a node which pack it is of
 
 
 def inputs_of(graph):
@@ -43,22 +39,86 @@ def test_templates_open_and_keep_every_widget(server, open_page, pictures, nodes
         assert inputs_of(page.api_graph()) == inputs_of(api_template(name)), f"{name} in its two forms"
         shot = page.screenshot(pictures / f"{name}{'_nodes2' if nodes2 else ''}.png")
         assert shot.stat().st_size > 50_000
+        assert not page.overlaps(gap=BADGE), name
         before, after = page.save_and_reload()
         assert before == after, name
     assert page.console_errors == [] and page.http_errors == []
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_runs_from_the_page(server, open_page, name):
-    page = open_page(server)
+@pytest.mark.parametrize("name, nodes2", [*((name, False) for name in TEMPLATES), ("00_quick_start", True)])
+def test_a_template_plays_its_video_after_one_click_and_nothing_overlaps(
+    server, client, open_page, pictures, name, nodes2
+):
+    client.free()  # what another test has computed would be taken as it is
+    page = open_page(server, nodes2=nodes2)
     page.load(template(name), name)
-    for kind, values in SMALL.items():
-        page.page.evaluate(SET, [kind, values])
-    run = page.queue(timeout_s=300)
+    with overridden(server, SMALL):
+        run = page.queue(timeout_s=300)
     assert run.status == "success", run.detail
     (saved,) = [output for output in run.executed.values() if "images" in output]
     assert saved["images"][0]["filename"].endswith(".mp4")
+    num_videos = 3 if name == "03_restyle_video" else 2  # under the node that makes it and where it is saved; a source
+    shown = [player for player in page.players(num_videos) if (player.width, player.height) == (WIDTH, HEIGHT)]
+    assert len(shown) == 2 and all(player.moves and player.has_sound for player in shown)
+    assert len({round(player.duration_s * 25) for player in shown}) == 1
+    for drawn in (nodes2, not nodes2):
+        page.draw_nodes(nodes2=drawn)
+        page.screenshot(pictures / f"{name}_finished{'_nodes2' if drawn else ''}.png")
+        assert not page.overlaps(gap=BADGE)
     assert page.console_errors == []
+
+
+def test_what_is_wrong_is_marked_at_its_node(server, open_page):
+    write_wrong_files(server.base)
+    page = open_page(server)
+    for kind, name, value, marked in (
+        ("WanVideoTalk", "width", 833, "3 WanVideoTalk"),
+        ("WanVideoTalk", "lora", "no_lora.safetensors", "3 WanVideoTalk"),
+        ("LoadAudio", "audio", "silent.wav", "3 WanVideoTalk"),
+    ):
+        page.load(template("00_quick_start"))
+        page.set_widget("WanVideoTalk", "size", "custom")
+        page.set_widget(kind, name, value)
+        run = page.queue(timeout_s=30)
+        assert run.status == ("error" if kind == "LoadAudio" else "refused") and page.marked() == [marked], (name, run)
+
+
+def linked_to_a_refused_input():
+    """A graph as others save it: all sockets are in it, and one that is refused is linked."""
+    graph = template("01_talking_person")
+    sampler = next(node for node in graph["nodes"] if node["type"] == "WanVideoSampler")
+    refused = [{"name": f"{name}_args", "type": f"{name.upper()}ARGS", "link": None} for name in ("feta", "flowedit")]
+    linked = {"name": "context_options", "type": "WANVIDCONTEXT", "link": 999}
+    sampler["inputs"] = [*sampler["inputs"][:1], *refused, linked, *sampler["inputs"][1:]]
+    for link in graph["links"]:
+        if link[3] == sampler["id"] and link[4] > 0:
+            link[4] += 3
+    output = {"name": "wanvidcontext", "type": "WANVIDCONTEXT", "links": [999]}
+    graph["nodes"].append(
+        {"id": 900, "type": "WanVideoContextOptions", "pos": [0, -400], "size": [200, 60], "flags": {}, "mode": 0,
+         "order": 0, "inputs": [], "outputs": [output], "properties": {}, "widgets_values": []}
+    )  # fmt: skip
+    graph["links"].append([999, 900, 0, sampler["id"], 3, "WANVIDCONTEXT"])
+    return graph
+
+
+@pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
+def test_a_refused_input_is_shown_only_where_it_is_linked(server, open_page, nodes2):
+    page = open_page(server, nodes2=nodes2)
+    page.load(template("01_talking_person"))
+    own = page.sockets("WanVideoSampler")
+    assert len(own) == 10 and not {"context_options", "feta_args", "uni3c_embeds"} & set(own)
+    page.load(linked_to_a_refused_input())
+    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
+    graph = page.api_graph()
+    sampler = next(node for node in graph.values() if node["class_type"] == "WanVideoSampler")
+    assert sampler["inputs"]["context_options"] == ["900", 0]
+    del sampler["inputs"]["context_options"], graph["900"]
+    assert inputs_of(graph) == inputs_of(api_template("01_talking_person")), "the other links are where they were"
+    page.save_and_reload()
+    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
+    run = page.queue(timeout_s=30)
+    assert run.status == "refused" and "900 WanVideoContextOptions" in page.marked()
 
 
 def test_the_server_offers_templates_help_and_translations(client):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import time
 
 import pytest
 from support.comfy_client import PromptRefused
-from support.comfy_models import api_template, shrink
+from support.comfy_models import api_template, shrink, write_wrong_files
 
 pytestmark = pytest.mark.comfyui
 
@@ -56,6 +57,46 @@ def test_a_wrong_value_is_refused_when_the_graph_is_queued(server, client, graph
     before = len(server.log())
     with pytest.raises(PromptRefused, match=said):
         client.run(graph)
+    assert not loaded(server, before)
+
+
+def first(graph, kind):
+    return next(number for number, node in graph.items() if node["class_type"] == kind)
+
+
+# What is wrong -> template, node, input, value, node that is marked, what it says.
+MISTAKES = {
+    "mask": ("02_two_people_masks", "LoadImage", "image", "unpainted.png", "MultiTalkWav2VecEmbeds", "is empty"),
+    "lora": ("01_talking_person", "WanVideoLoraSelect", "lora", "no_lora.safetensors", "WanVideoLoraSelect", "LoRA"),
+    "adapter": (
+        "01_talking_person", "MultiTalkModelLoader", "model", "wan2.1_i2v_480p_14B_fp16.safetensors",
+        "MultiTalkModelLoader", "audio adapter",
+    ),
+    "width": (
+        "06_from_wanvideowrapper", "WanVideoImageToVideoMultiTalk", "width", 833, "WanVideoImageToVideoMultiTalk",
+        "833 is not usable",
+    ),
+    "silence": ("01_talking_person", "LoadAudio", "audio", "silent.wav", "MultiTalkWav2VecEmbeds", "is silent"),
+    "talk lora": ("00_quick_start", "WanVideoTalk", "lora", "no_lora.safetensors", "WanVideoTalk", "LoRA"),
+    "talk silence": ("00_quick_start", "LoadAudio", "audio", "silent.wav", "WanVideoTalk", "is silent"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_wrong_is_answered_at_its_node_in_seconds_and_nothing_is_loaded(server, client, mistake):
+    name, kind, item, value, marked, said = MISTAKES[mistake]
+    client.free()
+    write_wrong_files(server.base)
+    graph = api_template(name)
+    inputs_of(graph, kind)[item] = value
+    before, start = len(server.log()), time.monotonic()
+    try:
+        error = client.run(graph, expect="error").error()
+        answer = f"node {error['node_id']} {error['node_type']}: {error['exception_message']}"
+    except PromptRefused as refused:
+        answer = str(refused)
+    assert time.monotonic() - start < 5
+    assert f"node {first(graph, marked)} {marked}" in answer and said in answer
     assert not loaded(server, before)
 
 

@@ -10,9 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
+import soundfile
 import torch
+from PIL import Image
 from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, Unavailable, in_ci, install_pack
 
 from wanvideo.checkpoints.dialects import Kind
@@ -28,6 +31,7 @@ BASE = "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
 MULTI = "model_patches/Wan2_1-InfiniteTalk-Multi_fp16.safetensors"
 TEXT = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 WHOLE_CLIP = "clip_vision_h_whole.safetensors"
+WRONG_LORA = "no_lora.safetensors"
 # What graphs of users name -> which of the tiny files stands for it; files are recognized by content, never by name.
 ALIASES = {
     "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors": BASE,
@@ -54,6 +58,13 @@ def write_clip(path: Path) -> None:
         if not is_idle:
             tensors[name].normal_(std=0.02, generator=generator)
     safetensors.torch.save_file(tensors, path)
+
+
+def write_wrong_files(base: Path) -> None:
+    """In a server's folder: a LoRA of no kind, sound in which nobody speaks, and a mask where nothing is painted."""
+    shutil.copyfile(base / "models" / "vae" / "wan_2.1_vae.safetensors", base / "models" / "loras" / WRONG_LORA)
+    soundfile.write(base / "input" / "silent.wav", np.zeros(32000, np.float32), 16000)
+    Image.new("RGBA", (832, 480), (90, 90, 90, 255)).save(base / "input" / "unpainted.png")
 
 
 def template(name: str) -> dict[str, Any]:
@@ -83,6 +94,16 @@ def shrink(graph: dict[str, Any]) -> dict[str, Any]:
     return graph
 
 
+def changes(graph: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Inputs that differ in `other`, by the ids of nodes: what `overridden` takes to compute it in place of `graph`."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, node in other.items():
+        inputs = graph[number]["inputs"]
+        changed = {name: value for name, value in node["inputs"].items() if inputs.get(name) != value}
+        found.setdefault(node["class_type"], {}).update(changed)
+    return found
+
+
 @contextlib.contextmanager
 def required():
     """What is missing on this machine is an error in CI and a skip with its reason elsewhere."""
@@ -95,9 +116,21 @@ def required():
 
 
 TEST_NODES = """
+import json
 from pathlib import Path
 import folder_paths
 import numpy as np
+from server import PromptServer
+
+OVERRIDES = Path(__file__).with_name("overrides.json")  # {id of a node: {input: value}} for every graph that comes
+
+def override(request):
+    values = json.loads(OVERRIDES.read_text()) if OVERRIDES.is_file() else {}
+    for node in request["prompt"].values():
+        node["inputs"].update(values.get(node["class_type"], {}))
+    return request
+
+PromptServer.instance.add_on_prompt_handler(override)
 
 class KeepFrames:
     RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "keep", "tests", True
@@ -126,6 +159,17 @@ class AnyValue:
 
 NODE_CLASS_MAPPINGS = {"KeepFrames": KeepFrames, "AnyValue": AnyValue}
 """
+
+
+@contextlib.contextmanager
+def overridden(server: ComfyServer, values: dict[str, dict[str, Any]]):
+    """While this is entered the server computes every graph with these inputs, whatever it was sent: a graph that is
+    queued unchanged is computed at a size for CPUs. values: id of a node -> its inputs.
+    """
+    file = server.custom_nodes / "test-nodes" / "overrides.json"
+    file.write_text(json.dumps(values), encoding="utf-8")
+    yield
+    file.unlink()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,8 @@ OWN_CONSOLE_ERRORS = re.compile(
     r"the server responded with a status of|graph accessed before initialization|Content Security Policy"
     r"|Error loading (fuse options|core workflow templates)|reading 'id'\)\s+at onChange \("
 )
+
+RUN_BUTTON = "[data-testid=queue-button]"
 
 IS_READY = """() => window.app?.graph && window.app.extensionManager
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"""
@@ -72,6 +75,17 @@ WIDGETS = f"""() => {{
     return JSON.parse(JSON.stringify(widgets));
 }}"""
 
+SOCKETS = """(kind) => window.app.graph.nodes.find((node) => node.type === kind)
+    .inputs.filter((input) => !input.widget).map((input) => input.name)"""
+SET_WIDGET = """([kind, name, value]) => {
+    for (const node of window.app.graph.nodes.filter((node) => node.type === kind))
+        node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+MARKED = """() => window.app.graph.nodes
+    .filter((node) => node.has_errors || node.strokeStyles?.executionError?.call(node))
+    .map((node) => `${node.id} ${node.type}`)"""
+
 FIT = """() => {
     const canvas = window.app.canvas;
     canvas.deselectAll?.();
@@ -83,30 +97,52 @@ DIALOGS = """() => [...document.querySelectorAll(
     '.p-dialog, [role=dialog], .p-toast-message, [data-testid*=missing], [data-testid*=error]')]
     .map((element) => element.innerText.trim()).filter(Boolean)"""
 
-# The server's own answer tells whether the run was accepted: what app.queuePrompt returns differs between versions.
-QUEUE = """(timeout) => new Promise((resolve) => {
+# Watches for what comes of a click on Run. The server's own answer tells whether the run was accepted: what the page
+# makes of it differs between versions.
+WATCH = """(timeout) => {
     const api = window.app.api, send = api.queuePrompt, executed = {};
-    const finish = (status, detail) => resolve({status, detail: detail ?? {}, executed});
-    let refusal = 'the page did not send the graph';
-    api.queuePrompt = async (...values) => {
-        try {
-            const answer = await send.apply(api, values);
-            refusal = Object.keys(answer.node_errors ?? {}).length ? answer.node_errors : null;
-            return answer;
-        } catch (error) {
-            refusal = error.response ?? String(error);
-            throw error;
-        }
-    };
-    api.addEventListener('executed', (event) => { executed[event.detail.node] = event.detail.output; });
-    for (const status of ['success', 'error', 'interrupted'])
-        api.addEventListener('execution_' + status, (event) => finish(status, event.detail), {once: true});
-    setTimeout(() => finish('timeout'), timeout);
-    window.app.queuePrompt(0, 1).catch((error) => { refusal ??= String(error); }).finally(() => {
-        api.queuePrompt = send;
-        if (refusal) finish('refused', {refusal});
+    window.finishedRun = new Promise((resolve) => {
+        const finish = (status, detail) => resolve({status, detail: detail ?? {}, executed});
+        api.queuePrompt = async (...values) => {
+            api.queuePrompt = send;
+            try {
+                const answer = await send.apply(api, values);
+                if (Object.keys(answer.node_errors ?? {}).length) finish('refused', {refusal: answer.node_errors});
+                return answer;
+            } catch (error) {
+                finish('refused', {refusal: error.response ?? String(error)});
+                throw error;
+            }
+        };
+        api.addEventListener('executed', (event) => { executed[event.detail.node] = event.detail.output; });
+        for (const status of ['success', 'error', 'interrupted'])
+            api.addEventListener('execution_' + status, (event) => finish(status, event.detail), {once: true});
+        setTimeout(() => finish('timeout'), timeout);
     });
-})"""
+}"""
+
+# Where nodes are, with their titles, as they are drawn: [x, y, width, height] in the graph's own measure.
+BOXES = """() => Object.fromEntries(window.app.graph.nodes.map((node) => {
+    const {scale, offset} = window.app.canvas.ds;
+    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    const box = drawn ? [drawn.x / scale - offset[0], drawn.y / scale - offset[1], drawn.width / scale,
+                         drawn.height / scale] : [...node.boundingRect];
+    return [`${node.id} ${node.type}`, box];
+}))"""
+
+# Videos in the page that can be played, and what comes of it.
+VIDEOS = """const videos = [...document.querySelectorAll('video')].filter((video) => video.readyState > 1);"""
+CAN_PLAY = f"(count) => {{ {VIDEOS} return videos.length >= count; }}"
+PLAYERS = f"""async () => {{
+    {VIDEOS}
+    for (const video of videos) {{ video.muted = true; await video.play(); }}
+    const before = videos.map((video) => video.currentTime);
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    return videos.map((video, at) => ({{
+        duration_s: video.duration, width: video.videoWidth, height: video.videoHeight,
+        moves: video.currentTime !== before[at], has_sound: video.webkitAudioDecodedByteCount > 0,
+    }}));
+}}"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +161,17 @@ class GraphReport:
     marked: list[str]
     absent: list[str]
     dialogs: list[str]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A video that the page shows: its length, its size in pixels, whether it moves when it is played, and sounds."""
+
+    duration_s: float
+    width: int
+    height: int
+    moves: bool
+    has_sound: bool
 
 
 @dataclass(frozen=True)
@@ -233,6 +280,18 @@ class ComfyPage:
         self._settle()
         return GraphReport(**self.page.evaluate(REPORT), dialogs=self.page.evaluate(DIALOGS))
 
+    def marked(self) -> list[str]:
+        """Nodes that are drawn as wrong, when a graph is refused or where its run ended."""
+        return self.page.evaluate(MARKED)
+
+    def sockets(self, kind: str) -> list[str]:
+        """Names of the inputs of a node that are no widgets, as they are shown."""
+        return self.page.evaluate(SOCKETS, kind)
+
+    def set_widget(self, kind: str, name: str, value: Any) -> None:
+        """Set a widget of every node of a kind."""
+        self.page.evaluate(SET_WIDGET, [kind, name, value])
+
     def widgets(self) -> dict[str, dict[str, Any]]:
         """Node id (with the ids of the subgraphs around it) -> widget name -> value, of what a workflow keeps."""
         return self.page.evaluate(WIDGETS)
@@ -253,10 +312,31 @@ class ComfyPage:
         return before, self.widgets()
 
     def queue(self, timeout_s: float = 300) -> PageRun:
-        """Press Run and wait for the end of the run."""
-        result = PageRun(**self.page.evaluate(QUEUE, timeout_s * 1000))
+        """Click Run, once, and wait for the end of the run."""
+        self.page.evaluate(WATCH, timeout_s * 1000)
+        self.page.locator(RUN_BUTTON).click()
+        result = PageRun(**self.page.evaluate("() => window.finishedRun"))
         self._settle()
         return result
+
+    def draw_nodes(self, *, nodes2: bool) -> None:
+        """Change how nodes are drawn, as the switch in the settings does."""
+        self.page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes2)
+        self._settle()
+
+    def players(self, count: int) -> list[Player]:
+        """The videos in the page, which are played for a moment, as soon as there are `count`."""
+        self.page.wait_for_function(CAN_PLAY, arg=count, timeout=30_000)
+        return [Player(**player) for player in self.page.evaluate(PLAYERS)]
+
+    def overlaps(self, gap: float = 0) -> list[str]:
+        """Pairs of nodes that are drawn over each other, or with less than `gap` between them."""
+        boxes = self.page.evaluate(BOXES)
+        return [
+            f"{one} and {other}: {boxes[one]}, {boxes[other]}"
+            for one, other in itertools.combinations(boxes, 2)
+            if _are_near(boxes[one], boxes[other], gap)
+        ]
 
     def screenshot(self, path: Path, *, fit: bool = True) -> Path:
         """Write a PNG of the window; `fit` first closes dialogs and brings the whole graph into view."""
@@ -279,3 +359,8 @@ class ComfyPage:
         error = f"{response.status} {response.url.removeprefix(self.url)}"
         if response.status >= 400 and not OWN_HTTP_ERRORS.match(error):
             self.http_errors.append(error)
+
+
+def _are_near(one: list[float], other: list[float], gap: float) -> bool:
+    """Whether boxes [x, y, width, height] are less than `gap` apart in both directions."""
+    return all(one[at] < other[at] + other[at + 2] + gap and other[at] < one[at] + one[at + 2] + gap for at in range(2))

@@ -91,6 +91,14 @@ def test_tracks():
         speaker_tracks([one], "parallel")
 
 
+def test_more_voices_than_the_adapters_were_trained_with_are_said(caplog):
+    voice = from_array(np.full((1, 16000), 0.1, np.float32), 16000, "voice")
+    prepare_tracks([voice, voice, None], "para", Preparation(normalize_loudness=False))
+    assert not caplog.records
+    prepare_tracks([voice] * 3, "para", Preparation(normalize_loudness=False))
+    assert "3 people speak: the audio adapters were trained with one and with two" in caplog.text
+
+
 def test_parts_of_a_track_are_those_of_the_whole():
     sounds = [from_array(tone(0.5)[:, 0] + 0.1, 16000), None, from_array(tone(0.3)[:, 0] - 0.1, 16000)]
     for track in prepare_tracks(sounds, "add", Preparation(noise_floor=True, smooth=True, max_s=0.7)):

@@ -77,7 +77,7 @@ def test_a_sampler_asks_for_what_it_needs_only_once_the_rest_is_right():
     model = job.VideoModel(SimpleNamespace(checkpoint=SimpleNamespace(identity=identity)), None, None)
     needs = node("WanVideoSampler").check_lazy_status
     linked = {"image_embeds": None, "multitalk_embeds": None, "text_embeds": None}
-    assert needs(model=model, steps=4, scheduler="unipc", **linked) == ["image_embeds", "multitalk_embeds"]
+    assert needs(model=model, steps=4, scheduler="unipc", **linked) == ["multitalk_embeds"]
     clip = job.PlainClip(job.VideoGeometry(64, 64, 13), None, None)
     assert needs(model=model, steps=4, image_embeds=clip, text_embeds=None) == ["text_embeds"]
     prompts = job.Prompts((torch.zeros(1, 8),), torch.zeros(1, 8))

@@ -1,7 +1,9 @@
 """Graphs that users have saved keep working: ids, inputs, their order and defaults, outputs; ours are only appended."""
 
+import ast
 import inspect
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,30 @@ def test_a_node_can_be_called_with_what_its_schema_says(name):
             assert default == spec[1].get("default", default), f"{item}: {default} in Python"
         if kind in ("INT", "FLOAT"):
             assert {"min", "max", "step"} <= set(spec[1]) or item == "seed"
+
+
+def refused_inputs(node):
+    """Names of the inputs that a node's code hands to `refuse`."""
+    calls = (
+        call for call in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(node)))) if isinstance(call, ast.Call)
+    )
+    refusals = (call for call in calls if getattr(call.func, "id", "") in ("refuse", "_refuse_unless_off"))
+    return {keyword.arg for call in refusals for keyword in call.keywords}
+
+
+def test_what_is_always_refused_is_out_of_sight():
+    count = 0
+    for name, node in NODES.items():
+        if node.__module__.endswith("nodes_refused"):  # made by a function, without inputs
+            continue
+        types = node.INPUT_TYPES()
+        inputs = types["required"] | types["optional"]
+        for item in refused_inputs(node) & set(inputs):
+            assert inputs[item][1].get("advanced" if kind_of(inputs[item]) in WIDGETS else "unsupported"), (
+                f"{name}.{item}"
+            )
+            count += 1
+    assert count > 30
 
 
 def test_a_call_without_comfyui_says_what_is_missing():

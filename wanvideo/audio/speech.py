@@ -27,6 +27,7 @@ from .treatment import with_noise_floor, without_transients
 if TYPE_CHECKING:
     from ..models.wav2vec2 import AudioEncoder, Samples
 
+TRAINED_SPEAKERS = 2  # more are told apart by numbers that the adapters have, but no video taught them
 IN_MEMORY = 2**22  # numbers (16 MB); more features than that are in a file
 
 logger = logging.getLogger("wanvideo")
@@ -79,6 +80,12 @@ def prepare_tracks(
 
     Raises: InputError for silent sound, or when nobody has any.
     """
+    num_speaking = sum(sound is not None for sound in sounds)
+    if num_speaking > TRAINED_SPEAKERS:
+        logger.warning(
+            "%d people speak: the audio adapters were trained with one and with two, the lips of more move less well.",
+            num_speaking,
+        )
     ready: list[Sound | None] = []
     left_s = how.max_s or float("inf")
     for number, sound in enumerate(sounds, 1):

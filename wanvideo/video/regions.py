@@ -85,6 +85,23 @@ def stack_masks(regions: Sequence[np.ndarray], width: int, height: int) -> Tenso
     return torch.cat((masks, ~masks.any(0, keepdim=True))).float()
 
 
+def check_drawn(regions: Sequence[np.ndarray]) -> None:
+    """What holds at any size of the video, and so is told before anything is loaded.
+
+    Args: regions: [H, W] bool of every speaker.
+    Raises: InputError for a region where nothing is drawn, and for one that lies in another.
+    """
+    for number, region in enumerate(regions, 1):
+        if not region.any():
+            raise InputError(f"The mask of speaker {number} is empty. Paint where this person is.")
+    for (first, one), (second, other) in itertools.combinations(enumerate(regions, 1), 2):
+        if one.shape == other.shape and (one & other).sum() == min(one.sum(), other.sum()):
+            raise InputError(
+                f"The masks of speakers {first} and {second} cover the same place: nobody could tell whose voice moves "
+                "it. Paint one person in each."
+            )
+
+
 def left_to_right(num_speakers: int, width: int, height: int) -> list[np.ndarray]:
     """[height, width] bool of each speaker: as many equal parts of the picture beside one another, with free edges."""
     part = width // num_speakers
