@@ -169,8 +169,8 @@ class Job:
         plan, num_frames = pictures.plan, pictures.plan.total_frames
         conditioning = make_conditioning(
             setup, pictures.references, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
-            image_embeds=images.image_embeds(pictures.references), samples=self._latents(), fps=fps, source=pictures.source,
-            cuts=plan.cuts,
+            image_embeds=images.image_embeds(pictures.references), samples=self._latents(), fps=fps,
+            source=pictures.source, cuts=plan.cuts,
         )  # fmt: skip
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)

@@ -186,7 +186,7 @@ def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
 def test_a_camera_and_the_file_s_quality_are_as_flags_say(read):
     request = read().request
     assert request.camera is None and request.crf is None and request.file_crf == 18
-    assert read("--dub", "auto").request.file_crf == 10 and read("--dub", "auto", "--crf", "4").request.file_crf == 4
+    assert read("--dub", "auto").request.file_crf == 6 and read("--dub", "auto", "--crf", "4").request.file_crf == 4
     assert read("--camera", "1.1").request.camera == Camera(1.1)
     moved = read("--camera", "1.2", "--camera_pan", "1", "-0.5", "--camera_period", "20").request.camera
     assert moved == Camera(1.2, (1.0, -0.5), 20.0)
