@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import jobs
+from support import jobs, sources
 from support import media_files as media
 
 from wanvideo import TalkingVideoPipeline
+from wanvideo.audio.load import load_audio
 from wanvideo.engine.conditioning import workload_of_request
 from wanvideo.errors import InputError
 from wanvideo.keep import Camera, Keep
@@ -56,6 +57,23 @@ def test_a_dub_keeps_its_source_and_its_time(pipeline, tmp_path):
     assert video.shape == source.shape and torch.equal(video[:, outside], source[:, outside])
     assert not torch.equal(video[:, 16:32, 16:32], source[:, 16:32, 16:32])
     assert len(media.decoded_frames(writer.path)) == 25
+
+
+@pytest.mark.parametrize("make", sources.KINDS)
+def test_frames_and_sound_of_every_source_are_in_time_to_the_end(pipeline, tmp_path, make):
+    """In the file: the source's frames by its own times, and a click in the last frame where it was."""
+    path, times = make(tmp_path)
+    voice = media.tone(16000, 0.68, level=0.05) + media.click(16000, 0.68, 0.64)
+    sound = str(media.wav(tmp_path / "click.wav", voice, 16000))
+    talk = jobs.request(
+        tmp_path, [sound], reference=str(path), keep=Keep(box=(4, 4, 24, 24), feather=0), settings=QUICK
+    )
+    video = pipeline.generate(talk, tmp_path / "dub.mp4")
+    assert [media.index_of(frame[-8:]) for frame in media.decoded_frames(video)] == sources.on_screen(times, 17)
+    sound_of_file = load_audio(video)
+    samples = sound_of_file.read(0, sound_of_file.num_samples)
+    assert probe(video).frames == 17 and abs(len(samples) / 16000 - 0.68) <= 0.04
+    assert abs(int(np.argmax(np.abs(samples) > 0.3)) / 16000 - 0.64) < 0.01
 
 
 def test_a_dub_loops_where_its_source_is_short(pipeline, tmp_path):
