@@ -10,9 +10,10 @@ from .nodes_options import NODES as OPTIONS
 from .nodes_parallel import NODES as PARALLEL
 from .nodes_refused import NODES as REFUSED
 from .nodes_sampler import NODES as SAMPLING
+from .nodes_source import NODES as SOURCE
 from .nodes_speech import NODES as SPEECH
 from .nodes_talk import NODES as TALK
 from .nodes_text import NODES as TEXT
 
 __all__ = ["NODES", "REFUSED"]
-NODES = (*TALK, *LOADING, *OPTIONS, *PARALLEL, *AUDIO, *SPEECH, *TEXT, *CONDITIONING, *SAMPLING, *LOOK)
+NODES = (*TALK, *LOADING, *OPTIONS, *PARALLEL, *AUDIO, *SPEECH, *TEXT, *SOURCE, *CONDITIONING, *SAMPLING, *LOOK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,20 @@ from .nodes_base import (
 from .nodes_common import path_of_video
 from .nodes_files import folder_inside
 from .nodes_model_loading import ClipEncoder
+from .nodes_source import SourceOptions
 from .wanvideo.engine.encoders import encode_images
 from .wanvideo.engine.host import ModelHandle
+from .wanvideo.engine.pictures import Pictures, follow
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry, WindowPlan, bucket_size, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.vae_tiling import Tiling
-from .wanvideo.protocols import SourceFrames
 from .wanvideo.request import COLOR_METHODS
+from .wanvideo.runs.identity import digest_of, identify
 from .wanvideo.sampling.clip import picture_condition
-from .wanvideo.video.mask import dub_source
 from .wanvideo.video.picture import fit_images
 from .wanvideo.video.reader import picture_size
-from .wanvideo.video.source import SourceReferences, SourceVideo
+from .wanvideo.video.source import CameraReferences, SourceVideo, to_bytes
 from .wanvideo.video.writer import check_output, free_name
 
 IMAGE, SAMPLING, OUTPUT = (f"{CATEGORY}/{name}" for name in ("image", "sampling", "output"))
@@ -73,8 +74,8 @@ class TalkingPicture:
     Args:
         picture_size: width and height before it was fitted.
         references: [R, 3, H, W] in -1..1, or None for a source video. video: that video's file.
-        keep_mask: [n, H, W], of the source video: what is made anew, while the rest stays; None: all of it.
         clip: what CLIP saw, or None. encode: pictures [1, 3, H, W] through CLIP, where it sees a source video.
+        source: how picture or video is followed. picture: [H, W, 3] in 0..1, the whole one, where a camera moves.
     """
 
     vae: ModelHandle
@@ -92,16 +93,29 @@ class TalkingPicture:
     clip: ClipEmbeds | None
     encode: Callable[[Tensor], Tensor] | None
     folder: Path | None
-    keep_mask: Tensor | None = None
+    source: SourceOptions = field(default_factory=SourceOptions)
+    picture: Tensor | None = None
 
-    def pictures(self, plan: WindowPlan, fps: float) -> tuple[Tensor | Sequence[Tensor], SourceFrames | None]:
-        """The reference of each window, of which the last repeats, and the video of which parts are kept."""
-        if self.video is None:
-            return self.references, None
-        source = SourceVideo(self.video, self.width, self.height, fps)
-        return SourceReferences(source, plan), None if self.keep_mask is None else dub_source(source, self.keep_mask)
+    def pictures(self, num_frames: int, fps: float) -> Pictures:
+        """What a video of so many frames is made after; its plan has fewer where the source ends it."""
+        video, options = None, self.source
+        if self.video is not None:
+            video = SourceVideo(self.video, self.width, self.height, fps, options.source_end)
+            num_frames = min(num_frames, video.frame_limit or num_frames)
+        plan = WindowPlan(num_frames, self.window_frames, self.motion_frames)
+        if video is not None:
+            return follow(video, plan, fps, options.scene_seg, options.region(video))
+        if self.picture is None or options.camera is None:
+            return Pictures(list(self.references), None, plan)
+        picture = to_bytes(self.picture * 2 - 1).cpu().numpy()
+        return Pictures(CameraReferences(picture, options.camera, self.width, self.height, plan, fps), None, plan)
 
-    def image_embeds(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | None:
+    def identity(self) -> dict[str, str]:
+        """What decides the references and what is kept, by name."""
+        known = identify([self.video]) if self.video else digest_of(*self.references, self.picture)
+        return {"reference": known, **self.source.identity()}
+
+    def image_embeds(self, pictures: Sequence[Tensor]) -> Tensor | None:
         """[1 or R, 257, dim]."""
         if self.clip is not None:
             return self.clip.tokens
@@ -212,6 +226,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         "source_video": socket("VIDEO"),
         "keep_mask": socket("MASK"),
         "size": choice(CUSTOM, CUSTOM, *SIZE_BUCKETS),
+        "source_options": socket("WANVIDSOURCEOPTIONS"),
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDIMAGE_EMBEDS", "STRING"), ("image_embeds", "output_path"), "process"
 
@@ -240,8 +255,11 @@ class WanVideoImageToVideoMultiTalk(Node):
         self, vae, width=832, height=480, frame_window_size=81, motion_frame=25, force_offload=False,
         colormatch="disabled", start_image=None, tiled_vae=False, clip_embeds=None, mode="auto", output_path="",
         colormatch_strength=1.0, clip_vision=None, source_video=None, keep_mask=None, size=CUSTOM,
+        source_options=None,
     ):  # fmt: skip
         _check_sources(start_image is not None, source_video is not None, keep_mask is not None)
+        options = _with_mask(source_options and expect(source_options, SourceOptions, "source_options"), keep_mask)
+        options.check(has_video=source_video is not None)
         _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
@@ -257,11 +275,12 @@ class WanVideoImageToVideoMultiTalk(Node):
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
         encode = clip_vision and _clip_of_pictures(clip_vision)
         references = None if video else fit_images(start_image, width, height)
-        if references is not None and encode:
+        moving = None if video or options.camera is None else _only_one(start_image)
+        if references is not None and moving is None and encode:
             clip, encode = ClipEmbeds(encode_images(encode, references)), None
         talking = TalkingPicture(
             expect(vae, ModelHandle, "vae"), width, height, picture, references, video, window, motion, mode,
-            colormatch, colormatch_strength, tiled_vae, clip, encode, folder, keep_mask,
+            colormatch, colormatch_strength, tiled_vae, clip, encode, folder, options, moving,
         )  # fmt: skip
         return talking, str(folder or "")
 
@@ -280,6 +299,20 @@ def _check_sources(has_picture: bool, has_video: bool, has_mask: bool) -> None:
         )
     if has_mask and not has_video:
         raise InputError("keep_mask says what of a video is made anew. Connect source_video, or leave it out.")
+
+
+def _with_mask(options: SourceOptions | None, keep_mask: Tensor | None) -> SourceOptions:
+    options = options or SourceOptions()
+    if keep_mask is not None and options.is_dub:
+        raise InputError("keep_mask and source_options both say what of the video is made anew. Keep one of them.")
+    return options if keep_mask is None else replace(options, keep_mask=keep_mask)
+
+
+def _only_one(images: Tensor) -> Tensor:
+    """[H, W, 3] of pictures [1, H, W, C] that a camera moves over."""
+    if len(images) != 1:
+        raise InputError(f"start_image has {len(images)} pictures, and camera_zoom moves over one. Connect one.")
+    return images[0, ..., :3]
 
 
 def _check_clip(has_embeds: bool, has_model: bool) -> None:

@@ -19,7 +19,7 @@ from .wanvideo.engine.manifests import manifest_of_conditioning
 from .wanvideo.engine.recorded import begin_run, record
 from .wanvideo.engine.render import render_clip
 from .wanvideo.errors import InputError
-from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan
+from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry
 from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
@@ -168,15 +168,15 @@ class Job:
         speech, settings = self.extras.speech, setup.settings
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech and speech.masks(images.picture_size, images.width, images.height)
-        plan = WindowPlan(num_frames, settings.window_frames, settings.motion_frames)
-        pictures, source = images.pictures(plan, fps)
+        pictures = images.pictures(num_frames, fps)
+        plan, num_frames = pictures.plan, pictures.plan.total_frames
         conditioning = make_conditioning(
-            setup, pictures, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
-            image_embeds=images.image_embeds(pictures), samples=self._latents(), fps=fps,
-            source=source,
+            setup, pictures.references, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
+            image_embeds=images.image_embeds(pictures.references), samples=self._latents(), fps=fps,
+            source=pictures.source, cuts=plan.cuts,
         )  # fmt: skip
-        engine = self.model.engine(images.vae, use_tf32)
-        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.video, images.keep_mask)
+        engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
+        manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)
         folder = free_name((images.folder or output_folder()) / "talking_video")
         run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech and speech.soundtrack)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)

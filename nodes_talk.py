@@ -10,7 +10,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .nodes_audio import Wav2VecModelLoader, check_regions, encode_speech, regions
-from .nodes_base import CATEGORY, Node, advanced, checked, choice, number, socket, text, whole
+from .nodes_base import CATEGORY, Node, advanced, checked, choice, expect, number, socket, text, whole
 from .nodes_common import RunProgress, host, models_folder
 from .nodes_conditioning import CUSTOM, WanVideoImageToVideoMultiTalk
 from .nodes_files import ADAPTERS, AUDIO_ENCODERS, CLIP_VISIONS, LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, Files
@@ -26,6 +26,7 @@ from .nodes_model_loading import (
 )
 from .nodes_options import BlockSwap, audio_guidance, make_schedule
 from .nodes_sampler import SEED, WanVideoTalkingVideo
+from .nodes_source import SourceOptions
 from .nodes_text import WanVideoTextEncodeCached
 from .wanvideo.audio.speech import Preparation
 from .wanvideo.checkpoints.detect import Identity
@@ -186,6 +187,7 @@ class WanVideoTalk(Node):
         "audio_scale": advanced(number(1.0, 0.0, 100.0, 0.05)),
         "audio_cfg_scale": advanced(number(0.0, 0.0, 100.0, 0.1)),
         "negative_prompt": advanced(text(NEGATIVE_PROMPT, multiline=True)),
+        "source_options": socket("WANVIDSOURCEOPTIONS"),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("VIDEO",), ("video",), "talk"
@@ -229,9 +231,11 @@ class WanVideoTalk(Node):
         audio_2=None, audio_3=None, audio_4=None, audio_5=None, audio_6=None, mask_1=None, mask_2=None, mask_3=None,
         mask_4=None, mask_5=None, mask_6=None, lora=AUTO, lora_strength=0.0, multi_audio_type="add", size=AUTO,
         width=832, height=480, steps=0, audio_scale=1.0, audio_cfg_scale=0.0, negative_prompt=NEGATIVE_PROMPT,
-        unique_id=None,
+        source_options=None, unique_id=None,
     ):  # fmt: skip
         _check_sources(image is not None, video is not None)
+        if source_options is not None:
+            expect(source_options, SourceOptions, "source_options").check(has_video=video is not None)
         audios = (audio_1, audio_2, audio_3, audio_4, audio_5, audio_6)
         given = {name: audio for name, audio in zip(AUDIOS, audios, strict=True) if audio is not None}
         masks = regions(None, dict(zip(MASKS, (mask_1, mask_2, mask_3, mask_4, mask_5, mask_6), strict=True)))
@@ -256,6 +260,7 @@ class WanVideoTalk(Node):
             vae, width, height, settings.window_frames, settings.motion_frames, colormatch=settings.color_match,
             colormatch_strength=settings.color_strength, start_image=image, source_video=video,
             tiled_vae=settings.tiled_vae, clip_vision=clip, size=chosen.size if size == AUTO else size,
+            source_options=source_options,
         )  # fmt: skip
         samples, _ = job(picture, prompts, Extras(speech=speech)).run(RunProgress(unique_id), force_offload=True)
         return WanVideoTalkingVideo().process(samples)

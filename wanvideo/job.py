@@ -18,7 +18,7 @@ from .untrusted import read_json
 
 KEYS = (
     "prompt", "negative_prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "mask", "tts_audio",
-    "video_audio", "keep",
+    "video_audio", "keep", "camera",
 )  # fmt: skip
 MOST_VOICES, MAX_SPEECH = 6, 20_000  # persons and characters of "tts_audio"
 SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
@@ -41,7 +41,7 @@ class Job:
         masks: "mask" {"person1": path of a picture that is white where the person is, ...} in the same order.
         audio_type: para or add; decides nothing for one person.
         negative_prompt: what is not wanted; None: the usual text.
-        keep: fields of `keep.Keep`, not checked yet, or None.
+        keep, camera: fields of `keep.Keep` and `keep.Camera`, not checked yet, or None.
     """
 
     prompts: tuple[str, ...]
@@ -52,6 +52,7 @@ class Job:
     audio_type: str
     negative_prompt: str | None = None
     keep: Any = None
+    camera: Any = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def parse_job(data: dict[str, Any] | str | Path) -> Job:
         _prompts(job), _reference(job), tuple(_audio(name, audios[name]) for name in order),
         tuple(_box(name, boxes.get(name)) for name in order),
         tuple(_mask(name, masks.get(name)) for name in order), _audio_type(job, len(order)),
-        job.get("negative_prompt"), job.get("keep"),
+        job.get("negative_prompt"), job.get("keep"), job.get("camera"),
     )  # fmt: skip
 
 

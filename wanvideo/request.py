@@ -17,7 +17,7 @@ from . import checks
 from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
 from .job import build, parse_job, read_object
-from .keep import SOURCE_ENDS, Camera, Keep
+from .keep import MAX_CRF, SOURCE_ENDS, Camera, Keep, crf_of
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -307,12 +307,13 @@ class TalkRequest:
         max_frames: cap on the video's length, 0 for none.
         settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
         keep: the part of a source video that is made anew, while the rest stays as it is (dub); None: all of it.
-        source_end: what follows the end of a source video: hold, loop or ping-pong.
+        source_end: what follows the end of a source video: hold, loop or ping-pong; stop: the result ends with it.
         scene_seg: whether a source video is cut into its scenes, each with its own reference.
         camera: a slow movement over a still reference picture, or None.
         voice_activity: whether features fade into those of silence where a speaker is quiet.
         normalize_loudness: bring speech to -23 LUFS before the audio encoder, which expects it.
         output: path of the mp4; None lets the caller choose.
+        crf: x264's quality of the file, 0 (lossless) to 51; None: 18, for a dub 6.
     """
 
     prompts: tuple[str, ...]
@@ -332,6 +333,7 @@ class TalkRequest:
     scene_seg: bool = False
     camera: Camera | None = None
     voice_activity: bool = False
+    crf: int | None = None
 
     def __post_init__(self) -> None:
         checks.instance("prompts", self.prompts, tuple, 'a list of texts, one a window, such as ("She talks.",)')
@@ -350,6 +352,8 @@ class TalkRequest:
         checks.number("seed", self.seed, 0, 2**64 - 1, whole=True)
         _flags(self, "normalize_loudness", "scene_seg", "voice_activity")
         checks.choice("source_end", self.source_end, SOURCE_ENDS)
+        if self.crf is not None:
+            checks.number("crf", self.crf, 0, MAX_CRF, whole=True)
         for name, kind in (("keep", Keep), ("camera", Camera)):
             if getattr(self, name) is not None:
                 checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
@@ -390,6 +394,11 @@ class TalkRequest:
                 )
 
     @property
+    def file_crf(self) -> int:
+        """x264's quality of the file."""
+        return crf_of(self.crf, is_dub=self.keep is not None)
+
+    @property
     def has_speech(self) -> bool:
         """Whether anybody speaks."""
         return any(speaker.audio is not None for speaker in self.speakers)
@@ -413,8 +422,9 @@ class TalkRequest:
         job = parse_job(data)
         speakers = tuple(Speaker(*given) for given in zip(job.audios, job.boxes, job.masks, strict=True))
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
+        camera = None if job.camera is None else build(Camera, job.camera, "camera")
         negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
-        return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, **settings)
+        return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, camera=camera, **settings)
 
 
 def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:

@@ -19,6 +19,7 @@ TEMPLATES = [path for path in sorted((EXAMPLES / "api").glob("*.json")) if path.
 NOTES = {
     "02_two_people_masks": [f"mask_{i} of MultiTalkWav2VecEmbeds (from LoadImage)" for i in (1, 2)],
     "03_restyle_video": ["start_step of WanVideoSampler (2)", "samples of WanVideoSampler (from WanVideoEncode)"],
+    "08_dub_video": ["keep_mask of WanVideoSourceOptions (from MaskComposite)"],
     "06_from_wanvideowrapper": ["base_precision fp16_fast: products are summed in float32"],
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from wanvideo.cli.generate import read_job
 from wanvideo.cli.main import main, run
 from wanvideo.cli.parser import yes_or_no
 from wanvideo.errors import InputError, TalkError, UnsupportedError
-from wanvideo.keep import Keep
+from wanvideo.keep import Camera, Keep
 from wanvideo.lora.few_steps import few_steps_of
 from wanvideo.parallel.layout import WantedRanks
 from wanvideo.request import Apg, Speaker
@@ -181,6 +181,21 @@ def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
     assert read("--scene_seg", "false").request.scene_seg is False and not request.voice_activity
     assert read("--dub", "auto").request.keep == Keep(mouth="auto")
     assert read("--voice_activity").request.voice_activity
+
+
+def test_a_camera_and_the_file_s_quality_are_as_flags_say(read):
+    request = read().request
+    assert request.camera is None and request.crf is None and request.file_crf == 18
+    assert read("--dub", "auto").request.file_crf == 6 and read("--dub", "auto", "--crf", "4").request.file_crf == 4
+    assert read("--camera", "1.1").request.camera == Camera(1.1)
+    moved = read("--camera", "1.2", "--camera_pan", "1", "-0.5", "--camera_period", "20").request.camera
+    assert moved == Camera(1.2, (1.0, -0.5), 20.0)
+    assert read(job={**JOB, "camera": {"zoom": 1.1, "pan": [0, 1]}}).request.camera == Camera(1.1, (0, 1))
+    with pytest.raises(InputError, match="--camera_pan and --camera_period say how a camera moves. Add --camera 1.08"):
+        read("--camera_period", "20")
+    for flags in (["--camera", "3"], ["--crf", "52"], ["--camera_pan", "2", "0", "--camera", "1.1"]):
+        with pytest.raises(InputError, match=flags[0]):
+            read(*flags)
 
 
 def test_a_job_may_say_what_is_made_anew(read):

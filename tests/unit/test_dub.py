@@ -24,7 +24,7 @@ from wanvideo.sampling.loop import finished
 from wanvideo.sampling.state import WindowState
 from wanvideo.video.composite import composite
 from wanvideo.video.feather import feathered
-from wanvideo.video.mask import DubSource, dub_source, open_region
+from wanvideo.video.mask import DubSource, open_region, region_of
 from wanvideo.video.source import SourceVideo, from_bytes
 from wanvideo.video.writer import VideoWriter
 
@@ -228,7 +228,7 @@ def test_a_box_a_painted_mask_and_masks_from_memory_are_one(source, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     box = open_region(Keep(box=(8, 10, 20, 30), feather=3), source).weights(0, 1)
     painted = open_region(Keep(mask=str(tmp_path / "mask.png"), feather=3), source).weights(2, 4)
-    tensor = dub_source(source, torch.from_numpy(mask / 255.0)[None], 3).region(0, 4)
+    tensor = region_of(torch.from_numpy(mask / 255.0)[None], source, 3).weights(0, 4)
     assert painted.shape == (2, 32, 48) and tensor.shape == (4, 32, 48)
     assert torch.equal(box[0], painted[1]) and torch.equal(box[0], tensor[3])
 
@@ -251,15 +251,15 @@ def test_a_video_of_masks_runs_along_with_the_source(source, tmp_path):
 
 def test_there_may_be_a_mask_for_every_frame(source):
     masks = torch.from_numpy(wandering(20)[..., 0] / 255.0)
-    assert torch.equal(dub_source(source, masks, 0).region(4, 9), masks[4:9].float())
+    assert torch.equal(region_of(masks, source, 0).weights(4, 9), masks[4:9].float())
     with pytest.raises(InputError, match="7 masks for a source of 20 frames"):
-        dub_source(source, masks[:7])
+        region_of(masks[:7], source)
 
 
 @pytest.mark.parametrize(("level", "word"), [(0, "nowhere"), (255, "everywhere")])
 def test_masks_that_say_nothing_are_refused(source, level, word):
     with pytest.raises(InputError, match=f"{word} white once it is fitted to 48x32"):
-        dub_source(source, torch.full((1, 32, 48), level / 255))
+        region_of(torch.full((1, 32, 48), level / 255), source)
 
 
 def test_a_mask_of_another_shape_is_refused(source, tmp_path):

@@ -262,6 +262,73 @@ def test_a_video_with_a_mask_is_dubbed(parts, speech, tmp_path):
         talk.process(parts["vae"], **SIZE, start_image=picture(), keep_mask=mask)
 
 
+def options(**given):
+    return node("WanVideoSourceOptions").process(**given)[0]
+
+
+def followed(parts, source_options, **shown):
+    return node("WanVideoImageToVideoMultiTalk").process(parts["vae"], **SIZE, **shown, source_options=source_options)[
+        0
+    ]
+
+
+def test_source_options_dub_by_a_video_of_masks_and_end_with_the_source(parts, speech, tmp_path):
+    source = VideoFile(media.video(tmp_path / "source.mp4", media.numbered_frames(16)))
+    masks = np.zeros((16, 48, 64, 3), np.uint8)
+    masks[:, :16, :24] = 255
+    masks = VideoFile(media.video(tmp_path / "masks.mp4", masks))
+    dub = followed(parts, options(source_end="stop", mask_video=masks, feather=0), source_video=source)
+    dubbed = images(sample(parts, dub, speech))
+    levels = torch.tensor([media.level_of(index) for index in range(16)]) / 255
+    assert dubbed.shape[0] == 16, "the speech would go on for 20"
+    assert (dubbed[:, 20:, 28:] - levels[:, None, None, None]).abs().max() < 3 / 255
+    assert dub.source.file_crf == 6 and options(crf=4, mask_video=masks).file_crf == 4 and options().file_crf == 18
+
+
+def test_source_options_move_a_camera_over_a_picture(parts, speech):
+    still = images(sample(parts, followed(parts, options(), start_image=picture()), speech))
+    moving = followed(parts, options(camera_zoom=1.5, camera_period=1.0), start_image=picture(1, 96, 128))
+    references = moving.pictures(20, 25.0).references
+    assert len(references) == 2 and not torch.equal(references[0], references[1])
+    assert images(sample(parts, moving, speech)).shape == still.shape
+    with pytest.raises(ValueError, match="start_image has 2 pictures, and camera_zoom moves over one"):
+        followed(parts, options(camera_zoom=1.5), start_image=picture(2))
+
+
+def test_source_options_cut_into_scenes(parts, speech, tmp_path):
+    pytest.importorskip("scenedetect", reason="the optional package scenedetect finds scenes")
+    shots = (
+        np.random.default_rng(0)
+        .integers(0, 255, (2, 1, 48, 64, 3))
+        .astype(np.uint8)
+        .repeat(30, 1)
+        .reshape(60, 48, 64, 3)
+    )
+    source = VideoFile(media.video(tmp_path / "shots.mp4", shots))
+    cut = followed(parts, options(scene_seg=True), source_video=source)
+    assert cut.pictures(60, 25.0).plan.cuts == (30,)
+    assert images(sample(parts, cut, speech)).shape[0] == 20
+
+
+def test_source_options_that_cannot_be_are_refused(parts, tmp_path):
+    source, mask = VideoFile(media.video(tmp_path / "source.mp4", media.numbered_frames(5))), torch.zeros(1, 48, 64)
+    mask[:, :16] = 1
+    check = NODES["WanVideoSourceOptions"].VALIDATE_INPUTS
+    assert check(mouth="none", keep_mask=None) is True
+    assert "said more than once" in check(mouth="auto", keep_mask=None)
+    with pytest.raises(ValueError, match="said more than once"):
+        options(mask_video=source, keep_mask=mask)
+    with pytest.raises(ValueError, match="keep_mask and source_options both say"):
+        node("WanVideoImageToVideoMultiTalk").process(
+            parts["vae"], **SIZE, source_video=source, keep_mask=mask, source_options=options(keep_mask=mask)
+        )
+    for given in (dict(keep_mask=mask), dict(source_end="loop"), dict(mask_video=source)):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} is for a source video, and a picture is connected"):
+            followed(parts, options(**given), start_image=picture())
+    with pytest.raises(ValueError, match="camera_zoom moves over a still picture"):
+        followed(parts, options(camera_zoom=1.1), source_video=source)
+
+
 @pytest.mark.parametrize("cache", ["WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache"])
 def test_step_caches_are_taken_by_the_sampler(parts, embeds, speech, cache):
     setting = getattr(node(cache), NODES[cache].FUNCTION)(0.3)[0]

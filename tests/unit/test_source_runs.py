@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import jobs
+from support import jobs, sources
 from support import media_files as media
 
 from wanvideo import TalkingVideoPipeline
+from wanvideo.audio.load import load_audio
 from wanvideo.engine.conditioning import workload_of_request
 from wanvideo.errors import InputError
 from wanvideo.keep import Camera, Keep
 from wanvideo.request import TalkRequest
+from wanvideo.runs.store import VIDEO
+from wanvideo.video.reader import probe
 from wanvideo.video.source import SourceVideo, to_bytes
 from wanvideo.video.writer import VideoWriter
 
@@ -56,6 +59,23 @@ def test_a_dub_keeps_its_source_and_its_time(pipeline, tmp_path):
     assert len(media.decoded_frames(writer.path)) == 25
 
 
+@pytest.mark.parametrize("make", sources.KINDS)
+def test_frames_and_sound_of_every_source_are_in_time_to_the_end(pipeline, tmp_path, make):
+    """In the file: the source's frames by its own times, and a click in the last frame where it was."""
+    path, times = make(tmp_path)
+    voice = media.tone(16000, 0.68, level=0.05) + media.click(16000, 0.68, 0.64)
+    sound = str(media.wav(tmp_path / "click.wav", voice, 16000))
+    talk = jobs.request(
+        tmp_path, [sound], reference=str(path), keep=Keep(box=(4, 4, 24, 24), feather=0), settings=QUICK
+    )
+    video = pipeline.generate(talk, tmp_path / "dub.mp4")
+    assert [media.index_of(frame[-8:]) for frame in media.decoded_frames(video)] == sources.on_screen(times, 17)
+    sound_of_file = load_audio(video)
+    samples = sound_of_file.read(0, sound_of_file.num_samples)
+    assert probe(video).frames == 17 and abs(len(samples) / 16000 - 0.68) <= 0.04
+    assert abs(int(np.argmax(np.abs(samples) > 0.3)) / 16000 - 0.64) < 0.01
+
+
 def test_a_dub_loops_where_its_source_is_short(pipeline, tmp_path):
     talk = request(tmp_path, moving(10), keep=Keep(box=BOX, feather=0), source_end="loop")
     video = made(pipeline, talk)
@@ -72,10 +92,13 @@ def test_the_plan_counts_what_a_dub_encodes(pipeline, tmp_path):
     assert [load.num_references for load in loads] == [len(loads[0].windows), 2 * len(loads[0].windows)]
 
 
+def three_shots():
+    return np.concatenate([np.roll(255 - moving(30) if index % 2 else moving(30), 17 * index, 2) for index in range(3)])
+
+
 def test_every_scene_begins_with_its_own_reference(pipeline, tmp_path):
     pytest.importorskip("scenedetect", reason="the optional package scenedetect finds scenes")
-    shots = [np.roll(255 - moving(30) if index % 2 else moving(30), 17 * index, 2) for index in range(3)]
-    talk = request(tmp_path, np.concatenate(shots), scene_seg=True, speakers=(), max_frames=90, settings=QUICK)
+    talk = request(tmp_path, three_shots(), scene_seg=True, speakers=(), max_frames=90, settings=QUICK)
     inputs = pipeline.check(talk)
     assert inputs.plan.cuts == (30, 60)
     windows = list(pipeline.run(talk))
@@ -85,6 +108,39 @@ def test_every_scene_begins_with_its_own_reference(pipeline, tmp_path):
     frames = SourceVideo(talk.reference, 48, 48, 25)
     for span in inputs.plan:
         assert torch.equal(to_bytes(inputs.references[span.index]), frames.frame(span.start).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("stop_after", [2, 5])
+def test_scenes_are_one_file_that_goes_on_in_the_middle_of_one(pipeline, tmp_path, stop_after):
+    """Windows of three shots: 0 to 3, 4 to 7, 8 to 11. With sound, dubbed, stopped within the first or the second."""
+    pytest.importorskip("scenedetect", reason="the optional package scenedetect finds scenes")
+    talk = request(
+        tmp_path, three_shots(), sounds=[jobs.speech(tmp_path, 3.6)], scene_seg=True, settings=QUICK,
+        keep=Keep(box=BOX, feather=0),
+    )  # fmt: skip
+    whole = list(pipeline.run(talk, folder=tmp_path / "whole" / "run"))
+    windows = pipeline.run(talk, folder=tmp_path / "cut" / "run")
+    first = [next(windows) for _ in range(stop_after)]
+    windows.close()
+    rest = list(pipeline.run(talk, folder=tmp_path / "cut" / "run"))
+    assert [window.index for window in first + rest] == [window.index for window in whole] and len(whole) > stop_after
+    for window, expected in zip(first + rest, whole, strict=True):
+        assert torch.equal(window.frames, expected.frames) and window.start == expected.start
+    files = [tmp_path / name / "run" / VIDEO for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    info = probe(files[1])
+    assert info.frames == 90 and abs(info.audio_duration_s - 3.6) <= 0.04
+    source, outside = SourceVideo(talk.reference, 48, 48, 25).frames(0, 90), torch.ones(48, 48, dtype=torch.bool)
+    outside[BOX[0] : BOX[2], BOX[1] : BOX[3]] = False
+    assert torch.equal(torch.cat([window.frames for window in whole])[:, outside], source[:, outside])
+
+
+@pytest.mark.parametrize(("source_frames", "fps", "expected"), [(10, 25, 10), (13, NTSC, 11), (40, 25, 25)])
+def test_a_result_may_end_with_its_source(pipeline, tmp_path, source_frames, fps, expected, caplog):
+    jobs.capture_log(caplog)
+    talk = request(tmp_path, moving(source_frames), fps=fps, source_end="stop", settings=QUICK)
+    assert len(made(pipeline, talk)) == expected == pipeline.check(talk).num_frames
+    assert ("the video ends with its source" in caplog.text) == (expected < 25)
 
 
 def test_a_camera_gives_each_window_its_own_view(pipeline, tmp_path):

@@ -12,9 +12,10 @@ from .. import checks
 from ..checkpoints.detect import SLOTS
 from ..checkpoints.dialects import Kind
 from ..errors import InputError, OutputError
+from ..keep import AUTO, DEFAULT_FEATHER
 from ..ops.attention.backends import ATTENTION_MODES, STAND_INS
 from ..request import NEGATIVE_PROMPT
-from .graphs import CONTROL, Graph, GraphNode, read_graph
+from .graphs import CONTROL, WIDGETS, Graph, GraphNode, read_graph
 from .parser import Parser
 
 SAMPLERS, IMAGES = ("WanVideoSampler",), ("WanVideoImageToVideoMultiTalk",)
@@ -30,7 +31,9 @@ READ = {
     "WanVideoImageToVideoMultiTalk": {
         "vae", "start_image", "clip_vision", "clip_embeds", "width", "height", "size", "frame_window_size",
         "motion_frame", "force_offload", "colormatch", "colormatch_strength", "tiled_vae", "mode", "output_path",
+        "source_video", "source_options",
     },
+    "WanVideoSourceOptions": {*WIDGETS["WanVideoSourceOptions"], "mask_video"},
     "MultiTalkWav2VecEmbeds": {
         "wav2vec_model", "num_frames", "fps", "audio_cfg_scale", "multi_audio_type",
         *(f"audio_{i}" for i in range(1, 7)),
@@ -96,7 +99,10 @@ class _Export:
         return f"{self.models}/{SLOTS[kind].folder}/{file}"
 
     def all(self) -> Exported:
-        job, flags = self.job(), [*self.model_flags(), *self.picture_flags(), *self.sampling_flags()]
+        job, flags = (
+            self.job(),
+            [*self.model_flags(), *self.picture_flags(), *self.source_flags(), *self.sampling_flags()],
+        )
         for node in (self.sampler, self.image, self.model, self.speech):
             if node is not None:
                 self.note_unread(node)
@@ -110,7 +116,8 @@ class _Export:
         if negative != NEGATIVE_PROMPT and self.value(self.sampler, "cfg", 1) != 1:
             self.notes.append("the negative prompt: the command line has one of its own")
         job: dict[str, Any] = {"prompt": prompts[0] if len(prompts) == 1 else prompts}
-        job["cond_video"] = self.file(self.image, "start_image", PICTURES)
+        name = "source_video" if "source_video" in self.image.links else "start_image"
+        job["cond_video"] = self.file(self.image, name, PICTURES)
         names = [f"audio_{i}" for i in range(1, 7) if self.speech and f"audio_{i}" in self.speech.links]
         job["cond_audio"] = {
             f"person{i}": self.file(self.speech, name, SOUNDS) for i, name in enumerate(names, 1) if self.speech
@@ -196,6 +203,27 @@ class _Export:
         flags += ["--color_correction_strength", self.value(node, "colormatch_strength", 1)]
         if self.value(node, "tiled_vae", False):
             flags += ["--tiled_vae", "true"]
+        return flags
+
+    def source_flags(self) -> list[object]:
+        flags: list[object] = []
+        for node in self.upward(self.image, "source_options", ("WanVideoSourceOptions",))[:1]:
+            self.note_unread(node)
+            flags += ["--source_end", self.value(node, "source_end", "hold")]
+            if self.value(node, "scene_seg", False):
+                flags += ["--scene_seg", "true"]
+            if self.value(node, "mouth", "none") == AUTO:
+                flags += ["--dub", AUTO]
+            elif "mask_video" in node.links:
+                flags += ["--dub", self.file(node, "mask_video", PICTURES)]
+            if "--dub" in flags:
+                flags += ["--dub_feather", self.value(node, "feather", DEFAULT_FEATHER)]
+            if (crf := self.value(node, "crf", -1)) >= 0:
+                flags += ["--crf", crf]
+            if (zoom := self.value(node, "camera_zoom", 1)) > 1:
+                pan = (self.value(node, name, 0) for name in ("camera_right", "camera_down"))
+                flags += ["--camera", zoom, "--camera_pan", *pan]
+                flags += ["--camera_period", self.value(node, "camera_period", 30)]
         return flags
 
     def sampling_flags(self) -> list[object]:

@@ -28,6 +28,8 @@ FLAGS = {
     "adapter": "--infinitetalk_dir", "wav2vec": "--wav2vec_dir", "vae": "--vae_path", "text_encoder": "--t5_path",
     "clip_vision": "--clip_path", "folder": "--ckpt_dir", "lora.path": "--lora_dir", "lora.strength": "--lora_scale",
     "The path of a job": "--input_json", "keep.mask": "--dub", "keep.feather": "--dub_feather",
+    "crf": "--crf", "camera.zoom": "--camera", "camera.pan": "--camera_pan", "camera.pan[0]": "--camera_pan: right",
+    "camera.pan[1]": "--camera_pan: down", "camera.period_s": "--camera_period",
 }  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def build_parser(program: str) -> Parser:
     add("--preset", help=f"{', '.join(preset_names())} or {AUTO}; what other flags say wins over it")
     add("--input_json", default="examples.json", help="job file: prompt, cond_video, cond_audio, audio_type, bbox")
     add("--save_file", help="result, with or without .mp4; made from the settings and the prompt if not given")
+    add("--crf", type=whole, help="x264's quality of the file, 0 (lossless) to 51; 18, for a dub 6, if not given")
     add("--overwrite", **switch, help="replace the result if it exists")
     add("--resume", default="auto", metavar="auto|never|RUN", help="go on with an unfinished run of the same request")
     add("--audio_save_dir", default="save_audio", help="where speech goes that is made from text")
@@ -107,4 +110,7 @@ def _add_source_flags(parser: Parser, switch: dict[str, Any]) -> None:
     add("--dub", metavar="MASK", help="picture or video, white where the source is made anew; auto: mouths")
     add("--dub_feather", type=whole, default=DEFAULT_FEATHER, help="pixels around it over which new fades into old")
     add("--source_end", choices=SOURCE_ENDS, default="hold", help="what follows the end of a source video")
+    add("--camera", type=real, metavar="ZOOM", help="move slowly over a still picture, so much nearer: 1 to 2")
+    add("--camera_pan", type=real, nargs=2, metavar=("RIGHT", "DOWN"), help="where it moves, each -1 to 1; 0 0")
+    add("--camera_period", type=real, metavar="SECONDS", help="until it is back where it began; 30")
     add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")

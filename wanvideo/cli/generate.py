@@ -17,7 +17,7 @@ from ..engine.spoken import is_spoken, spoken_job
 from ..errors import InputError, UnsupportedError
 from ..geometry import parse_size, snap_frames
 from ..job import parse_speech, read_object
-from ..keep import Keep
+from ..keep import Camera, Keep
 from ..lora.few_steps import few_steps_of
 from ..ops.attention.backends import known
 from ..parallel.layout import WantedRanks
@@ -95,14 +95,27 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
         source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,
+        crf=flags.crf,
     )  # fmt: skip
     if flags.dub is not None:
         request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
+    if (camera := _camera(flags)) is not None:
+        request = replace(request, camera=camera)
     if not request.has_speech and flags.mode != "clip" and flags.max_frame_num is None:
         logger.info("Nobody speaks in the job: the video is one window. For a longer one say --max_frame_num.")
         request = replace(request, max_frames=0)
     output = checks.path("output", flags.save_file or _name(flags, request))
     return replace(request, output=output if output.lower().endswith(".mp4") else f"{output}.mp4")
+
+
+def _camera(flags: argparse.Namespace) -> Camera | None:
+    """The movement that flags name, if they do."""
+    if flags.camera is None:
+        if flags.camera_pan is not None or flags.camera_period is not None:
+            raise InputError("--camera_pan and --camera_period say how a camera moves. Add --camera 1.08, its zoom.")
+        return None
+    pan, period_s = tuple(flags.camera_pan or (0.0, 0.0)), flags.camera_period
+    return Camera(flags.camera, pan, Camera.period_s if period_s is None else period_s)
 
 
 def _options(flags: argparse.Namespace) -> EngineOptions:

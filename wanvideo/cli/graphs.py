@@ -44,6 +44,10 @@ WIDGETS: dict[str, tuple[str, ...]] = {
         "width", "height", "frame_window_size", "motion_frame", "force_offload", "colormatch", "tiled_vae", "mode",
         "output_path", "colormatch_strength", "size",
     ),
+    "WanVideoSourceOptions": (
+        "source_end", "mouth", "feather", "scene_seg", "crf", "camera_zoom", "camera_right", "camera_down",
+        "camera_period",
+    ),
     "MultiTalkWav2VecEmbeds": (
         "normalize_loudness", "num_frames", "fps", "audio_scale", "audio_cfg_scale", "multi_audio_type",
         "add_noise_floor", "smooth_transients",

@@ -24,7 +24,7 @@ from ..untrusted import answered
 from ..video.reader import picture_size
 from ..video.regions import speaker_masks
 from ..video.soundtrack import Soundtrack
-from .pictures import open_pictures
+from .pictures import open_pictures, open_source
 
 # In the names of adapters as they are published.
 logger = logging.getLogger("wanvideo")
@@ -71,14 +71,18 @@ def open_inputs(request: TalkRequest) -> Inputs:
     width, height = bucket_size(size, *source_size) if isinstance(size, str) else size
     geometry = VideoGeometry(width, height, settings.window_frames)
     masks = speaker_masks(request.speakers, source_size, width, height)
+    with answered(request.reference):
+        video = open_source(request, width, height)
     tracks = _open_tracks(request)
     length = settings.window_frames if tracks is None else frames_of(len(tracks[0]) / SAMPLE_RATE, request.fps)
     if request.max_frames:
         length = request.max_frames if tracks is None else min(length, request.max_frames)
-    _say_what_is_cut(request, tracks, length)
+    if video is not None and video.frame_limit is not None:
+        length = min(length, video.frame_limit)
+    _say_what_is_cut(request, tracks, length, None if video is None else video.frame_limit)
     plan = WindowPlan(length, settings.window_frames, settings.motion_frames)
     with answered(request.reference):
-        pictures = open_pictures(request, width, height, plan)
+        pictures = open_pictures(request, video, width, height, plan)
     return Inputs(
         pictures.references, tracks, _soundtrack(request), masks, pictures.source, geometry, pictures.plan, setup
     )  # fmt: skip
@@ -99,12 +103,18 @@ def _open_sound(path: str) -> Sound:
         return load_audio(path)
 
 
-def _say_what_is_cut(request: TalkRequest, tracks: list[SpeechTrack] | None, length: int) -> None:
-    """A video that is silent or ends before its speech does is said to be so."""
+def _say_what_is_cut(
+    request: TalkRequest, tracks: list[SpeechTrack] | None, length: int, frame_limit: int | None
+) -> None:
+    """A video that is silent or ends before its speech does is said to be so. frame_limit: where its source ends."""
     length_s = length / request.fps
     if tracks is None:
         logger.info("Nobody speaks: the video is %.2f s of silence, %d frames.", length_s, length)
-    elif (speech_s := len(tracks[0]) / SAMPLE_RATE) > length_s + 1 / request.fps:
+    elif (speech_s := len(tracks[0]) / SAMPLE_RATE) <= length_s + 1 / request.fps:
+        return
+    elif length == frame_limit:
+        logger.info("The speech lasts %.2f s; the video ends with its source after %.2f s.", speech_s, length_s)
+    else:
         logger.warning(
             "The speech lasts %.2f s, but the video ends after %d frames, %.2f s. For all of it raise max_frames: "
             "--mode streaming, --max_frame_num %d.",

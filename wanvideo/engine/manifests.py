@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import __version__
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import OutputError
 from ..geometry import WindowPlan
+from ..keep import CRF
 from ..lora.use import LoraUse
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest
 from ..runs.identity import digest_of, flat, identify
@@ -70,48 +70,48 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     identity |= identity_of_models({name: getattr(files, name) for name in MODELS}, engine.host.device)
     identity["tokenizer"] = identify([files.tokenizer] if files.tokenizer else [])
     identity |= identity_of_loras(engine.loras)
-    identity["cuts"] = str(inputs.plan.cuts)
+    identity |= {"cuts": str(inputs.plan.cuts), "crf": str(request.file_crf)}
     sound = {
         f"sound of speaker {number}": identify([Path(speaker.audio)])
         for number, speaker in enumerate(request.speakers, 1)
         if speaker.audio is not None
     }
     sound |= {"max_frames": str(request.max_frames), "frames": str(inputs.num_frames)}
-    plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan)
+    plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan, request.file_crf)
     return Manifest(identity, sound, plan, job.to_json(), None if output is None else str(output.absolute()))
 
 
 def manifest_of_conditioning(
-    conditioning: Conditioning, setup: SamplingSetup, seed: int, engine: Engine, reference: Path | None,
-    keep_mask: Tensor | None = None,
+    conditioning: Conditioning, setup: SamplingSetup, seed: int, engine: Engine,
+    pictures: Mapping[str, str] | None = None, crf: int = CRF,
 ) -> Manifest:  # fmt: skip
     """Of what was encoded, where nobody knows any more from which files.
 
-    Args: reference: a source video, if that is one. keep_mask: what of it is made anew; None: all.
+    Args: pictures: what decides the references, by name, where they are many; None: they themselves.
+        crf: x264's quality of the file.
     """
     height, width = conditioning.references[0].shape[-2:]
     settings, references = setup.settings, conditioning.references
     windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts)
-    known = identify([reference]) if reference else digest_of(*references)
     embeds = conditioning.image_embeds
     identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
-        "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "reference": known,
+        "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "crf": str(crf),
         "prompts": digest_of(*conditioning.text_embeds),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
-        "masks": digest_of(conditioning.speaker_masks), "keep mask": digest_of(keep_mask),
-        "cuts": str(conditioning.cuts),
+        "masks": digest_of(conditioning.speaker_masks), "cuts": str(conditioning.cuts),
     }  # fmt: skip
+    identity |= pictures or {"reference": digest_of(*references)}
     identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)
     overlapping = settings.window_frames, settings.motion_frames
     speech = speech_digest(conditioning, overlapping, "", range(len(windows)))
     sound = {"speech": speech, "frames": str(windows.total_frames)}
-    return Manifest(identity, sound, plan_of(width, height, conditioning.fps, windows))
+    return Manifest(identity, sound, plan_of(width, height, conditioning.fps, windows, crf))
 
 
-def plan_of(width: int, height: int, fps: float, windows: WindowPlan) -> Plan:
+def plan_of(width: int, height: int, fps: float, windows: WindowPlan, crf: int) -> Plan:
     """A run's numbers. windows: of a known length."""
-    return Plan(width, height, float(fps), windows.total_frames or 0, len(windows))
+    return Plan(width, height, float(fps), windows.total_frames or 0, len(windows), crf)
 
 
 def identity_of_models(models: Mapping[str, Checkpoint | None], device: torch.device) -> dict[str, str]:

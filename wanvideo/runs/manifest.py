@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..keep import CRF, MAX_CRF
 from ..untrusted import read_json
 from ..video.durable import write_atomically
 from ..video.part import Position
@@ -21,13 +22,14 @@ MARKER = "wanvideo_run"
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run: size in pixels, frames a second, frames and windows of the whole video."""
+    """The numbers of a run: size in pixels, frames a second, frames and windows of the whole video, x264's quality."""
 
     width: int
     height: int
     fps: float
     num_frames: int
     num_windows: int
+    crf: int = CRF
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Manifest:
 def _check(manifest: Manifest, file: Path) -> None:
     """Values of the types and in the ranges that the fields are declared with, and no name of a file elsewhere."""
     plan, progress = manifest.plan, manifest.progress
-    whole = [plan.width, plan.height, plan.num_frames, plan.num_windows]
+    whole = [plan.width, plan.height, plan.num_frames, plan.num_windows, plan.crf]
     whole += [progress.num_windows, progress.num_frames, progress.num_bytes]
     names = [progress.state, progress.speech, manifest.video or "", manifest.output or ""]
     maps = [manifest.identity, manifest.sound, {} if manifest.job is None else manifest.job]
@@ -110,6 +112,7 @@ def _check(manifest: Manifest, file: Path) -> None:
         all(type(number) is int and number >= 0 for number in whole)
         and isinstance(plan.fps, int | float)
         and plan.fps > 0
+        and plan.crf <= MAX_CRF
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
         and not set("/\\") & set(progress.state)

@@ -163,8 +163,8 @@ class Run:
     def _open_part(self) -> VideoPart:
         plan, progress = self.manifest.plan, self.manifest.progress
         return VideoPart(
-            self.growing, plan.width, plan.height, plan.fps, audio=self.soundtrack, num_frames=plan.num_frames,
-            position=progress.position if progress.num_windows else None,
+            self.growing, plan.width, plan.height, plan.fps, plan.crf, audio=self.soundtrack,
+            num_frames=plan.num_frames, position=progress.position if progress.num_windows else None,
         )  # fmt: skip
 
     def _replace(self, manifest: Manifest) -> None:

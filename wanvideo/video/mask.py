@@ -62,13 +62,13 @@ def open_region(keep: Keep, video: SourceVideo) -> Region:
     return StillRegion(mask, width, height, keep.feather)
 
 
-def dub_source(video: SourceVideo, masks: Tensor, feather: int = DEFAULT_FEATHER) -> DubSource:
-    """A source and its masks [n, H, W] in 0..1, one or one for every frame of it, above 0.5 where it is made anew."""
+def region_of(masks: Tensor, video: SourceVideo, feather: int = DEFAULT_FEATHER) -> Region:
+    """Of masks [n, H, W] in 0..1, one or one for every frame of the source, above 0.5 where it is made anew."""
     regions, (width, height) = masks.cpu().numpy() > 0.5, video.result_size
     if len(regions) > 1:
-        return DubSource(video, FrameRegions(regions, video, feather))
+        return FrameRegions(regions, video, feather)
     mask = resized_mask(regions[0], "mask of what is made anew", *video.size)
-    return DubSource(video, StillRegion(mask, width, height, feather))
+    return StillRegion(mask, width, height, feather)
 
 
 class StillRegion:

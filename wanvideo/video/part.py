@@ -25,13 +25,13 @@ from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..errors import InputError, OutputError
+from ..keep import CRF, MAX_CRF
 from .durable import BINARY, write_all
 from .fragments import Sample, Track, fragment
 from .reader import SAMPLING
 from .soundtrack import Soundtrack, encode_soundtrack
 
 PRESET = "medium"
-MAX_CRF = 51
 KEYFRAME_S = 4.0
 # Frames that x264 decodes ahead of showing them; video and sound begin so much later, as no file has negative times.
 DELAY = 2
@@ -62,12 +62,12 @@ class VideoPart:
     """
 
     def __init__(
-        self, path: str | Path, width: int, height: int, fps: float, crf: int = 18, *,
+        self, path: str | Path, width: int, height: int, fps: float, crf: int = CRF, *,
         audio: Soundtrack | None = None, num_frames: int | None = None, position: Position | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(crf, int) or not 0 <= crf <= MAX_CRF:
             raise InputError(
-                f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}. Use 18."
+                f"crf {crf!r} is not usable: it must be a whole number from 0 (lossless) to {MAX_CRF}. Use {CRF}."
             )
         self.path, self.width, self.height, self.crf = Path(path), width, height, crf
         self.rate = frame_rate(fps)

@@ -21,7 +21,7 @@ def find_cuts(video: SourceVideo, num_frames: int, fps: float, shortest_s: float
     Scenes shorter than `shortest_s` seconds are joined to a neighbor.
     Raises: UnsupportedError where the package scenedetect is not installed.
     """
-    detector = _detector()
+    detector = open_detector()
     from scenedetect import FrameTimecode
 
     logger.info("Looking for scenes in %d frames.", num_frames)
@@ -43,7 +43,8 @@ def joined(cuts: list[int], num_frames: int, shortest: int) -> tuple[int, ...]:
     return tuple(kept[1:] if kept and kept[0] < shortest else kept)
 
 
-def _detector() -> Any:
+def open_detector() -> Any:
+    """What finds cuts, frame by frame. Raises: UnsupportedError where the package scenedetect is not installed."""
     try:
         from scenedetect.detectors import AdaptiveDetector
     except ImportError as error:

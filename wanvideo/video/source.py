@@ -6,6 +6,7 @@ Legend: F frames of the result, H W rows and columns of the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from .picture import fit
 from .reader import open_frames
 
 RATE_DENOMINATOR = 1001  # of 30000/1001 frames a second and its like
+ROUNDING = 0.1  # of a frame, by which containers may say that a source is longer
 
 
 class SourceVideo:
@@ -31,7 +33,7 @@ class SourceVideo:
     Args:
         path: of the video. width, height: of the result, pixels; fps: its frames a second.
         end: what follows the source's last frame: hold (it remains), loop (from the start), ping-pong (backwards, and
-            forwards again).
+            forwards again), stop (nothing: a result has `frame_limit` frames; in what a window lacks it remains).
     Raises: InputError when the file is missing or no video.
     """
 
@@ -47,7 +49,7 @@ class SourceVideo:
     def time_of(self, index: int) -> float:
         """Seconds from the source's first frame at which frame `index` of the result stands."""
         time = Fraction(index) / self._fps
-        if self._end == "hold" or not self._video.num_frames:
+        if self._end in ("hold", "stop") or not self._video.num_frames:
             return float(time)
         length = Fraction(self._video.duration_s).limit_denominator(90_000)
         if self._end == "loop":
@@ -74,6 +76,13 @@ class SourceVideo:
     def num_frames(self) -> int:
         """Of the source itself."""
         return self._video.num_frames
+
+    @property
+    def frame_limit(self) -> int | None:
+        """Frames of a result that ends with the source; None where it goes on."""
+        if self._end != "stop":
+            return None
+        return max(1, math.ceil(self._video.duration_s * float(self._fps) - ROUNDING))
 
     @property
     def duration_s(self) -> float:

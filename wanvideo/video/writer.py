@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError, OutputError
+from ..keep import CRF
 from .durable import sync_file, sync_folder
 from .part import VideoPart, cause_of, frame_rate
 from .soundtrack import Soundtrack, add_soundtrack
@@ -44,7 +45,7 @@ class VideoWriter:
 
     def __init__(
         self, path: str | Path, width: int, height: int, fps: float,
-        *, audio: Soundtrack | None = None, crf: int = 18, overwrite: bool = False,
+        *, audio: Soundtrack | None = None, crf: int = CRF, overwrite: bool = False,
     ) -> None:  # fmt: skip
         self.path = check_output(path, overwrite)
         self.audio, self.overwrite = audio, overwrite
