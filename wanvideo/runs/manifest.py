@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..untrusted import read_json
-from ..video.durable import write_atomically
 from ..video.part import Position
 
 NAME = "manifest.json"
