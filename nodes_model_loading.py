@@ -36,7 +36,7 @@ from .wanvideo.checkpoints.load import (
 from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
-from .wanvideo.lora.file import check_lora, open_lora
+from .wanvideo.lora.file import check_lora
 from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
 from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
@@ -392,7 +392,7 @@ def _chain(previous: Any, slots: Any, merge: bool) -> tuple[LoraUse, ...]:
     for name, strength in slots:
         if name != "none" and strength:
             strength = tuple(strength) if isinstance(strength, list) else strength
-            added.append(LoraUse(open_lora(LORAS.find(name)), strength, merge=merge))
+            added.append(LoraUse(check_lora(LORAS.find(name)), strength, merge=merge))
     return (*_loras(previous), *added)
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from .nodes_common import in_comfyui, input_folder, logger
+from .wanvideo.durable import written_aside
 
 ASSETS = Path(__file__).resolve().parent / "wanvideo" / "assets"
 # Names that nobody's own files have -> which of our files it is.
@@ -28,8 +29,7 @@ def place_samples() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, asset in SAMPLES.items():
             if not (folder / name).exists():
-                partial = folder / f"{name}.partial"
-                shutil.copyfile(ASSETS / asset, partial)
-                partial.replace(folder / name)
+                with written_aside(folder / name) as scratch:
+                    shutil.copyfile(ASSETS / asset, scratch)
     except OSError as error:  # the templates then open without them
         logger.info("The samples of the templates cannot be put into %s (%s).", folder, error.strerror)

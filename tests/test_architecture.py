@@ -23,7 +23,7 @@ LAYERS = [
     {"ops"},
     {"request", "protocols"},
     {"job", "geometry", "keep"},
-    {"checks", "untrusted"},
+    {"checks", "untrusted", "durable"},
     {"errors"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}

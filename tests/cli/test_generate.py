@@ -135,6 +135,16 @@ def test_a_lora_is_used_and_its_strength_matters(tmp_path):
     assert not np.array_equal(videos[0], videos[1]) and np.array_equal(videos[0], videos[2])
 
 
+def test_a_lora_that_is_not_finite_is_told_before_anything_is_encoded(tmp_path, monkeypatch, capsys):
+    broken = safetensors.torch.load_file(jobs.lora_file())
+    next(iter(broken.values())).view(-1)[0] = torch.inf
+    safetensors.torch.save_file(broken, tmp_path / "broken.safetensors")
+    monkeypatch.setattr("wanvideo.engine.encoders.Encoders.embeds_of", None)
+    flags = [*models(), *FAST, "--lora_dir", str(tmp_path / "broken.safetensors"), *job(tmp_path)]
+    assert run(generate.main, flags) == 2
+    assert "broken.safetensors has values that are not finite numbers in its changes of" in capsys.readouterr().err
+
+
 def test_the_result_is_named_after_the_prompt(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(generate.main, [*models(), *FAST, "--mode", "clip", *job(tmp_path)]) == 0

@@ -1,6 +1,8 @@
 """Processes that end at a chosen moment, as a crash or a lost machine ends them, and what must be left of it."""
 
+import builtins
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import av
 from support import media_files
@@ -72,14 +75,17 @@ def count_operations(folder: Path, at: int = 0, then: Callable[[], object] = die
     done: list[str] = []
     files: set[int] = set()
 
+    def step(name: str) -> None:
+        done.append(name)
+        if len(done) == at:
+            then()
+
     def wrapped(name: str, real: Callable[..., object]) -> Callable[..., object]:
         def operation(*args: object, **kwargs: object) -> object:
             place = args[0]
             is_ours = place in files if isinstance(place, int) else os.fspath(place).startswith(str(folder))
             if is_ours:
-                done.append(name)
-                if len(done) == at:
-                    then()
+                step(name)
             result = real(*args, **kwargs)
             if is_ours and name == "open":
                 files.add(result)
@@ -91,7 +97,41 @@ def count_operations(folder: Path, at: int = 0, then: Callable[[], object] = die
 
     for name in OPERATIONS:
         setattr(os, name, wrapped(name, getattr(os, name)))
+    real_open = io.open
+
+    def open_file(path: object, mode: str = "r", *args: object, **kwargs: object) -> object:
+        is_named = isinstance(path, str | os.PathLike) and os.fspath(path).startswith(str(folder))
+        if not (is_named and set(mode) & set("wax+")):
+            return real_open(path, mode, *args, **kwargs)
+        step("open")
+        return _Counted(real_open(path, mode, *args, **kwargs), step)
+
+    io.open = builtins.open = open_file
     return done
+
+
+class _Counted:
+    """A file that Python itself opened for writing, whose operations are counted too."""
+
+    def __init__(self, file: IO[Any], step: Callable[[str], None]) -> None:
+        self._file, self._step = file, step
+
+    def write(self, data: Any) -> int:
+        self._step("write")
+        return self._file.write(data)
+
+    def close(self) -> None:
+        self._step("close")
+        self._file.close()
+
+    def __enter__(self) -> "_Counted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def playable(path: Path) -> int:

@@ -97,6 +97,17 @@ def test_a_sound_that_changes_its_form_goes_on_or_is_said_to_end(tmp_path, caplo
     assert len(decoded(tmp_path / "both.ogg")) / 24000 > 1.9 or "both.ogg ends after 1.02 s" in caplog.text
 
 
+@pytest.mark.skipif("libopus" not in av.codecs_available, reason="FFmpeg is built without Opus")
+def test_a_chain_of_two_coders_is_no_soundtrack_that_is_copied(tmp_path):
+    media.coded(tmp_path / "one.opus", "libopus", media.tone(48000, 0.5, 2), 48000)
+    soundfile.write(tmp_path / "two.ogg", media.tone(16000, 0.5, 2), 16000)
+    path = tmp_path / "chain.opus"
+    path.write_bytes((tmp_path / "one.opus").read_bytes() + (tmp_path / "two.ogg").read_bytes())
+    assert load_audio(path).duration_s >= 0.5
+    sound, rate = media.decoded_sound(muxed(path, tmp_path / "chain.mp4"))
+    assert sound.shape[1] / rate >= 0.95 and np.abs(sound[:, : rate // 3]).max() > 0.1
+
+
 def test_a_sound_that_ends_early_is_used_and_said(tmp_path, caplog):
     path = media.wav(tmp_path / "cut.wav", media.tone(16000, 2.0), 16000)
     path.write_bytes(path.read_bytes()[:32044])

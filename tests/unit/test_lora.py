@@ -291,7 +291,7 @@ def test_what_is_applied_already_costs_nothing(files, tmp_path, monkeypatch, cap
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("wanvideo.lora.apply.open_lora", refuse)
+        patch.setattr("wanvideo.lora.apply.check_lora", refuse)
         caplog.clear()
         assert apply_loras(model, [LoraUse(str(path), 0.7)]) == (first,)
         assert model.weights_version == version and not caplog.records

@@ -353,6 +353,14 @@ def test_a_lora_that_fits_nothing_is_refused_where_the_model_is_chosen(parts, tm
     assert "differences fit this model" in caplog.text
 
 
+def test_a_lora_that_is_not_finite_is_refused_where_it_is_chosen(parts, tmp_path):
+    broken = safetensors.torch.load_file(parts["lora"])
+    next(iter(broken.values())).view(-1)[0] = torch.nan
+    safetensors.torch.save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match="broken.safetensors has values that are not finite numbers in its changes of"):
+        node("WanVideoLoraSelect").getlorapath(str(tmp_path / "broken.safetensors"))
+
+
 def test_a_cfg_for_each_step_is_taken_by_the_sampler(parts, embeds, speech):
     plain = images(sample(parts, embeds, speech, cfg=4.0))
     assert torch.equal(images(sample(parts, embeds, speech, cfg=[4.0, 4.0])), plain)

@@ -13,6 +13,7 @@ from wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from wanvideo.checkpoints.load import load_transformer, load_vae, open_checkpoint
 from wanvideo.errors import CheckpointError
 from wanvideo.lora.apply import apply_loras
+from wanvideo.lora.deltas import is_finite
 from wanvideo.lora.file import check_lora, open_lora, read_lora
 from wanvideo.lora.plan import linear_layers, plain_shapes
 from wanvideo.lora.use import LoraUse
@@ -167,9 +168,27 @@ def test_broken_loras(case):
 def test_values_that_are_not_finite(value, dtype):
     model, state = tiny_transformer(), {key: value.to(dtype) for key, value in pair().items()}
     state[f"{QUERY}.lora_up.weight"][3, 2] = value
-    with pytest.raises(CheckpointError, match=r"not finite numbers in its changes of blocks\.0\.self_attn\.q\.weight"):
+    said = r"not finite numbers in its changes of blocks\.0\.self_attn\.q\.\n"
+    with pytest.raises(CheckpointError, match=said):
         apply_loras(model, [LoraUse(state)])
+    with pytest.raises(CheckpointError, match=said):
+        check_lora(state)
     assert torch.equal(model.blocks[0].self_attn.q.weight, tiny_transformer().blocks[0].self_attn.q.weight)
+
+
+def test_values_of_a_file_are_looked_at_once(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr("wanvideo.lora.file.is_finite", lambda tensor: looked.append(tensor) or is_finite(tensor))
+    save_file(pair(), tmp_path / "x.safetensors")
+    chosen = check_lora(tmp_path / "x.safetensors")
+    assert len(looked) == 2
+    apply_loras(tiny_transformer(), [LoraUse(check_lora(chosen))])
+    assert len(looked) == 2
+    state = pair()
+    in_memory = check_lora(state)
+    state[f"{QUERY}.lora_up.weight"][0, 0] = torch.nan
+    with pytest.raises(CheckpointError, match="not finite"):
+        check_lora(in_memory)
 
 
 @pytest.mark.parametrize("noted", [[], {"lora_alpha": "x"}, {"lora_alpha": []}, {"alpha_pattern": [1]}, "x"])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..durable import write_atomically, written_aside
 from ..errors import InputError, OutputError
 from ..untrusted import answered, regular_file
-from ..video.durable import write_atomically
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
@@ -54,9 +54,8 @@ class Uploads:
             kept = self.folder / f"{_digest(file)}{suffix}"
             if not kept.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                scratch = kept.with_name(f".{kept.name}.part")
-                shutil.copyfile(file, scratch)
-                scratch.replace(kept)
+                with written_aside(kept) as scratch:
+                    shutil.copyfile(file, scratch)
         return str(kept)
 
     def write(self, data: bytes, suffix: str) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, InputError
+from ..durable import written_aside
+from ..errors import CheckpointError, InputError, OutputError
 from ..models.transformer import WanTransformer
 from ..ops.linear.formats import FORMATS, QUANTIZERS
 from .detect import identify
@@ -66,7 +67,7 @@ def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
         target: the .safetensors file to write, which must not exist.
         to: "fp8", "int8", "fp4" (the matrices of the blocks; the rest stays as it is, in 16 bits where it is a matrix)
             or "bf16".
-    Raises: InputError or CheckpointError before anything is written.
+    Raises: InputError or CheckpointError before anything is written, OutputError when it cannot be.
     """
     target = Path(target).expanduser()
     if to not in TARGETS:
@@ -76,14 +77,14 @@ def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
     if target.exists():
         raise InputError(f"{target} exists already. Choose another name, or delete it first.")
     entries, layers = _plan(_open(Path(source).expanduser(), to), to)
-    part = target.with_name(target.name + ".part")
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})} if layers else None
     try:
-        write_safetensors(part, _released(entries), metadata)
-        part.replace(target)
+        with written_aside(target) as scratch:
+            write_safetensors(scratch, _released(entries), metadata)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror}). Choose another folder.") from None
     finally:
         _parts.cache_clear()
-        part.unlink(missing_ok=True)
     return Conversion(target, target.stat().st_size, len(entries), len(layers))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from ..durable import give_name
 from ..errors import CheckpointError, OutputError
 from ..memory.machine import free_disk_bytes
 from .sets import TOKENIZER, WAV2VEC, RemoteFile, files_of
@@ -63,7 +64,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         part = target.with_name(f".{target.name}.{facts.etag[:12]}.part")
         _transfer(facts, part)
         _check(file, part, facts)
-        part.replace(target)
+        give_name(part, target)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version

@@ -11,6 +11,7 @@ from typing import Any
 from .. import checks
 from ..checkpoints.detect import SLOTS
 from ..checkpoints.dialects import Kind
+from ..durable import write_atomically
 from ..errors import InputError, OutputError
 from ..keep import AUTO, DEFAULT_FEATHER
 from ..ops.attention.backends import ATTENTION_MODES, STAND_INS
@@ -273,8 +274,8 @@ def main(argv: list[str]) -> int:
     command = exported.command(str(job))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        job.write_text(json.dumps(exported.job, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        script.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+        write_atomically(job, (json.dumps(exported.job, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(script, f"#!/bin/sh\n{command}\n".encode())
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}). Name another folder with --out.") from None
     print(f"{job}\n{script}\n{command}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checks
+from ..durable import write_atomically
 from ..errors import InputError, OutputError, UnsupportedError
 from ..job import read_object
 from ..request import Apg, EngineOptions, ModelFiles, TalkRequest
@@ -191,7 +192,7 @@ def main(argv: list[str]) -> int:
     out = Path(checks.path("--out", flags.out)).expanduser()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(nodes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomically(out, (json.dumps(nodes, indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}). Choose another --out.") from None
     print(out)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ..audio.tts import speak, turns
 from ..audio.voices import KokoroVoice, Voice
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..job import TextToSpeak, named_sounds, parse_speech, read_object
 from ..untrusted import answered
-from ..video.durable import write_atomically
 
 WHOLE = "sum.wav"  # the last that is written
 

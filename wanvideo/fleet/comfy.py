@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..durable import write_atomically
 from ..errors import InputError
 from ..job import parse_job
 from ..untrusted import read_json, regular_file
-from ..video.durable import write_atomically
 from .dispatch import JobFailed, PlaceLost, Stopped
 from .jobs import Entry
 from .messages import Step

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from ..checkpoints.reader import few
-from ..errors import CheckpointError
 from ..memory.placement import check_parameters
 from ..models.transformer import WanTransformer
-from .deltas import is_finite
-from .file import Lora, open_lora, read_lora
+from .file import check_lora, read_lora
 from .plan import linear_layers, make_plan, plain_shapes, report
 from .state import LoraState
 from .use import LoraReport, LoraUse
@@ -40,9 +38,7 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
     with transformer.block_provider.editing(transformer.blocks), torch.no_grad():
         layers = linear_layers(transformer)
         shapes = plain_shapes(transformer, layers)
-        read = [(use, read_lora(open_lora(use.file), shapes)) for use in loras]
-        for _, lora in read:
-            _check_finite(lora)
+        read = [(use, read_lora(check_lora(use.file), shapes)) for use in loras]
         branch_bytes = state.change(transformer, layers, make_plan(read, layers))
         check_parameters(transformer)
     transformer.weights_version += 1
@@ -51,15 +47,6 @@ def apply_loras(transformer: WanTransformer, loras: Sequence[LoraUse]) -> tuple[
     for entry in reports:
         _log(entry)
     return reports
-
-
-def _check_finite(lora: Lora) -> None:
-    wrong = [name for name, deltas in lora.entries.items() if not all(map(is_finite, deltas))]
-    if wrong:
-        raise CheckpointError(
-            f"{lora.name} has values that are not finite numbers in its changes of {few(wrong)}.\n"
-            "It is damaged, or its training failed. Download it again, or use another version of it."
-        )
 
 
 def _log(entry: LoraReport) -> None:

@@ -160,22 +160,8 @@ def _product(parts: tuple[StoredTensor, ...], device: Device) -> Tensor:
 Delta = LowRank | Full | Hadamard | Kronecker
 
 
-def is_finite(delta: Delta) -> bool:
-    """Whether all numbers of a difference are finite; its tensors are read for it, and let go."""
-    return all(_is_finite(part) for part in _parts(delta))
-
-
-def _parts(delta: Delta) -> tuple[StoredTensor, ...]:
-    if isinstance(delta, LowRank):
-        return delta.down, delta.up
-    if isinstance(delta, Full):
-        return (delta.difference,)
-    if isinstance(delta, Hadamard):
-        return delta.first_up, delta.first_down, delta.second_up, delta.second_down
-    return *delta.first, *delta.second
-
-
-def _is_finite(stored: StoredTensor) -> bool:
+def is_finite(stored: StoredTensor) -> bool:
+    """Whether all numbers of a tensor are finite; it is read for it, and let go."""
     value = stored.read()
     if value.dtype.itemsize == 1:  # 8-bit floats have no order
         value = value.float()

@@ -25,7 +25,7 @@ from ..checkpoints.dialects import Kind, dialect, from_canonical
 from ..checkpoints.reader import StoredTensor, TensorSource, few, open_tensors
 from ..errors import CheckpointError, UnsupportedError
 from ..untrusted import answered, parse_json, read_json
-from .deltas import Delta, Full, Hadamard, Kronecker, LowRank
+from .deltas import Delta, Full, Hadamard, Kronecker, LowRank, is_finite
 from .origin import OF_A_BLOCK, foreign_model
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -110,6 +110,19 @@ class LoraSource(TensorSource):
     def __init__(self, source: TensorSource, path: Path | None, stamp: Stamp) -> None:
         super().__init__(source, source.name, source.metadata)
         self.path, self.stamp = path, stamp
+        self._has_finite_values = False  # known once its values were looked at
+
+    def check_values(self) -> None:
+        """Raises: CheckpointError for values that are not finite. A file's values are read once for it."""
+        if self._has_finite_values:
+            return
+        wrong = [_bare(_parsed(key)[0]) for key, tensor in self.items() if not is_finite(tensor)]
+        if wrong:
+            raise CheckpointError(
+                f"{self.name} has values that are not finite numbers in its changes of {few(dict.fromkeys(wrong))}.\n"
+                "It is damaged, or its training failed. Download it again, or use another version of it."
+            )
+        self._has_finite_values = self.path is not None  # those in memory may change
 
 
 def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> LoraSource:
@@ -139,12 +152,13 @@ def open_lora(file: str | Path | Mapping[str, Tensor] | TensorSource) -> LoraSou
 
 
 def check_lora(file: str | Path | Mapping[str, Tensor] | TensorSource, shapes: Shapes | None = None) -> LoraSource:
-    """Open a LoRA where it is chosen; only headers are read.
+    """Open a LoRA where it is chosen, and look at its values once.
 
     Args: shapes: of the transformer's parameters by name, unquantized; None while it is not known.
-    Raises: as `open_lora` and `read_lora`, and CheckpointError when nothing of it fits.
+    Raises: as `open_lora` and `read_lora`, and CheckpointError when nothing of it fits or values are not finite.
     """
     source = open_lora(file)
+    source.check_values()
     if shapes is not None:
         lora = read_lora(source, shapes)
         if lora.unmatched:

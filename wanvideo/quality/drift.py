@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..sampling.color import rgb_to_lab
 from .plot import Curve, plot
@@ -119,7 +120,7 @@ class Drift:
         path = Path(folder) / "drift.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([asdict(measures) for measures in self.windows], indent=1), encoding="utf-8")
+            write_atomically(path, json.dumps([asdict(measures) for measures in self.windows], indent=1).encode())
             plot = self._plot(path.with_suffix(".png"))
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..durable import write_atomically
 
 logger = logging.getLogger("wanvideo")
 
@@ -37,5 +40,7 @@ def plot(path: Path, across: str, curves: Sequence[Curve]) -> Path | None:
         panel.plot(curve.places, curve.values, marker=".")
         panel.set_ylabel(curve.name)
     panels[-1].set_xlabel(across)
-    figure.savefig(path)
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    write_atomically(path, data.getvalue())
     return path

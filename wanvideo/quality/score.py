@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..audio.load import Sound, load_audio
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..video.picture import load_picture
 from ..video.reader import VideoFrames, probe
@@ -146,7 +147,7 @@ def save_score(score: Score, path: Path) -> list[Path]:
         }  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_atomically(path, json.dumps(record, indent=1).encode())
         picture = plot(path.with_suffix(".png"), "second", _curves(score))
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..keep import CRF, MAX_CRF
 from ..untrusted import read_json
-from ..video.durable import write_atomically
 from ..video.part import Position
 
 NAME = "manifest.json"

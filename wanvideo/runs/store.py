@@ -30,8 +30,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..durable import sync_folder, write_atomically
 from ..errors import OutputError
-from ..video.durable import sync_folder, write_atomically
 from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
 from ..video.writer import publish, with_sound

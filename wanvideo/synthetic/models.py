@@ -7,10 +7,11 @@ another, so even the full size needs little memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from ..checkpoints.dialects import Kind, dialect, from_canonical
 from ..checkpoints.reader import StoredTensor, TensorSource, open_tensors
 from ..checkpoints.safetensors_file import write_safetensors
+from ..durable import written_aside
 from ..errors import InputError, OutputError
 from ..text.tokenizer import EMBEDDED
 from .tokenizer import sentencepiece_model, write_tokenizer
@@ -113,16 +115,33 @@ def _part_shapes(sizes: Sizes, part: str) -> list[tuple[int, ...]]:
     return list(shapes_of(kinds[part], sizes).values()) if part != "tokenizer" else []
 
 
-def _new_file(path: Path) -> Path:
+def _check_new(path: Path) -> None:
     if path.exists():
         raise OutputError(f"{path} exists already. Name an empty folder, or remove it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from None
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path`."""
+    _check_new(path)
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as scratch:
+            yield scratch
 
 
 def _safetensors(path: Path, source: TensorSource, dtype: torch.dtype = torch.bfloat16) -> Path:
     tensors = [(key, tensor.shape, _stored_dtype(tensor, dtype), tensor.read) for key, tensor in source.items()]
-    write_safetensors(_new_file(path), tensors)
+    with _new_file(path) as scratch:
+        write_safetensors(scratch, tensors)
     return path
 
 
@@ -132,19 +151,22 @@ def _stored_dtype(tensor: StoredTensor, dtype: torch.dtype) -> torch.dtype:
 
 def _torch_file(path: Path, source: TensorSource, dtype: torch.dtype) -> Path:
     """A torch file, by way of a mapped file, so that the weights never are in memory together."""
-    scratch = _new_file(path).with_name(path.name + ".partial")
+    mappable = path.with_name(f".{path.name}.mapped")
     try:
-        _safetensors(scratch, source, dtype)
-        mapped = open_tensors(scratch)
-        torch.save({key: mapped.tensor(key) for key in mapped}, path)
-        del mapped
+        with _new_file(path) as scratch:
+            _safetensors(mappable, source, dtype)
+            mapped = open_tensors(mappable)
+            torch.save({key: mapped.tensor(key) for key in mapped}, scratch)
+            del mapped
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            mappable.unlink(missing_ok=True)
     return path
 
 
 def _json(path: Path, data: dict[str, Any]) -> Path:
-    _new_file(path).write_text(json.dumps(data, indent=2), encoding="utf-8")
+    with _new_file(path) as scratch:
+        scratch.write_text(json.dumps(data, indent=2), encoding="utf-8")
     return path
 
 
@@ -268,9 +290,14 @@ def _speech_comfy(maker: _Maker) -> list[Path]:
     return [_safetensors(path, _speech_source(maker)), *_speech_folder(folder, maker)]
 
 
+def _tokenizer(folder: Path) -> list[Path]:
+    with _written(folder):
+        return write_tokenizer(folder)
+
+
 def _tokenizer_official(maker: _Maker) -> list[Path]:
-    _new_file(maker.out / WAN / "google" / "umt5-xxl" / "tokenizer.json")
-    return write_tokenizer(maker.out / WAN / "google" / "umt5-xxl")
+    _check_new(maker.out / WAN / "google" / "umt5-xxl" / "tokenizer.json")
+    return _tokenizer(maker.out / WAN / "google" / "umt5-xxl")
 
 
 def _tokenizer_comfy(maker: _Maker) -> list[Path]:

@@ -8,6 +8,7 @@ import struct
 from collections import Counter
 from pathlib import Path
 
+from ..durable import write_atomically
 from ..text.tokenizer import END, PAD, UNKNOWN, from_sentencepiece
 
 SENTENCES = (
@@ -76,9 +77,9 @@ def write_tokenizer(folder: Path) -> list[Path]:
     special = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, "padding_side": "right", **special}
     paths = [folder / name for name in ("spiece.model", "tokenizer.json", "tokenizer_config.json")]
-    paths[0].write_bytes(model)
-    from_sentencepiece(model, "spiece.model").save(str(paths[1]))
-    paths[2].write_text(json.dumps(config, indent=2), encoding="utf-8")
     paths.append(folder / "special_tokens_map.json")
-    paths[3].write_text(json.dumps(special, indent=2), encoding="utf-8")
+    tokenizer = from_sentencepiece(model, "spiece.model").to_str(pretty=True)
+    texts = (tokenizer, json.dumps(config, indent=2), json.dumps(special, indent=2))
+    for path, data in zip(paths, (model, *(text.encode() for text in texts)), strict=True):
+        write_atomically(path, data)
     return paths

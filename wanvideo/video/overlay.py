@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..audio.load import SAMPLE_RATE
+from ..durable import write_atomically
 from ..errors import OutputError
 from ..geometry import WindowPlan
-from .durable import write_atomically
 from .part import cause_of
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ import torch
 from av.video.reformatter import Colorspace
 from torch import Tensor
 
+from ..durable import BINARY, write_all
 from ..errors import InputError, OutputError
 from ..keep import CRF, MAX_CRF
-from .durable import BINARY, write_all
 from .fragments import Sample, Track, fragment
 from .reader import SAMPLING
 from .soundtrack import Soundtrack, encode_soundtrack

@@ -9,7 +9,7 @@ import io
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -164,13 +164,17 @@ def _copy(
 
 
 def _shifted(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
-    """Packets whose time 0 is the first audible sample: a coder's lead-in lies before it."""
+    """Packets whose time 0 is the first audible sample: a coder's lead-in lies before it.
+
+    They end where FFmpeg fails; what is too short for that is decoded, which goes further.
+    """
     start = stream.start_time or 0
-    for packet in container.demux(stream):
-        if packet.size and packet.pts is not None:
-            packet.pts -= start
-            packet.dts = packet.pts
-            yield packet
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None:
+                packet.pts -= start
+                packet.dts = packet.pts
+                yield packet
 
 
 def _format(sounds: Sequence[SoundFile | Waveform]) -> tuple[int, int]:

@@ -22,9 +22,9 @@ import av
 import numpy as np
 from torch import Tensor
 
+from ..durable import sync_file, sync_folder
 from ..errors import InputError, OutputError
 from ..keep import CRF
-from .durable import sync_file, sync_folder
 from .part import VideoPart, cause_of, frame_rate
 from .soundtrack import Soundtrack, add_soundtrack
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
@@ -18,13 +19,33 @@ def write_all(file: int, data: bytes) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` under a name that holds what it held before, or all of `data`. Raises: OSError."""
+    with written_aside(path) as scratch:
+        file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
+        try:
+            write_all(file, data)
+        finally:
+            os.close(file)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to write to; at the end it gets the name `path`, after an error it is gone.
+
+    Raises: OSError.
+    """
     scratch = path.with_name(f".{path.name}.tmp")
-    file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
     try:
-        write_all(file, data)
-        os.fsync(file)
-    finally:
-        os.close(file)
+        yield scratch
+        give_name(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+
+
+def give_name(scratch: Path, path: Path) -> None:
+    """Have a file on the disk, and then only under its name, in place of what had it."""
+    sync_file(scratch)
     scratch.replace(path)
     sync_folder(path.parent)
 
