@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import random
 import re
 import time
 from dataclasses import dataclass, replace
@@ -91,7 +90,7 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         _speak(flags) if flags.audio_mode == "tts" else flags.input_json,
         size=size,
         settings=settings,
-        seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
+        seed=flags.base_seed if flags.base_seed >= 0 else None,
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
         source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,
