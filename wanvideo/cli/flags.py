@@ -96,7 +96,7 @@ def build_parser(program: str) -> Parser:
     add("--ulysses_size", type=whole, default=1, help="GPUs that split heads; started by torchrun")
     add("--ring_size", type=whole, default=1, help="GPUs that split keys; started by torchrun")
     add("--dit_fsdp", **switch, help="keep a part of the transformer's blocks on each GPU")
-    add("--t5_fsdp", **switch, help="for compatibility: one GPU encodes the prompt, then frees its encoder")
+    add("--t5_fsdp", **switch, help="shards nothing: one GPU encodes the prompt, then frees its encoder")
     return parser
 
 

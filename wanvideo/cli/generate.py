@@ -64,6 +64,8 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
             find_models(flags, preset, _table(request.size), len(request.speakers) if request.has_speech else 0)
         files = _files(flags)
         SamplingSetup.of(request.settings, request.has_speech)
+    if flags.t5_fsdp and os.environ.get("RANK", "0") == "0":
+        logger.info("--t5_fsdp has nothing to shard: one GPU encodes the prompt, shares it and frees its encoder.")
     ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
     return Job(request, files, options, flags.overwrite, flags.resume, ranks)
 
