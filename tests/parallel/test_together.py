@@ -1,4 +1,4 @@
-"""Everything at once on eight ranks and in every layout of the documents: latents of windows are those of one rank.
+"""Everything at once on eight ranks and in every layout of the documents: latents are those of one rank.
 
 Ranks of one layout make all videos one after another, as a warm group does.
 """
@@ -36,11 +36,12 @@ THREE_PASSES = replace(SETTINGS, guidance_scale=3.0, audio_guidance_scale=2.0)
 
 @dataclass(frozen=True)
 class Case:
-    """A video and what holds its weights. size: rows and columns of 16 pixels, whose product are a frame's tokens."""
+    """A video of a window or two, and what holds its weights. size: rows and columns of tokens."""
 
     settings: object
-    speakers: int = 1
-    size: tuple[int, int] = (3, 5)
+    speakers: int
+    size: tuple[int, int]
+    frames: int = 9
     storage: str | None = None
     has_lora: bool = False
     shard: bool = False
@@ -48,13 +49,13 @@ class Case:
 
 
 CASES = {
-    "one pass": Case(SETTINGS, 1),
-    "two passes, streamed fp8": Case(TWO_PASSES, 2, (5, 3), "fp8", num_streamed=1),
+    "one pass": Case(SETTINGS, 1, (3, 3), 13),
+    "two passes, streamed fp8": Case(TWO_PASSES, 2, (2, 5), storage="fp8", num_streamed=1),
     "three passes, a step cache, shards in fp8, a LoRA": Case(
-        replace(THREE_PASSES, steps=4, step_cache=StepCache("magcache", 3.0, start_step=1, max_skips=100)), 2, (3, 3),
-        "fp8", has_lora=True, shard=True,
+        replace(THREE_PASSES, steps=3, step_cache=StepCache("magcache", 3.0, start_step=1, max_skips=100)), 2, (3, 3),
+        storage="fp8", has_lora=True, shard=True,
     ),
-    "one pass, streamed shards, a LoRA": Case(SETTINGS, 1, (2, 7), has_lora=True, shard=True, num_streamed=1),
+    "one pass, streamed shards, a LoRA": Case(SETTINGS, 1, (2, 5), has_lora=True, shard=True, num_streamed=1),
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def model_of(case, mesh):
 
 
 def latents(case, mesh=None, team=None):
-    """Of both windows."""
+    """Of all windows."""
     model, decoder = model_of(case, mesh), models()[1]
     if mesh is not None:
         split_tokens(model, mesh, "sdpa")
@@ -91,7 +92,7 @@ def latents(case, mesh=None, team=None):
     height, width = (16 * side for side in case.size)
     picture = recipes.tensor("in.image", (1, 3, height, width), 5, 0.4).clamp(-1, 1)
     given = conditioning(
-        speakers=case.speakers, references=picture,
+        case.frames, case.speakers, references=picture,
         speaker_masks=recipes.speaker_masks(height // 8, width // 8, case.speakers),
     )  # fmt: skip
     windows = run_windows(model, decoder, given, case.settings, 3, ranks=team)
