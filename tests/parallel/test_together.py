@@ -24,6 +24,7 @@ from wanvideo.parallel.residency import ShardedResidency
 from wanvideo.parallel.team import Team
 from wanvideo.parallel.transform import split_rows, split_tokens
 from wanvideo.request import StepCache
+from wanvideo.sampling.setup import SamplingSetup
 
 WIDTH = 1024  # 8 heads, which Ulysses splits by 8
 LAYOUTS = [
@@ -105,9 +106,11 @@ def alone(name):
 
 
 def errors(mesh):
-    """The largest differences of a rank's latents, relative to the largest latent."""
+    """The largest differences of a rank's latents, relative to the largest latent; of videos with enough passes."""
     team, found = Team(mesh), {}
     for name, case in CASES.items():
+        if len(SamplingSetup.of(case.settings, True).passes) < mesh.layout.cfg:
+            continue
         team.begin()
         found[name] = (latents(case, mesh, team) - alone(name)).abs().max() / alone(name).abs().max()
     return found
@@ -118,4 +121,4 @@ def test_videos_of_every_layout_are_those_of_one_rank(layout):
     for name in CASES:
         alone(name)  # once, for all ranks and layouts
     for found in run_ranks(layout, errors):
-        assert max(found.values()) <= 1e-5, found
+        assert len(found) == (4 if layout.cfg == 1 else 2) and max(found.values()) <= 1e-5, found
