@@ -184,10 +184,15 @@ class Job:
         if run.manifest.progress.num_windows:
             progress.show(run.video or run.growing, run.manifest.progress.num_windows, len(plan))
         by = renderer(self.model, images.vae, engine)
-        for window in record(engine, conditioning, setup, self.seed, run, [recording], progress, by=by):
+
+        def show(num_windows: int) -> None:
+            if num_windows < len(plan):  # behind the last one the file is joined with its sound, and goes away
+                progress.show(run.growing, num_windows, len(plan))
+
+        for window in record(
+            engine, conditioning, setup, self.seed, run, [recording], progress, by=by, on_commit=show
+        ):  # fmt: skip
             latents = window.latents
-            if window.index + 1 < len(plan):  # behind the last one the file is joined with its sound, and goes away
-                progress.show(run.growing, window.index + 1, len(plan))
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as(free_name(images.folder / "talking_video.mp4"))

@@ -22,7 +22,7 @@ from .errors import CheckpointError, UnsupportedError
 from .memory.planner import Device, RunPlan
 from .ops.attention.backends import known
 from .protocols import FrameSink
-from .request import EngineOptions, ModelFiles, TalkRequest
+from .request import EngineOptions, ModelFiles, TalkRequest, draw_seed
 from .runs.find import AUTO
 from .runs.manifest import Manifest
 from .runs.store import Run
@@ -150,23 +150,28 @@ class TalkingVideoPipeline:
                 manifest, folder, lambda: self._encode(request, inputs), inputs.setup, inputs.soundtrack, resume,
                 replaced,
             )  # fmt: skip
-            return None if own is None else Beginning(own, state_of(run))
+            seed = run.manifest.seed if request.seed is None else request.seed
+            assert seed is not None, "a run of a request without a seed has one"
+            if request.seed is None:
+                logger.info("The seed is %d; an unfinished run goes on with its own.", seed)
+            return None if own is None else Beginning(own, seed, state_of(run))
 
         beginning = share_beginning(self.engine.team, begin)
         if beginning is None:
             run.close()
             return run, iter(())
         return run, record(
-            self.engine, beginning.conditioning, inputs.setup, request.seed, run, sinks, on_step, own
+            self.engine, beginning.conditioning, inputs.setup, beginning.seed, run, sinks, on_step, own
         )  # fmt: skip
 
     def _render(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]
     ) -> Iterator[FinishedWindow]:
-        begin = share_beginning(self.engine.team, lambda: Beginning(self._encode(request, inputs)))
+        seed = draw_seed() if request.seed is None else request.seed
+        begin = share_beginning(self.engine.team, lambda: Beginning(self._encode(request, inputs), seed))
         if begin is not None:
             setup = inputs.setup
-            yield from render(self.engine, begin.conditioning, setup, request.seed, sinks, on_step, begin.state)
+            yield from render(self.engine, begin.conditioning, setup, begin.seed, sinks, on_step, begin.state)
 
     def _encode(self, request: TalkRequest, inputs: Inputs) -> Conditioning:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded

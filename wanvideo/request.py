@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ MAX_SPEAKERS = 6
 MAX_STEPS = 1000
 MAX_PROMPT = 50_000  # characters; the text encoder reads the first 512 tokens
 MAX_PIXELS = 10**6  # of a box's edge
+NUM_DRAWN = 10**8  # seeds that are drawn from
 DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d{1,3})?")
 NEGATIVE_PROMPT = (
     "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -305,7 +307,8 @@ class TalkRequest:
         size: name of a size table (see geometry.SIZE_BUCKETS) or (width, height).
         fps: frames a second of the result; the audio adapter was trained at 25.
         max_frames: cap on the video's length, 0 for none.
-        settings: how it is sampled. seed: of all noise, 0 to 2**64 - 1.
+        settings: how it is sampled.
+        seed: of all noise, 0 to 2**64 - 1; None: it is drawn when a run begins, and kept by whoever goes on.
         keep: the part of a source video that is made anew, while the rest stays as it is (dub); None: all of it.
         source_end: what follows the end of a source video: hold, loop or ping-pong; stop: the result ends with it.
         scene_seg: whether a source video is cut into its scenes, each with its own reference.
@@ -325,7 +328,7 @@ class TalkRequest:
     fps: float = FPS
     max_frames: int = 0
     settings: LoopSettings = field(default_factory=LoopSettings)
-    seed: int = 42
+    seed: int | None = 42
     normalize_loudness: bool = True
     output: str | None = None
     keep: Keep | None = None
@@ -349,7 +352,8 @@ class TalkRequest:
         checks.number("fps", self.fps, 1, 120)
         checks.number("max_frames", self.max_frames, 0, 10_000_000, whole=True)
         checks.instance("settings", self.settings, LoopSettings, "LoopSettings(...)")
-        checks.number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        if self.seed is not None:
+            checks.number("seed", self.seed, 0, 2**64 - 1, whole=True)
         _flags(self, "normalize_loudness", "scene_seg", "voice_activity")
         checks.choice("source_end", self.source_end, SOURCE_ENDS)
         if self.crf is not None:
@@ -425,6 +429,11 @@ class TalkRequest:
         camera = None if job.camera is None else build(Camera, job.camera, "camera")
         negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
         return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, camera=camera, **settings)
+
+
+def draw_seed() -> int:
+    """For a request that leaves it open."""
+    return secrets.randbelow(NUM_DRAWN)
 
 
 def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:

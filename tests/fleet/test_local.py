@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 
@@ -26,14 +27,14 @@ def events_of(capsys):
 
 
 def test_jobs_are_done_by_a_warm_worker_and_a_killed_one_resumes(tmp_path, capsys, monkeypatch):
-    """The worker is killed in the second window of the first job, which another one goes on with, and then the rest."""
+    """The worker is killed in the third window of the first job, which another one goes on with, and then the rest."""
     killed = threading.Event()
     real = local.LocalPlace.run
 
     def murderous(place, work, on_step, on_line):
         def step(report):
             on_step(report)
-            if work.name == "a" and report.window_index == 1 and not killed.is_set():
+            if work.name == "a" and report.window_index == 2 and not killed.is_set():
                 killed.set()
                 os.kill(place.process_ids[0], signal.SIGKILL)
 
@@ -49,7 +50,7 @@ def test_jobs_are_done_by_a_warm_worker_and_a_killed_one_resumes(tmp_path, capsy
     videos = [media_files.decoded_frames(tmp_path / "out" / f"{name}.mp4") for name in "ab"]
     assert {video.shape for video in videos} == {(25, 48, 48, 3)} and (videos[0] != videos[1]).any()
     log = (tmp_path / "out" / "logs" / "a.log").read_text()
-    assert "1 of 3 windows are there" in log
+    assert re.search("[12] of 3 windows are there", log), "the second one may have been on its way to the disk"
     assert " transformer " not in log.split("running worker 1")[-1], "it was loaded for the other job"
     assert run(batch.main, arguments) == 0, "the same batch again finds everything there"
     assert [event["event"] for event in events_of(capsys)] == ["there"] * 2 + ["end"]

@@ -34,7 +34,7 @@ def windows_of(folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun's agent and signals are those of Unix")
 def test_a_killed_rank_is_started_anew_and_the_run_goes_on(tmp_path):
-    flags = ("--ulysses_size", "2", "--resume", "auto")
+    flags = ("--ulysses_size", "2", "--resume", "auto", "--base_seed", "-1")
     launcher = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone",
@@ -51,6 +51,8 @@ def test_a_killed_rank_is_started_anew_and_the_run_goes_on(tmp_path):
     assert launcher.returncode == 0, log[-9000:]
     assert "goes on: " in log and "1 of 2 windows are there" in log, log[-3000:]
     assert str(tmp_path / "elastic.mp4") in log
-    assert run(generate.main, command(tmp_path, "alone", steps="20")[2:]) == 0
+    seed = str(Manifest.read(folder).seed)
+    assert log.count(f"The seed is {seed};") == 2, "that of the first start is taken up"
+    assert run(generate.main, command(tmp_path, "alone", "--base_seed", seed, steps="20")[2:]) == 0
     one, two = (media_files.decoded_frames(tmp_path / f"{name}.mp4").astype(int) for name in ("alone", "elastic"))
     assert one.shape == two.shape and abs(one - two).mean() <= 0.25

@@ -1,23 +1,26 @@
 """The bench command runs whole windows on any machine and says what it saw."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from wanvideo.cli import bench_table
 from wanvideo.cli.bench import main
+from wanvideo.cli.costs import minute_of_video
 from wanvideo.cli.measure import sizes
 from wanvideo.errors import UnsupportedError
 from wanvideo.presets import load_preset
 
 
-@pytest.mark.parametrize("flags", [[], ["--quant", "int8", "--blocks_to_swap", "1", "--tiled_vae"]])
+@pytest.mark.parametrize("flags", [[], ["--quant", "int8", "--blocks_to_swap", "1", "--tiled_vae", "--price", "2"]])
 def test_bench_tiny(capsys, flags):
     assert main(["--size", "tiny", "--device", "cpu", "--dtype", "fp32", "--steps", "2", *flags]) == 0
     printed = capsys.readouterr().out
     assert len(re.findall(r"(first|later) window +\d+\.\d\d s", printed)) == 2
     assert re.search(r"a step +\d+\.\d\d s +\(median of 2\)", printed)
+    assert bool(re.search(r"a minute +\d+\.\d\d +\(of video, at 2 an hour\)", printed)) is bool(flags)
     assert "96x64, 9 frames, 2 steps" in printed and "every frame is finite" in printed
 
 
@@ -30,6 +33,13 @@ def test_presets_are_measured_and_written_as_a_table(name):
     assert row.num_streamed == (2 if name == "05_low_vram" else 0)
     text = bench_table.preset_table([row])
     assert re.search(rf"{name} \| {row.steps} x {row.passes} \| \d+:\d\d \| 1.0x \|", text)
+    priced = bench_table.preset_table([replace(row, seconds=1800.0)], price=2.5)
+    assert "cost at 2.5 an hour |" in priced and priced.endswith("| 1.25 |") and len(text.splitlines()) == 3
+
+
+def test_what_a_minute_of_video_costs():
+    """72 new frames in 2.1 s on 4 GPUs: 20.8 windows, 43.75 s, so 175 seconds of a GPU."""
+    assert minute_of_video(2.1, 72, 3.6, num_gpus=4) == pytest.approx(0.175)
 
 
 def test_formats_say_what_they_lose():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .. import checks
 from ..engine.host import ProcessHost
 from ..errors import InputError
 from ..geometry import VideoGeometry, parse_size
@@ -12,9 +13,10 @@ from ..ops.attention.backends import known
 from ..ops.precision import DTYPES
 from ..request import QUANTIZERS, EngineOptions, LoopSettings
 from .bench_table import print_tables
+from .costs import HIGHEST_PRICE, minute_of_video
 from .flags import FLAGS
 from .measure import measure, sizes
-from .parser import Parser, named, whole
+from .parser import Parser, named, real, whole
 
 
 def build_parser() -> Parser:
@@ -29,6 +31,7 @@ def build_parser() -> Parser:
     parser.add_argument("--blocks_to_swap", type=whole, default=0, help="blocks that stream")
     parser.add_argument("--tiled_vae", action="store_true")
     parser.add_argument("--table", action="store_true", help="every preset for 30 s of video, and every format instead")
+    parser.add_argument("--price", type=real, help="of a GPU for an hour: says what video costs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
@@ -50,8 +53,10 @@ def main(argv: list[str]) -> int:
         )  # fmt: skip
         known(options.attention)
         size, device = sizes()[flags.size], ProcessHost(options.device).device
+    if flags.price is not None:
+        checks.number("--price", flags.price, 0, HIGHEST_PRICE)
     if flags.table:
-        return print_tables(size, device)
+        return print_tables(size, device, flags.price)
     frames = size.frames if flags.frames is None else flags.frames
     with named({**FLAGS, "num_frames": "--frames", "window": "--frames", "steps": "--steps", "size": "--video"}):
         geometry = VideoGeometry(*_pixels(flags.video or size.video), frames)
@@ -68,6 +73,10 @@ def main(argv: list[str]) -> int:
         print(f"{'later' if index else 'first'} window  {seconds:8.2f} s  ({parts})")
     if found.num_steps:
         print(f"a step        {found.step:8.2f} s  (median of {found.num_steps})")
+    if flags.price is not None:
+        new_frames = frames - size.motion
+        cost = minute_of_video(found.windows[-1], new_frames, flags.price)
+        print(f"a minute      {cost:8.2f}    (of video, at {flags.price:g} an hour)")
     if found.peak_bytes:
         print(f"peak memory   {found.peak_bytes / GIB:8.2f} GiB")
     print("every frame is finite" if found.is_finite else "some frames are not finite")

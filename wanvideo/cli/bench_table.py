@@ -19,6 +19,7 @@ from ..memory.budget import GIB
 from ..ops.linear.layer import Linear
 from ..presets import Preset, load_preset, preset_names
 from ..request import QUANTIZERS
+from .costs import cost
 from .measure import Measured, Size, measure
 
 SECONDS = 30
@@ -50,14 +51,14 @@ class FormatRow:
     seconds: float
 
 
-def print_tables(size: Size, device: torch.device) -> int:
-    """Measure and print both tables. Raises: UnsupportedError without a GPU."""
+def print_tables(size: Size, device: torch.device, price: float | None = None) -> int:
+    """Measure and print both tables. Args: price: of the GPU for an hour. Raises: UnsupportedError without one."""
     if device.type != "cuda":
         raise UnsupportedError(
             "--table needs a GPU: on a CPU the presets would take days. Leave it out to measure --size tiny."
         )
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, random weights of the published sizes")
-    print(preset_table([row for name in preset_names() if (row := preset_row(load_preset(name), size, device))]))
+    print(preset_table([preset_row(load_preset(name), size, device) for name in preset_names()], price))
     rows = 32760  # of a window at 832x480
     config = size.transformer
     print(format_table([format_row(to, rows, config.ffn_dim, config.dim, device) for to in (None, *QUANTIZERS)]))
@@ -100,16 +101,19 @@ def video_seconds(found: Measured, preset: Preset, size: Size) -> float:
     return first + (windows - 1) * later
 
 
-def preset_table(rows: list[PresetRow]) -> str:
-    """Markdown: time, time against the slowest preset, memory."""
+def preset_table(rows: list[PresetRow], price: float | None = None) -> str:
+    """Markdown: time, time against the slowest preset, memory, and what a video costs at a price an hour."""
     slowest = max(row.seconds for row in rows)
     lines = [f"| preset | steps x passes | {SECONDS} s of video | against the slowest | streaming | peak memory |"]
     lines.append("|---|---|---|---|---|---|")
+    if price is not None:
+        lines = [lines[0] + f" cost at {price:g} an hour |", lines[1] + "---|"]
     for row in rows:
         minutes = f"{int(row.seconds) // 60}:{int(row.seconds) % 60:02}"
         lines.append(
             f"| {row.name} | {row.steps} x {row.passes} | {minutes} | {slowest / row.seconds:.1f}x "
             f"| {row.num_streamed} blocks | {row.peak_bytes / GIB:.1f} GiB |"
+            + ("" if price is None else f" {cost(row.seconds, price):.2f} |")
         )
     return "\n".join(lines)
 

@@ -69,7 +69,7 @@ def build_parser(program: str) -> Parser:
     add("--max_frame_num", type=whole, help=f"most frames in streaming mode; {MOST_FRAMES}, without sound one window")
     add("--fps", type=real, default=FPS, help="frames a second of the result; the adapters were trained at 25")
     add("--motion_frame", type=whole, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B")
-    add("--base_seed", type=whole, default=42, help="below 0: random")
+    add("--base_seed", type=whole, default=42, help="below 0: random, kept by an unfinished run")
     add("--audio_mode", choices=("localfile", "tts"), default="localfile", help="sound files, or text that is spoken")
     _add_source_flags(parser, switch)
 
@@ -99,7 +99,7 @@ def build_parser(program: str) -> Parser:
     add("--ulysses_size", type=whole, default=1, help="GPUs that split heads; started by torchrun")
     add("--ring_size", type=whole, default=1, help="GPUs that split keys; started by torchrun")
     add("--dit_fsdp", **switch, help="keep a part of the transformer's blocks on each GPU")
-    add("--t5_fsdp", **switch, help="for compatibility: one GPU encodes the prompt, then frees its encoder")
+    add("--t5_fsdp", **switch, help="shards nothing: one GPU encodes the prompt, then frees its encoder")
     return parser
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import random
 import re
 import time
 from dataclasses import dataclass, replace
@@ -65,6 +64,8 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
             find_models(flags, preset, _table(request.size), len(request.speakers) if request.has_speech else 0)
         files = _files(flags)
         SamplingSetup.of(request.settings, request.has_speech)
+    if flags.t5_fsdp and os.environ.get("RANK", "0") == "0":
+        logger.info("--t5_fsdp has nothing to shard: one GPU encodes the prompt, shares it and frees its encoder.")
     ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
     return Job(request, files, options, flags.overwrite, flags.resume, ranks)
 
@@ -91,7 +92,7 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         _speak(flags) if flags.audio_mode == "tts" else flags.input_json,
         size=size,
         settings=settings,
-        seed=flags.base_seed if flags.base_seed >= 0 else random.randrange(100_000_000),
+        seed=flags.base_seed if flags.base_seed >= 0 else None,
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
         source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,

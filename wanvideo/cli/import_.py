@@ -12,7 +12,7 @@ from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError, OutputError, UnsupportedError
 from ..job import read_object
-from ..request import Apg, EngineOptions, ModelFiles, TalkRequest
+from ..request import Apg, EngineOptions, ModelFiles, TalkRequest, draw_seed
 from ..video.reader import is_video
 from .export import CUSTOM
 from .generate import Job, read_job
@@ -128,8 +128,8 @@ def _set_request(graph: _Graph, request: TalkRequest) -> None:
         tiled_vae=settings.tiled_vae, colormatch_strength=settings.color_strength,
     )  # fmt: skip
     graph.set(
-        "WanVideoSampler", steps=settings.steps, cfg=settings.guidance_scale, shift=settings.shift, seed=request.seed,
-        scheduler=settings.scheduler,
+        "WanVideoSampler", steps=settings.steps, cfg=settings.guidance_scale, shift=settings.shift,
+        seed=draw_seed() if request.seed is None else request.seed, scheduler=settings.scheduler,
     )  # fmt: skip
     graph.set(
         "WanVideoTextEncodeCached", positive_prompt=" | ".join(request.prompts),

@@ -32,7 +32,6 @@ def generate_together(
     with joined(plan.layout, torch.device(options.device or "cpu")) as team:
         logger.info("%d GPUs: %s, since %s.", place.world, plan.layout.describe(), plan.reason)
         join(pipeline, request, wanted, team)
-        request = replace(request, seed=team.share(request.seed))
         if team.index:
             pipeline.assist(request)
             return 0

@@ -16,9 +16,9 @@ from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..keep import CRF
 from ..lora.use import LoraUse
-from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest
+from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest, draw_seed
 from ..runs.identity import digest_of, flat, identify
-from ..runs.manifest import Manifest, Plan
+from ..runs.manifest import DRAWN, Manifest, Plan
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
 from .engine import Engine
@@ -68,6 +68,8 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
             f"box {speaker.box}, mask {mask}, {'with' if speaker.audio else 'without'} sound"
         )
     identity |= identity_of_models({name: getattr(files, name) for name in MODELS}, engine.host.device)
+    if request.seed is None:
+        identity["seed"] = DRAWN
     identity["tokenizer"] = identify([files.tokenizer] if files.tokenizer else [])
     identity |= identity_of_loras(engine.loras)
     identity |= {"cuts": str(inputs.plan.cuts), "crf": str(request.file_crf)}
@@ -78,7 +80,8 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     }
     sound |= {"max_frames": str(request.max_frames), "frames": str(inputs.num_frames)}
     plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan, request.file_crf)
-    return Manifest(identity, sound, plan, job.to_json(), None if output is None else str(output.absolute()))
+    where, seed = None if output is None else str(output.absolute()), draw_seed() if request.seed is None else None
+    return Manifest(identity, sound, plan, job.to_json(), where, seed=seed)
 
 
 def manifest_of_conditioning(

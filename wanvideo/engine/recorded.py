@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
+from ..runs.behind import WrittenBehind
 from ..runs.find import AUTO, NEVER, open_run
 from ..runs.identity import digest_of
 from ..runs.manifest import Manifest
@@ -34,20 +35,22 @@ CONTEXT = 2  # entries of speech that a frame attends to on either side
 def record(
     engine: Engine, conditioning: Conditioning, setup: SamplingSetup, seed: int, run: Run,
     sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None, own: Conditioning | None = None,
-    by: Render = render,
+    by: Render = render, on_commit: Callable[[int], None] | None = None,
 ) -> Iterator[FinishedWindow]:  # fmt: skip
     """As `render`, into `run`: only the windows that it lacks are sampled, go to the sinks and are yielded.
 
-    At the end the run is closed; when it ends early it is abandoned, and another `record` goes on.
+    The run is written behind: a window that is yielded is on the disk before the one after the next is sampled. At the
+    end the run is closed; when it ends early it is abandoned, and another `record` goes on.
     Args: own: the conditioning as this rank encoded it, where `conditioning` is shared with others.
         by: what renders in place of `render`, and takes the same.
+        on_commit: called with the number of windows that are on the disk, from the thread that writes.
     """
-    begin = state_of(run)
+    begin, speech, behind = state_of(run), run.manifest.progress.speech, WrittenBehind(run, on_commit)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
-    with closing(by(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
+    with closing(by(engine, conditioning, setup, seed, (behind, *sinks), on_step, begin)) as windows:
         for window in windows:
-            speech = speech_digest(own or conditioning, overlapping, run.manifest.progress.speech, [window.index])
-            run.commit(window.state.to_bytes(), speech)
+            speech = speech_digest(own or conditioning, overlapping, speech, [window.index])
+            behind.commit(window.state.to_bytes(), speech)
             yield window
 
 

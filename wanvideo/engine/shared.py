@@ -97,9 +97,10 @@ class SharedSource:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a video is rendered from: its conditioning, and the state after the windows that are there already."""
+    """What a video is rendered from: its conditioning, the seed, and the state after the windows that are there."""
 
     conditioning: Conditioning
+    seed: int
     state: WindowState | None = None
 
 

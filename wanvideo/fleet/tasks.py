@@ -155,7 +155,7 @@ class RenderTask:
         assert begin is not None
         is_first = worker.place.rank == 0
         on_step = partial(_show, worker) if is_first else None
-        for window in render(models, begin.conditioning, self._setup, self.seed, (), on_step, begin.state):
+        for window in render(models, begin.conditioning, self._setup, begin.seed, (), on_step, begin.state):
             if is_first:
                 worker.tell(Made(replace(window, latents=window.latents.cpu().clone())))
 
@@ -165,7 +165,7 @@ class RenderTask:
         references = AskedPictures(worker, self.num_references)
         source = AskedSource(worker) if self.has_source else None
         return Beginning(
-            replace(self.conditioning, references=references, audio=audio, source=source), self.state
+            replace(self.conditioning, references=references, audio=audio, source=source), self.seed, self.state
         )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def open_run(
     if resume == AUTO:
         neighbors = list(find_runs(folder.parent))
         usable = [run for run in neighbors if (run.folder == folder or run.manifest.video is None) and not run.is_live]
-        same = [run for run in usable if not differs(run.manifest, wanted)]
+        same = [run for run in usable if not (differs(run.manifest, wanted) or _is_drawn_and_done(run.manifest))]
         related = [run for run in usable if shares_beginning(run.manifest, wanted)]
         if same or related:
             best = max(same or related, key=lambda run: (run.folder == folder, run.manifest.progress.num_windows))
@@ -119,6 +119,12 @@ def _go_on(found: Found, wanted: Manifest, soundtrack: Soundtrack | None) -> Run
         done, of_all = run.manifest.progress.num_windows, run.manifest.plan.num_windows
         logger.info("The run in %s goes on: %d of %d windows are there.", run.folder, done, of_all)
     return run
+
+
+def _is_drawn_and_done(manifest: Manifest) -> bool:
+    """Whether it made its video from a seed that was drawn, so that the same request means another one."""
+    is_there = manifest.output is not None and Path(manifest.output).exists()
+    return manifest.seed is not None and manifest.video is not None and is_there
 
 
 def _is_left_over(folder: Path) -> bool:

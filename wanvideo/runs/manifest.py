@@ -16,6 +16,7 @@ from ..untrusted import read_json
 from ..video.part import Position
 
 NAME = "manifest.json"
+DRAWN = "drawn"  # what identifies a seed that the request leaves open
 FORMAT = 1  # raised when a folder of an older version cannot be gone on with
 MARKER = "wanvideo_run"
 
@@ -61,6 +62,7 @@ class Manifest:
         identity: what decides its frames but for the sound, by name. sound: what decides the sound and the length.
         job: with which its face makes the same video again, as JSON; None where only the face's user can.
         output: the name that its user asked for, or None. video: the finished file, seen from the folder; None before.
+        seed: that was drawn for it, where the request leaves it open; whoever goes on takes it.
     """
 
     identity: Mapping[str, str]
@@ -70,6 +72,7 @@ class Manifest:
     output: str | None = None
     progress: Progress = field(default_factory=Progress)
     video: str | None = None
+    seed: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -108,6 +111,7 @@ def _check(manifest: Manifest, file: Path) -> None:
     whole += [progress.num_windows, progress.num_frames, progress.num_bytes]
     names = [progress.state, progress.speech, manifest.video or "", manifest.output or ""]
     maps = [manifest.identity, manifest.sound, {} if manifest.job is None else manifest.job]
+    is_drawn = manifest.identity.get("seed") == DRAWN if isinstance(manifest.identity, dict) else False
     is_right = (
         all(type(number) is int and number >= 0 for number in whole)
         and isinstance(plan.fps, int | float)
@@ -116,6 +120,7 @@ def _check(manifest: Manifest, file: Path) -> None:
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
         and not set("/\\") & set(progress.state)
+        and (type(manifest.seed) is int and 0 <= manifest.seed < 2**64 if is_drawn else manifest.seed is None)
     )
     if not is_right:
         raise OutputError(f"{file} is damaged: its values are of other kinds than a run has. Begin the video anew.")

@@ -65,7 +65,7 @@ class Run:
         try:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
-                self.manifest = replace(manifest, progress=found.progress, video=found.video)
+                self.manifest = replace(manifest, progress=found.progress, video=found.video, seed=found.seed)
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
             if not goes_on:
