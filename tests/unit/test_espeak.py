@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from support import jobs
+from support.needed import need
 from support.studio import base
 
 from wanvideo.audio import espeak_voice
@@ -15,7 +16,7 @@ from wanvideo.errors import InputError, UnsupportedError
 from wanvideo.job import TextToSpeak
 from wanvideo.video.reader import open_frames
 
-pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
+need("espeakng_loader", "espeakng-loader")
 PLAIN = [language for language in LANGUAGES if language.synthesizer == ESPEAK]
 WORDS = {
     "cmn": "今天天气很好。", "yue": "今日天氣好好。", "ru": "Доброе утро.", "uk": "Добрий ранок.", "ar": "صباح الخير",
