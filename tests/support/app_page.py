@@ -15,7 +15,7 @@ PLAYED = """async () => {
     while (!(video.currentTime > 0)) await new Promise((done) => setTimeout(done, 50));
     return [video.videoWidth, Math.round(video.duration * 25)];
 }"""
-WAIT_MS = 90_000  # a machine that runs other tests too
+WAIT_MS = 60_000  # a machine that runs other tests too
 
 
 class Gate:
@@ -73,7 +73,10 @@ class AppPage:
         self.page.click(f"#{name}")
 
     def until(self, state):
-        self.page.locator(f"#status [data-state={state}]").wait_for(state="attached")
+        """Wait until the task is in this state; what the page says is wrong ends that."""
+        wrong = self.page.locator(".toast-body.error")
+        self.page.locator(f"#status [data-state={state}]").or_(wrong).first.wait_for(state="attached")
+        assert not wrong.count(), wrong.inner_text()
 
     def text(self, name):
         return self.page.inner_text(f"#{name}")

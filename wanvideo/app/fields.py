@@ -115,9 +115,8 @@ class Fields:
         asked = [kind, picture, video]
         kind.change(lambda kind: [gr.update(visible=(kind == MOVING) is moving) for moving in (False, True, True)],
                     kind, [picture, video, source], **PRIVATE)  # fmt: skip
-        gr.on([part.change for part in asked], self._preview, asked, seen, **IN_ORDER)
-        gr.on([part.change for part in (regions, add["keep"], *asked)], self._canvas, [regions, add["keep"], *asked],
-              [painted, hint], **IN_ORDER)  # fmt: skip
+        asked += [regions, add["keep"]]
+        gr.on([part.change for part in asked], self._reference_changed, asked, [seen, painted, hint], **IN_ORDER)
 
     def _kept(self, kind: str, picture: str | None, video: str | None) -> str | None:
         """The store's path of the reference that is chosen."""
@@ -126,24 +125,19 @@ class Fields:
             return None
         return self._answer(lambda: self._studio.uploads.keep(reference, kinds, self._texts.reference_kind))
 
-    def _preview(self, kind: str, picture: str | None, video: str | None) -> Any:
-        kept = self._kept(kind, picture, video)
+    def _reference_changed(self, kind: str, picture: str | None, video: str | None, regions: str, keep: str) -> Any:
+        """What is seen of the reference: itself, or something to paint on, which is a video's first frame."""
+        is_painted = regions != NO_REGIONS or (kind == MOVING and keep == PAINTED)
+        hidden, kept = gr.update(visible=False), self._kept(kind, picture, video)
         if kept is None:
-            return gr.update(visible=False, value="")
+            return gr.update(visible=False, value=""), hidden, gr.update(visible=is_painted)
+        if is_painted:
+            frame = self._answer(lambda: _first_frame(kept))
+            canvas = gr.update(visible=True, value={"background": frame, "layers": [], "composite": None})
+            return hidden, canvas, gr.update(visible=True)
         source = f'src="{UPLOAD_ROUTE}/{Path(kept).name}" style="max-width:100%;max-height:260px;margin:auto"'
         shown = f"<img {source} alt=''>" if kind == PICTURE else f"<video controls muted {source}></video>"
-        return gr.update(visible=True, value=shown)
-
-    def _canvas(self, regions: str, keep: str, kind: str, picture: str | None, video: str | None) -> Any:
-        """The picture, or a video's first frame, to paint on."""
-        is_painted = regions != NO_REGIONS or (kind == MOVING and keep == PAINTED)
-        kept = self._kept(kind, picture, video) if is_painted else None
-        if kept is None:
-            return gr.update(visible=False), gr.update(visible=is_painted)
-        frame = self._answer(lambda: _first_frame(kept))
-        return gr.update(visible=True, value={"background": frame, "layers": [], "composite": None}), gr.update(
-            visible=True
-        )
+        return gr.update(visible=True, value=shown), hidden, hidden
 
     def _speech(self) -> None:
         say, numbers = self._texts, range(1, MOST_PEOPLE + 1)

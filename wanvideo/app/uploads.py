@@ -64,7 +64,7 @@ class Uploads:
     def find(self, name: str) -> Path:
         """The file of this name in the store. Raises: InputError for any other name."""
         if NAME.fullmatch(name) is None or not (self.folder / name).is_file():
-            raise InputError(f"There is no upload {name[:80]!r}. Upload the file again.")
+            raise InputError(f"There is no upload {name[:80]!r}. Choose the file again.")
         return self.folder / name
 
     def write(self, data: bytes, suffix: str) -> str:
