@@ -136,8 +136,8 @@ class Fields:
             canvas = gr.update(visible=True, value={"background": frame, "layers": [], "composite": None})
             return hidden, canvas, gr.update(visible=True)
         source = f'src="{UPLOAD_ROUTE}/{Path(kept).name}" style="max-width:100%;max-height:260px;margin:auto"'
-        shown = f"<img {source} alt=''>" if kind == PICTURE else f"<video controls muted {source}></video>"
-        return gr.update(visible=True, value=shown), hidden, hidden
+        preview = f"<img {source} alt=''>" if kind == PICTURE else f"<video controls muted {source}></video>"
+        return gr.update(visible=True, value=preview), hidden, hidden
 
     def _speech(self) -> None:
         say, numbers = self._texts, range(1, MOST_PEOPLE + 1)
@@ -148,9 +148,9 @@ class Fields:
         )
         sounds, played = {}, []
         for number in numbers:
-            name, is_shown = f"sound_{number}", number == 1
+            name, is_first = f"sound_{number}", number == 1
             sounds[name] = gr.File(label=say.sound.format(number), file_types=list(SOUNDS), type="filepath",
-                                   height=110, visible=is_shown, elem_id=f"sound-{number}")  # fmt: skip
+                                   height=110, visible=is_first, elem_id=f"sound-{number}")  # fmt: skip
             played.append(gr.HTML("", visible=False, elem_id=f"played-{number}"))
             sounds[name].change(self._play, sounds[name], played[-1], **IN_ORDER)
         text = gr.Textbox(label=say.text, info=say.text_hint, lines=3, max_length=20_000, visible=False, elem_id="text")

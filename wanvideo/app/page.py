@@ -20,10 +20,10 @@ POLL_S = 1.0
 PREPARE = {"concurrency_id": "prepare", "concurrency_limit": 1}  # speech is made by one at a time
 # A video that has grown takes the place of the one that plays, and goes on where that was.
 GOES_ON = (
-    'ontimeupdate="window.talkAt={run:this.dataset.run,at:this.currentTime,rests:this.paused}" '
-    'onpause="window.talkAt={run:this.dataset.run,at:this.currentTime,rests:this.isConnected&amp;&amp;!this.ended}" '
-    'onloadedmetadata="let was=window.talkAt;if(was?.run===this.dataset.run){this.currentTime=was.at;'
-    'was.rests||this.play()}"'
+    'ontimeupdate="if(this.readyState>1)window.talkAt={run:this.dataset.run,at:this.currentTime,muted:this.muted,'
+    'rests:this.paused&amp;&amp;!this.ended}" onpause="this.isConnected&amp;&amp;this.ontimeupdate()" '
+    'onloadedmetadata="let was=window.talkAt;if(was?.run===this.dataset.run){this.muted=was.muted;'
+    'this.currentTime=was.at;was.rests||this.play()}"'
 )
 
 
@@ -143,17 +143,17 @@ class Page:
     def _player(self, name: str, version: int) -> str:
         self._answer(lambda: self.studio.video_of(name or ""))
         place, label = quote(name), escape(name)
-        shown = (
+        player = (
             f'<video controls preload="auto" style="width:100%;max-height:600px" data-run="{label}" {GOES_ON} '
             f'src="{VIDEO_ROUTE}/{place}?v={version}"></video>'
         )
         if self.studio.drift_of(name) is not None:
-            shown += f'<figure><img style="max-width:100%" src="{DRIFT_ROUTE}/{place}?v={version}" alt="">'
-            shown += f"<figcaption>{escape(self.texts.drift)}</figcaption></figure>"
-        return shown
+            player += f'<figure><img style="max-width:100%" src="{DRIFT_ROUTE}/{place}?v={version}" alt="">'
+            player += f"<figcaption>{escape(self.texts.drift)}</figcaption></figure>"
+        return player
 
     def _answer(self, ask: Callable[[], Any]) -> Any:
-        """What it gives; what it refuses is shown until the user closes it."""
+        """What it gives; what it refuses is player until the user closes it."""
         try:
             return ask()
         except TalkError as error:

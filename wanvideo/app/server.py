@@ -64,7 +64,7 @@ def with_models(rest: list[str]) -> list[str]:
 def check_installed() -> None:
     """Raises: UnsupportedError without gradio."""
     if importlib.util.find_spec("gradio") is None:
-        raise UnsupportedError("The app needs gradio, which is not installed. Run pip install gradio.")
+        raise UnsupportedError("The app needs gradio, which is not installed. Run pip install 'gradio>=6,<7'.")
 
 
 def check_address(host: str, port: int) -> None:
