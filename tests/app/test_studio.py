@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_one_answer():
 def test_without_gradio_one_sentence_says_so(capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if name == "gradio" else find(name, *at))
-    with pytest.raises(UnsupportedError, match='gradio, which is not installed. Run pip install "gradio>=6,<7".$'):
+    with pytest.raises(UnsupportedError, match="gradio, which is not installed. Run pip install .gradio>=6,<7.[.]$"):
         server.check_installed()
     assert main(["app"]) == 2 and "gradio>=6,<7" in capsys.readouterr().err
 

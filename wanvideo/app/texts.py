@@ -107,7 +107,7 @@ ENGLISH = Texts(
     audio_guide="Audio guidance", shift="Shift", scheduler="Scheduler", motion="Frames that windows share",
     teacache="TeaCache: skip steps that change little", color="Color correction, 0 to 1", as_preset="as the preset",
     plan="Plan", run="Run", cancel="Cancel", result="Video", runs="Videos and unfinished runs",
-    run_columns=("run", "is", "windows", "seconds", "prompt"), refresh="Refresh", chosen_run="Run", watch="Watch",
+    run_columns=("run", "state", "windows", "seconds", "prompt"), refresh="Refresh", chosen_run="Run", watch="Watch",
     resume="Resume", no_runs="There are none yet.",
     states=(
         ("waiting", "waits"), ("running", "running"), ("finished", "finished"), ("cancelled", "cancelled"),
