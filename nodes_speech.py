@@ -7,8 +7,8 @@ import torch
 from .nodes_audio import AUDIO
 from .nodes_base import Node, checked, choice, text
 from .nodes_common import stop_if_interrupted
-from .wanvideo.audio.tts import TURN, speak, turns
-from .wanvideo.audio.voices import VOICES, KokoroVoice, check_installed
+from .wanvideo.audio.tts import TURN, InstalledVoices, speak, turns
+from .wanvideo.audio.voices import VOICES, check_installed
 from .wanvideo.job import TextToSpeak
 
 EXAMPLE = "(s1) Good morning. Did you sleep well? (s2) Very well, thank you."
@@ -30,14 +30,15 @@ class WanVideoTextToSpeech(Node):
     def VALIDATE_INPUTS(cls, text=None, voice_1=None, voice_2=None, voice_3=None):
         def check() -> None:
             cls.known(text=text, voice_1=voice_1, voice_2=voice_2, voice_3=voice_3)
-            check_installed()
+            voices, said = (voice_1, voice_2, voice_3), {0}
             if text is not None:
-                list(turns(_speech(text, voice_1, voice_2, voice_3)))
+                said = {person for person, _ in turns(_speech(text, *voices))}
+            check_installed(*(voices[person] for person in said if voices[person] is not None))
 
         return checked(check)
 
     def process(self, text=EXAMPLE, voice_1="af_heart", voice_2="am_adam", voice_3="bf_emma"):
-        dialogue = speak(_speech(text, voice_1, voice_2, voice_3), KokoroVoice())
+        dialogue = speak(_speech(text, voice_1, voice_2, voice_3), InstalledVoices())
         stop_if_interrupted()
         silence = torch.zeros(len(dialogue.whole))
         tracks = [silence if track is None else torch.from_numpy(track) for track in dialogue.tracks]

@@ -10,7 +10,20 @@ from PIL import Image
 from support import jobs
 from support.speech import install_kokoro
 
-from wanvideo.app.form import BOXES, MASKS, MOST_PEOPLE, TEXT, Form, Knobs, job_of, read_form
+from wanvideo.app.form import (
+    ALL,
+    BOXES,
+    MASKS,
+    MOST_PEOPLE,
+    MOUTHS,
+    PAINTED,
+    TEXT,
+    Form,
+    Knobs,
+    Source,
+    job_of,
+    read_form,
+)  # fmt: skip
 from wanvideo.app.uploads import PICTURES, Uploads
 from wanvideo.cli.generate import read_job
 from wanvideo.errors import InputError
@@ -48,7 +61,9 @@ def painted(rows, columns, shape=(64, 96)):
 
 
 def test_the_same_values_are_the_same_request_as_on_the_command_line(form, uploads, tmp_path):
-    knobs = Knobs("infinitetalk-720", 4.0, 8.0, 7.0, 1.0, 2.5, None, "flowmatch_distill", 13.0, True, 0.5)
+    knobs = Knobs(
+        "infinitetalk-720", 4.0, 8.0, 7.0, 1.0, 2.5, None, "flowmatch_distill", 81, 13.0, True, None, None, 0.5
+    )
     job = read(replace(form, knobs=knobs, negative_prompt="blurred"), uploads)
     stored = {"prompt": "She talks.", "cond_video": job.request.reference, "audio_type": "para",
               "cond_audio": {"person1": job.request.speakers[0].audio}}  # fmt: skip
@@ -157,3 +172,20 @@ def test_a_job_may_name_masks(tmp_path):
     assert [speaker.mask for speaker in TalkRequest.from_job(job).speakers] == ["left.png", "right.png"]
     with pytest.raises(InputError, match="mask names person1 but cond_audio names person1, person2"):
         TalkRequest.from_job({**job, "mask": {"person1": "left.png"}})
+
+
+def test_what_stays_of_a_video_is_what_the_flags_say(form, uploads):
+    left, right = np.zeros((2, 48, 64), np.uint8)
+    left[10:20, 5:15], right[10:20, 40:50] = 255, 255
+    assert read(form, uploads).request.keep is None and Source().flags((), uploads) == []
+    dub = Source(PAINTED, 8.0, "loop", scene_seg=True)
+    request = read(replace(form, source=dub, painted=(left, right)), uploads).request
+    assert request.keep.feather == 8 and (request.source_end, request.scene_seg) == ("loop", True)
+    assert np.array_equal(np.asarray(Image.open(request.keep.mask)) > 0, (left + right) > 0)
+    assert read(replace(form, source=Source(MOUTHS)), uploads).request.keep.mouth == "auto"
+    with pytest.raises(InputError, match="Nothing is painted that is made anew"):
+        read(replace(form, source=Source(PAINTED), painted=(left * 0,)), uploads)
+    assert Source().keep == ALL
+    knobs = Knobs(use_apg=True, voice_activity=True, frame_num=41, base_seed=0)
+    request = read(replace(form, knobs=knobs), uploads).request
+    assert request.voice_activity and request.settings.window_frames == 41 and request.seed == 0

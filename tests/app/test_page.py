@@ -1,157 +1,159 @@
 """The pages in a real browser: two users at once, painted regions, spoken text, both languages, and what is refused."""
 
-import importlib.util
 import json
 import urllib.error
 import urllib.request
 
 import pytest
-from support import jobs
+from support import jobs, media_files
+from support.app_page import AppPage, Gate
 from support.comfy_page import launch_chromium
 from support.comfy_server import Unavailable
-from support.speech import install_kokoro
+from support.needed import need, unavailable
 from support.studio import base, free_port
 
 from wanvideo.app import server
-from wanvideo.app.studio import Studio
+from wanvideo.app.studio import DRIFT, Studio
 from wanvideo.app.uploads import Uploads
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
-PLAYED = """async () => {
-    let video;
-    while (!(video = document.querySelector('#video video'))) await new Promise((done) => setTimeout(done, 100));
-    video.muted = true;
-    await video.play();
-    await new Promise((done) => setTimeout(done, 300));
-    return [video.currentTime > 0, video.videoWidth, Math.round(video.duration * 25)];
-}"""
+need("gradio", "gradio")
+need("espeakng_loader", "espeakng-loader")
+MOST_BYTES = 10**6
 
 
-@pytest.fixture
-def address(tmp_path, monkeypatch, request):
-    install_kokoro(monkeypatch)
-    arriving = tmp_path / "out" / ".arriving"
-    arriving.mkdir(parents=True)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    studio = Studio(
-        [*base("multi"), "--size", getattr(request, "param", "48x48")],
-        tmp_path / "out",
-        Uploads(tmp_path / "out" / "uploads", arriving, 10**6),
-    )
-    port = free_port()
-    pages = server.launch(studio, server.HOST, port, 10**6, is_blocking=False)
-    yield f"http://{server.HOST}:{port}"
-    pages.close()
-    studio.close()
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     try:
         with launch_chromium() as browser:
             yield browser
     except Unavailable as error:
-        pytest.skip(str(error))
+        unavailable(str(error))
 
 
-def opened(browser, address):
-    page = browser.new_context(viewport={"width": 1400, "height": 1500}).new_page()
-    page.goto(address)
-    page.wait_for_selector("#run")
-    page.wait_for_timeout(800)
-    return page
+@pytest.fixture
+def gate(monkeypatch):
+    return Gate(monkeypatch)
 
 
-def fill(page, folder, **sound):
-    page.locator("#picture input[type=file]").set_input_files(jobs.picture(folder, 96, 96))
-    page.locator("#sound-1 input[type=file]").set_input_files(jobs.speech(folder, **sound))
-    page.locator("#prompt textarea").fill("She talks.")
-    page.wait_for_timeout(800)
+@pytest.fixture
+def address(tmp_path, monkeypatch, request, gate):
+    arriving = tmp_path / "out" / ".arriving"
+    arriving.mkdir(parents=True)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    flags = [*base("multi"), "--size", getattr(request, "param", "48x48")]
+    studio = Studio(flags, tmp_path / "out", Uploads(tmp_path / "out" / "uploads", arriving, MOST_BYTES))
+    port = free_port()
+    pages = server.launch(studio, server.HOST, port, MOST_BYTES, is_blocking=False)
+    yield f"http://{server.HOST}:{port}"
+    gate.open()
+    pages.close()
+    studio.close()
 
 
-def until(page, text):
-    page.wait_for_function(
-        "text => document.querySelector('#status').innerText.includes(text)", arg=text, timeout=60_000
-    )
-
-
-def test_two_users_make_videos_cancel_and_resume(browser, address, tmp_path):
-    first, second = opened(browser, address), opened(browser, f"{address}/zh")
-    fill(first, tmp_path, seconds=14.0)
-    fill(second, tmp_path, seconds=0.6, name="short.wav", frequency=300.0)
-    first.click("#plan")
-    first.wait_for_function("document.querySelector('#planned textarea')?.value.includes('windows of 2 steps')")
-    first.click("#run")
-    first.wait_for_selector("#video video")
-    second.click("#run")
-    until(second, "等待中")
-    assert "前面还有 1 个" in second.inner_text("#status")
-    assert second.is_enabled("#cancel")
-    assert first.evaluate(PLAYED)[:2] == [True, 48], "it plays while it grows"
-    first.click("#cancel")
-    until(first, "cancelled")
-    until(second, "已完成")
-    second.wait_for_timeout(1500)  # the last of the videos that are put there
-    assert second.evaluate(PLAYED) == [True, 48, 15] and "已停止" in second.inner_text("#runs")
-    first.click("#refresh")
-    first.locator("#chosen input").fill("talking_video_1.run")
-    first.keyboard.press("Enter")
-    first.click("#resume")
-    until(first, "running")
-    until(first, "finished")
-    first.wait_for_timeout(1500)
-    assert first.evaluate(PLAYED) == [True, 48, 350]
-    first.screenshot(path=tmp_path / "english.png", full_page=True)
-    second.screenshot(path=tmp_path / "chinese.png", full_page=True)
+def test_two_users_make_videos_cancel_and_resume(browser, address, gate, tmp_path):
+    first, second = AppPage(browser, address), AppPage(browser, f"{address}/zh")
+    first.fill(tmp_path, seconds=1.4)
+    second.fill(tmp_path, seconds=0.6, name="short.wav", frequency=300.0)
+    first.click("plan")
+    first.page.wait_for_function("document.querySelector('#planned textarea')?.value.includes('windows of 2 steps')")
+    gate.hold(2)
+    first.click("run")
+    first.shows("status", "window 3 of 4, step 5 of 8")
+    second.click("run")
+    second.until("waiting")
+    assert "前面还有 1 个" in second.text("status") and second.page.is_enabled("#cancel")
+    width, frames = first.played()
+    assert width == 48 and 21 <= frames < 35, "two windows play while the third is made"
+    assert first.page.locator("#status progress").evaluate("bar => [bar.value, bar.max]") == [5, 8]
+    first.screenshot(tmp_path / "growing.png")
+    second.screenshot(tmp_path / "waiting.png")
+    first.click("cancel")
+    first.until("cancelled")
+    second.until("finished")
+    second.shows("runs", "talking_video_2.run")
+    second.page.locator("#video video[data-run='talking_video_2.run'][src*='v=1000000']").wait_for()
+    assert second.played() == [48, 15] and "已停止" in second.text("runs")
+    first.click("refresh")
+    first.shows("runs", "talking_video_2.run")
+    first.choose_run("talking_video_1.run")
+    plot = tmp_path / "out" / "talking_video_1.run" / DRIFT
+    plot.write_bytes((tmp_path / "face.png").read_bytes())
+    gate.open()
+    first.click("resume")
+    first.until("finished")
+    first.page.locator("#video video[data-run='talking_video_1.run'][src*='v=1000000']").wait_for()
+    assert first.played() == [48, 35]
+    assert first.page.locator("#video figure img").evaluate("drift => drift.decode().then(() => drift.naturalWidth)")
+    first.screenshot(tmp_path / "english.png")
+    second.screenshot(tmp_path / "chinese.png")
+    assert not first.errors and not second.errors
 
 
 @pytest.mark.parametrize("address", ["192x128"], indirect=True)
-def test_painted_regions_and_spoken_text_reach_the_run(browser, address, tmp_path):
-    page = opened(browser, address)
-    page.locator("#picture input[type=file]").set_input_files(jobs.picture(tmp_path, 480, 320))
-    page.locator("#people").get_by_text("2", exact=True).click()
-    page.get_by_text("Text that is spoken").click()
-    page.get_by_label("What is said").fill("(s1) Hello. (s2) Hi.")
-    page.get_by_text("boxes around what is painted").click()
-    page.wait_for_selector("#painted canvas")
-    page.wait_for_timeout(1500)
-    paint(page, tmp_path)
-    page.click("#run")
-    until(page, "finished")
+def test_three_painted_persons_speak_what_is_written(browser, address, tmp_path):
+    user = AppPage(browser, address)
+    user.upload("picture", jobs.picture(tmp_path, 480, 320))
+    user.choose("people", "3")
+    user.choose("speech", "Text that is spoken")
+    user.page.locator("#text textarea").fill("(s1) Hi. (s2) Oh. (s3) Ah.")
+    user.choose("regions", "boxes around what is painted")
+    user.paint(0.25, 0.5, 0.75)
+    user.screenshot(tmp_path / "painted.png")
+    user.click("run")
+    user.until("finished")
     (manifest,) = (tmp_path / "out").glob("*.run/manifest.json")
-    left, right = json.loads(manifest.read_text())["job"]["request"]["speakers"]
-    assert left["audio"].endswith("s1.wav") and right["audio"].endswith("s2.wav")
-    assert left["box"][3] < 300 < right["box"][3] and left["box"][1] < right["box"][1], (left["box"], right["box"])
+    speakers = json.loads(manifest.read_text())["job"]["request"]["speakers"]
+    assert [speaker["audio"][-6:] for speaker in speakers] == ["s1.wav", "s2.wav", "s3.wav"]
+    sides = [side for speaker in speakers for side in (speaker["box"][1], speaker["box"][3])]
+    assert sides == sorted(sides) and sides[2] < 240 < sides[3], "from left to right, apart"
 
 
-def paint(page, folder):
-    """A stroke on the left for person 1, and on the right for person 2."""
-    canvas = page.locator("#painted canvas").first
-    for person, place in (("Person 1", 0.25), ("Person 2", 0.75)):
-        choose_layer(page, person)
-        box = canvas.bounding_box()
-        middle = box["x"] + box["width"] * place, box["y"] + box["height"] / 2
-        page.mouse.move(*middle)
-        page.mouse.down()
-        page.mouse.move(middle[0] + 12, middle[1] + 12, steps=4)
-        page.mouse.up()
-        page.wait_for_timeout(500)
-    page.screenshot(path=folder / "painted.png", full_page=True)
+def test_a_video_grows_under_who_watches_it(browser, address, gate, tmp_path):
+    user = AppPage(browser, address)
+    user.fill(tmp_path, seconds=1.0)
+    gate.hold(1)
+    user.click("run")
+    user.shows("status", "window 2 of 3")
+    assert user.played()[0] == 48
+    gate.open()
+    user.page.wait_for_function(
+        "document.querySelector('#video video')?.currentTime > 0.9"
+    )  # nobody pressed play again
+    user.page.reload()
+    user.until("finished")
+    assert user.played() == [48, 25], "it is there again after the page was left"
 
 
-def choose_layer(page, person):
-    page.locator("#painted .layer-title-button").click()
-    page.locator("#painted li button", has_text=person).click()
-    page.wait_for_timeout(300)
+@pytest.mark.parametrize("address", ["96x64"], indirect=True)
+def test_only_what_is_painted_of_a_video_is_made_anew(browser, address, tmp_path):
+    user = AppPage(browser, f"{address}/zh")
+    user.choose("kind", "视频")
+    user.upload("source", str(media_files.video(tmp_path / "source.mp4", media_files.numbered_frames(20, 64, 96))))
+    user.page.locator("#seen video").wait_for()
+    user.upload("sound-1", jobs.speech(tmp_path, 0.6))
+    user.choose("keep", "仅重做涂抹处")
+    user.paint(0.5)
+    user.screenshot(tmp_path / "dub.png")
+    user.click("run")
+    user.until("finished")
+    (manifest,) = (tmp_path / "out").glob("*.run/manifest.json")
+    keep = json.loads(manifest.read_text())["job"]["request"]["keep"]
+    assert keep["mask"].endswith(".png") and keep["mouth"] is None and keep["feather"] == 16
+    assert user.played() == [96, 15]
 
 
 def test_what_is_wrong_is_said_on_the_page_and_files_stay_inside(browser, address, tmp_path):
-    page = opened(browser, address)
-    page.click("#run")
-    page.get_by_text("Choose a picture or a video to upload").wait_for()
-    for name in ("../manifest.json", "..%2F..%2Fetc%2Fpasswd", "none.run"):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{address}/{'talk/video'}/{name}", timeout=5)
+    user = AppPage(browser, address)
+    user.click("run")
+    user.page.get_by_text("Choose a picture or a video to upload").wait_for()
+    large = tmp_path / "large.wav"
+    large.write_bytes(bytes(MOST_BYTES + 1))
+    user.page.locator("#sound-1 input[type=file]").set_input_files(large)
+    user.page.get_by_text("maximum allowed size").first.wait_for()
+    for place in ("talk/video", "talk/drift", "talk/upload"):
+        for name in ("../manifest.json", "..%2F..%2Fetc%2Fpasswd", "none.run", "0.png"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{address}/{place}/{name}", timeout=20)
     with pytest.raises(urllib.error.HTTPError, match="403|404"):
-        urllib.request.urlopen(f"{address}/gradio_api/file=/etc/passwd", timeout=5)
+        urllib.request.urlopen(f"{address}/gradio_api/file=/etc/passwd", timeout=20)

@@ -82,6 +82,8 @@ def test_flags_in_the_documents_exist(language):
         "--preview",
         "--host",
         "--port",
+        "--output_dir",
+        "--max_upload_mb",
         "--table",
         "--price",
     }

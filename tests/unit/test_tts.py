@@ -9,8 +9,9 @@ import torch
 from support.pack import load_pack
 from support.speech import RATE, ToneVoice, install_kokoro
 
-from wanvideo.audio.tts import speak, turns
-from wanvideo.audio.voices import LANGUAGES, VOICES, KokoroVoice, language_of, sentences
+from wanvideo.audio.kokoro_voice import KokoroVoice, sentences
+from wanvideo.audio.tts import InstalledVoices, speak, turns
+from wanvideo.audio.voices import LANGUAGES, VOICES, language_of
 from wanvideo.engine.spoken import is_spoken, spoken_files, spoken_job
 from wanvideo.errors import InputError, OutputError, UnsupportedError
 from wanvideo.job import MOST_VOICES, TextToSpeak, parse_speech
@@ -109,11 +110,12 @@ def test_what_is_wrong_with_a_text_names_its_key(speech, message):
 
 def test_there_is_a_voice_for_every_person_that_a_request_may_have():
     assert MOST_VOICES == MAX_SPEAKERS
-    assert len(VOICES) == len(set(VOICES)) == 54 and all(language.voices for language in LANGUAGES)
+    assert len(VOICES) == len(set(VOICES)) == 54 + 2 * 21 and all(language.voices for language in LANGUAGES)
     assert all(voice in language_of(voice).voices for voice in VOICES)
     assert language_of("somewhere/zf_mine.pt").code == "z"
-    with pytest.raises(InputError, match="voice 'mine.pt'"):
-        language_of("mine.pt")
+    for voice in ("mine.pt", "espeak_de_f.pt", "espeak_xx_f"):
+        with pytest.raises(InputError, match=f"voice '{voice}'"):
+            language_of(voice)
 
 
 @pytest.mark.parametrize("most", [20, 80])
@@ -168,10 +170,18 @@ def test_what_kokoro_cannot_do_is_one_answer(monkeypatch, tmp_path):
     assert not asked.spoken
 
 
-@pytest.mark.skipif(importlib.util.find_spec("kokoro") is not None, reason="kokoro is installed")
-def test_without_the_package_one_sentence_says_so():
-    with pytest.raises(UnsupportedError, match="Kokoro, which is not installed. Run pip install kokoro.$"):
-        KokoroVoice().speak("Hi.", "af_heart", language_of("af_heart"))
+def without(monkeypatch, *packages):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if name in packages else find(name, *at))
+
+
+def test_without_the_packages_one_sentence_says_so(monkeypatch):
+    without(monkeypatch, "kokoro", "espeakng_loader")
+    voices = InstalledVoices()
+    with pytest.raises(UnsupportedError, match="Kokoro, which is not installed. Run pip install kokoro, or choose"):
+        voices.speak("Hi.", "af_heart", language_of("af_heart"))
+    with pytest.raises(UnsupportedError, match="eSpeak, which is not installed. Run pip install espeakng-loader.$"):
+        voices.speak("Hi.", "espeak_de_f", language_of("espeak_de_f"))
 
 
 def test_the_node_gives_a_track_for_each_person_and_the_whole(monkeypatch):
@@ -183,5 +193,8 @@ def test_the_node_gives_a_track_for_each_person_and_the_whole(monkeypatch):
     alone = node().process("Hello (there).")
     assert torch.equal(alone[0]["waveform"], alone[3]["waveform"]) and alone[0]["sample_rate"] == RATE
     assert node.VALIDATE_INPUTS("(s1) Hi.", "af_heart", "am_adam", "bf_emma") is True
+    without(monkeypatch, "kokoro")
+    assert "pip install kokoro" in node.VALIDATE_INPUTS("(s1) Hi.", "af_heart", "espeak_es_m", "bf_emma")
+    assert node.VALIDATE_INPUTS("(s2) Hi.", "af_heart", "espeak_es_m", "bf_emma") is True
     assert "without a voice" in node.VALIDATE_INPUTS("(s4) Hi.", "af_heart", "am_adam", "bf_emma")
     assert "not offered" in node.VALIDATE_INPUTS("Hi.", "nobody", "am_adam", "bf_emma")

@@ -17,6 +17,7 @@ from PIL import Image
 from ..cli.generate import Job, read_job
 from ..errors import InputError
 from ..geometry import FPS
+from ..keep import AUTO, DEFAULT_FEATHER, SOURCE_ENDS
 from ..request import NEGATIVE_PROMPT
 from ..video.reader import picture_size
 from .uploads import PICTURES, SOUNDS, VIDEOS, Uploads
@@ -24,6 +25,7 @@ from .uploads import PICTURES, SOUNDS, VIDEOS, Uploads
 MOST_PEOPLE = 3
 FILES, TEXT = "files", "text"
 NO_REGIONS, BOXES, MASKS = "none", "boxes", "masks"
+ALL, MOUTHS, PAINTED = "all", "mouths", "painted"
 PROGRAM = "the app"
 SCHEDULERS = ("multitalk", "flowmatch_distill", "euler", "unipc", "dpm++")
 
@@ -40,17 +42,50 @@ class Knobs:
     sample_audio_guide_scale: float | None = None
     sample_shift: float | None = None
     scheduler: str | None = None
+    frame_num: int | None = None
     motion_frame: int | None = None
     use_teacache: bool | None = None
+    use_apg: bool | None = None
+    voice_activity: bool | None = None
     color_correction_strength: float | None = None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of all of them."""
+        return [item.name for item in fields(cls)]
 
     def flags(self) -> list[str]:
         """As flags of `generate`."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        given = {name: getattr(self, name) for name in self.names()}
         seconds = given.pop("seconds")
         if seconds is not None:
             given["max_frame_num"] = max(1, round(seconds * FPS))
         return [f"--{name}={_plain(value)}" for name, value in given.items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is done with a source video.
+
+    Args:
+        keep: ALL of it is made anew, only MOUTHS, or only what is PAINTED for any person.
+        dub_feather: pixels around that part over which new fades into old.
+        source_end: what follows its end. scene_seg: whether it is cut into its scenes.
+    """
+
+    keep: str = ALL
+    dub_feather: int = DEFAULT_FEATHER
+    source_end: str = SOURCE_ENDS[0]
+    scene_seg: bool = False
+
+    def flags(self, painted: Sequence[np.ndarray], uploads: Uploads) -> list[str]:
+        """As flags of `generate`. Raises: InputError where nothing is painted that should be."""
+        given = [] if self.source_end == SOURCE_ENDS[0] else [f"--source_end={self.source_end}"]
+        given += ["--scene_seg=yes"] if self.scene_seg else []
+        if self.keep == ALL:
+            return given
+        where = AUTO if self.keep == MOUTHS else uploads.write(_union(painted), ".png")
+        return [*given, f"--dub={where}", f"--dub_feather={_plain(self.dub_feather)}"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +99,7 @@ class Form:
         audio_type: para or add.
         regions: NO_REGIONS, BOXES around what is painted, or MASKS as they are painted.
         painted: for each person an array [H, W] that is not 0 where the person is.
-        preset: name of one, or None.
+        preset: name of one, or None. source: where the reference is a video.
     """
 
     reference: str
@@ -78,6 +113,7 @@ class Form:
     painted: tuple[np.ndarray, ...] = ()
     preset: str | None = None
     negative_prompt: str = NEGATIVE_PROMPT
+    source: Source = field(default_factory=Source)
     knobs: Knobs = field(default_factory=Knobs)
 
 
@@ -90,7 +126,8 @@ def read_form(form: Form, base: Sequence[str], uploads: Uploads, speech_folder: 
     job = uploads.write(json.dumps(job_of(form, uploads), ensure_ascii=False, indent=1).encode(), ".json")
     mode = ["--audio_mode", "tts", "--audio_save_dir", speech_folder] if form.speech == TEXT else []
     preset = [f"--preset={form.preset}"] if form.preset else []
-    read = read_job([*base, *preset, *form.knobs.flags(), *mode, f"--input_json={job}"], PROGRAM)
+    source = form.source.flags(form.painted, uploads)
+    read = read_job([*base, *preset, *form.knobs.flags(), *source, *mode, f"--input_json={job}"], PROGRAM)
     return replace(read, request=replace(read.request, negative_prompt=form.negative_prompt))
 
 
@@ -143,11 +180,22 @@ def _painted(form: Form, people: int) -> list[tuple[str, np.ndarray]]:
     return [(f"person{number}", who) for number, who in enumerate(form.painted[:people], 1)]
 
 
+def _union(painted: Sequence[np.ndarray]) -> bytes:
+    layers = [layer for layer in painted if layer.any()]
+    if not layers:
+        raise InputError("Nothing is painted that is made anew. Paint it on any layer, or choose what stays otherwise.")
+    return _png(np.any([layer > 0 for layer in layers], axis=0))
+
+
 def _mask(painted: np.ndarray, name: str) -> bytes:
     if not painted.any():
         raise _unpainted(name)
+    return _png(painted > 0)
+
+
+def _png(painted: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray((painted > 0).astype(np.uint8) * 255).save(file, "PNG")
+    Image.fromarray(painted.astype(np.uint8) * 255).save(file, "PNG")
     return file.getvalue()
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def with_models(rest: list[str]) -> list[str]:
 def check_installed() -> None:
     """Raises: UnsupportedError without gradio."""
     if importlib.util.find_spec("gradio") is None:
-        raise UnsupportedError("The app needs gradio, which is not installed. Run pip install gradio.")
+        raise UnsupportedError("The app needs gradio, which is not installed. Run pip install 'gradio>=6,<7'.")
 
 
 def check_address(host: str, port: int) -> None:
@@ -107,19 +108,22 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
     import gradio as gr
     from starlette.routing import Route
 
-    from .page import VIDEO_ROUTE, Page
+    from .fields import UPLOAD_ROUTE
+    from .page import DRIFT_ROUTE, VIDEO_ROUTE, Page
     from .texts import CHINESE, ENGLISH
 
     with gr.Blocks(title=ENGLISH.title, analytics_enabled=False, delete_cache=(3600, 86400)) as pages:
         Page(studio, ENGLISH)
     with pages.route(CHINESE.language, f"/{CHINESE.path}"):
         Page(studio, CHINESE)
+    found = {VIDEO_ROUTE: studio.video_of, DRIFT_ROUTE: studio.drift_of, UPLOAD_ROUTE: studio.uploads.find}
+    routes = [Route(f"/{route}/{{name}}", _file(find)) for route, find in found.items()]
     pages.queue(default_concurrency_limit=8, max_size=64)
     pages.launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False, max_file_size=most_bytes,
         prevent_thread_lock=True, ssr_mode=False, footer_links=[], enable_monitoring=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        app_kwargs={"routes": [Route(f"/{VIDEO_ROUTE}/{{name}}", _video(studio))], "docs_url": None, "redoc_url": None},
+        app_kwargs={"routes": routes, "docs_url": None, "redoc_url": None},
     )  # fmt: skip
     logger.info("The app is at http://%s:%d (中文: /%s). Ctrl+C ends it.", host, port, CHINESE.path)
     if is_blocking:
@@ -127,16 +131,18 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
     return pages
 
 
-def _video(studio: Studio) -> Any:
-    """The file of a run, growing or finished; no other file of this machine."""
+def _file(find: Callable[[str], Path | None]) -> Any:
+    """Answers with the file that `find` has under a name; no other file of this machine."""
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
 
-    def video(request: Request) -> Response:
+    def answer(request: Request) -> Response:
         try:
-            file = studio.video_of(request.path_params["name"])
+            file = find(request.path_params["name"])
         except InputError as error:
             return PlainTextResponse(str(error), 404)
-        return FileResponse(file, media_type="video/mp4", headers={"Cache-Control": "no-store"})
+        if file is None:
+            return PlainTextResponse("It is not there yet.", 404)
+        return FileResponse(file, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
-    return video
+    return answer

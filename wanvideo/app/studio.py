@@ -20,6 +20,7 @@ from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
 SPEECH = "speech"
+DRIFT = "drift.png"  # in the folder of a run: how its windows differ from the first one
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Studio:
         if not file.is_file():
             raise InputError(f"{name} has no video yet. Wait for its first window.")
         return file
+
+    def drift_of(self, name: str) -> Path | None:
+        """The plot of a run's drift, or None where there is none (yet). Raises: InputError."""
+        file = self._run(name).folder / DRIFT
+        return file if file.is_file() else None
 
     def run_of(self, task: Task) -> str | None:
         """The name of the run folder that a task writes, once it has a window."""

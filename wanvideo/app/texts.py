@@ -70,6 +70,20 @@ class Texts:
     grows: str
     wrong: str
     no_task: str
+    keep: str
+    keep_hint: str
+    all_new: str
+    mouths: str
+    painted_only: str
+    source_end: str
+    feather: str
+    scenes: str
+    window: str
+    apg: str
+    rest: str
+    prepares: str
+    drift: str
+    source_ends: tuple[str, ...]
 
     def state(self, name: str) -> str:
         """What a state of a task or a run is called."""
@@ -86,13 +100,14 @@ ENGLISH = Texts(
     together="all start together", in_turn="one after another", regions="Where each person is",
     no_regions="not said (two: left and right)", boxes="boxes around what is painted", masks="as painted",
     paint="Persons",
-    paint_hint="To paint, choose the person's layer below the picture. Roughly is enough.", person="Person {}",
+    paint_hint="Choose a layer (Person 1, 2, 3) at the picture's lower right, and paint roughly over that person.",
+    person="Person {}",
     preset="Preset", no_preset="none", advanced="All numbers", advanced_hint="What is empty is as the preset has it.",
     size="Size", seconds="Seconds at most", steps="Steps", seed="Seed (below 0: random)", text_guide="Text guidance",
     audio_guide="Audio guidance", shift="Shift", scheduler="Scheduler", motion="Frames that windows share",
     teacache="TeaCache: skip steps that change little", color="Color correction, 0 to 1", as_preset="as the preset",
     plan="Plan", run="Run", cancel="Cancel", result="Video", runs="Videos and unfinished runs",
-    run_columns=("run", "is", "windows", "seconds", "prompt"), refresh="Refresh", chosen_run="Run", watch="Watch",
+    run_columns=("run", "state", "windows", "seconds", "prompt"), refresh="Refresh", chosen_run="Run", watch="Watch",
     resume="Resume", no_runs="There are none yet.",
     states=(
         ("waiting", "waits"), ("running", "running"), ("finished", "finished"), ("cancelled", "cancelled"),
@@ -101,6 +116,20 @@ ENGLISH = Texts(
     waits="{} before it", progress="window {} of {}, step {} of {}", left="about {} s left",
     grows="What is finished can be played while the rest is made.",
     wrong="This did not work", no_task="Nothing runs.",
+    keep="What stays of the video",
+    keep_hint="“only” keeps the pixels of everything else.",
+    all_new="nothing: all is made anew",
+    mouths="only mouths are made anew (needs mediapipe)",
+    painted_only="only what is painted is made anew",
+    source_end="When the video ends",
+    feather="Soft edge, pixels",
+    scenes="Cut into its scenes (needs scenedetect)",
+    window="Frames of a window, 4n + 1",
+    apg="APG: adaptive projected guidance",
+    rest="Mouths rest in pauses (needs silero-vad)",
+    prepares="the models are loaded",
+    drift="How colors and sharpness drift from window to window",
+    source_ends=("its last picture stays", "it begins again", "it runs backward and forward"),
 )  # fmt: skip
 
 CHINESE = Texts(
@@ -113,7 +142,8 @@ CHINESE = Texts(
     together="同时开始", in_turn="依次说话", regions="各人的位置",
     no_regions="不指定（两人：左右）", boxes="涂抹处的外框", masks="按涂抹区域",
     paint="人物",
-    paint_hint="涂抹前在图片下方选择该人的图层。大致即可。", person="第 {} 人", preset="预设",
+    paint_hint="大致涂抹每个人：先在图片右下角选择图层（第 1 人、第 2 人……），再用画笔涂抹。",
+    person="第 {} 人", preset="预设",
     no_preset="无", advanced="全部参数", advanced_hint="留空则按预设。",
     size="尺寸", seconds="最长秒数", steps="步数", seed="种子（小于 0：随机）", text_guide="文本引导",
     audio_guide="音频引导", shift="Shift", scheduler="调度器", motion="窗口重叠帧数",
@@ -128,4 +158,18 @@ CHINESE = Texts(
     waits="前面还有 {} 个", progress="第 {} / {} 个窗口，第 {} / {} 步", left="约剩 {} 秒",
     grows="已完成的部分可以边生成边播放。",
     wrong="未能完成", no_task="当前没有任务。",
+    keep="视频保留什么",
+    keep_hint="选“仅”时，其余像素保持原样。",
+    all_new="不保留：全部重新生成",
+    mouths="仅重做嘴部（需 mediapipe）",
+    painted_only="仅重做涂抹处",
+    source_end="视频结束后",
+    feather="边缘过渡（像素）",
+    scenes="按镜头切分（需 scenedetect）",
+    window="窗口帧数，4n + 1",
+    apg="APG：自适应投影引导",
+    rest="停顿时闭嘴（需 silero-vad）",
+    prepares="正在加载模型",
+    drift="各窗口颜色与清晰度的漂移",
+    source_ends=("停在最后一帧", "从头循环", "来回播放"),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", *VIDEOS)
 BLOCK = 2**20
+NAME = re.compile(r"[0-9a-f]{32}\.[a-z0-9]{2,4}")  # hardly to be guessed; who knows it has the file
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Uploads:
                 with written_aside(kept) as scratch:
                     shutil.copyfile(file, scratch)
         return str(kept)
+
+    def find(self, name: str) -> Path:
+        """The file of this name in the store. Raises: InputError for any other name."""
+        if NAME.fullmatch(name) is None or not (self.folder / name).is_file():
+            raise InputError(f"There is no upload {name[:80]!r}. Choose the file again.")
+        return self.folder / name
 
     def write(self, data: bytes, suffix: str) -> str:
         """Keep something that the app itself made of uploads. Returns: its path."""

@@ -14,7 +14,9 @@ import numpy as np
 from .. import checks
 from ..errors import InputError
 from ..job import TextToSpeak
-from .voices import Voice, language_of
+from .espeak_voice import EspeakVoice
+from .kokoro_voice import KokoroVoice
+from .voices import ESPEAK, KOKORO, Language, Voice, language_of
 
 TURN = re.compile(r"[(（]\s*[sS]\s*(\d{1,3})\s*[)）]")
 
@@ -36,6 +38,16 @@ class Dialogue:
         """All of it, [N]: the sum of the tracks."""
         spoken = [track for track in self.tracks if track is not None]
         return np.stack(spoken).sum(0, dtype=np.float32)
+
+
+class InstalledVoices:
+    """Every voice by the synthesizer that has it."""
+
+    def __init__(self) -> None:
+        self._makers: dict[str, Voice] = {KOKORO: KokoroVoice(), ESPEAK: EspeakVoice()}
+
+    def speak(self, text: str, voice: str, language: Language) -> tuple[np.ndarray, int]:
+        return self._makers[language.synthesizer].speak(text, voice, language)
 
 
 def turns(speech: TextToSpeak) -> Iterator[tuple[int, str]]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.tts import speak, turns
-from ..audio.voices import KokoroVoice, Voice
+from ..audio.tts import InstalledVoices, speak, turns
+from ..audio.voices import Voice
 from ..durable import write_atomically
 from ..errors import OutputError
 from ..job import TextToSpeak, named_sounds, parse_speech, read_object
@@ -34,7 +34,7 @@ def spoken_files(speech: TextToSpeak, folder: Path, voice: Voice | None = None) 
     said = {person for person, _ in turns(speech)}
     names = tuple(str(place / f"s{person + 1}.wav") if person in said else None for person in range(len(speech.voices)))
     if not (place / WHOLE).is_file():
-        dialogue = speak(speech, voice or KokoroVoice())
+        dialogue = speak(speech, voice or InstalledVoices())
         with answered(str(place), OutputError, "written"):
             place.mkdir(parents=True, exist_ok=True)
             for name, track in zip(names, dialogue.tracks, strict=True):
