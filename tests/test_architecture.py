@@ -39,6 +39,7 @@ EXCEPTIONS = {
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),
+    ("runs", "quality"),  # a manifest holds what was measured
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))

@@ -93,7 +93,7 @@ def check_rest(folder, whole):
     if growing.exists() and growing.stat().st_size > 2000:
         assert kills.playable(growing) in NUM_FRAMES
     assert video(folder).read_bytes() == whole
-    assert sorted(path.name for path in (folder / "talk.run").iterdir()) == ["manifest.json", "video.mp4"]
+    assert sorted(path.name for path in (folder / "talk.run").iterdir()) == ["drift.png", "manifest.json", "video.mp4"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

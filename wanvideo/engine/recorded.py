@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
+from ..quality.drift import Drift
 from ..runs.find import AUTO, NEVER, open_run
 from ..runs.identity import digest_of
 from ..runs.manifest import Manifest
@@ -44,10 +45,11 @@ def record(
     """
     begin = state_of(run)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    drift = Drift(run.manifest.progress.drift)
     with closing(by(engine, conditioning, setup, seed, (run, *sinks), on_step, begin)) as windows:
         for window in windows:
             speech = speech_digest(own or conditioning, overlapping, run.manifest.progress.speech, [window.index])
-            run.commit(window.state.to_bytes(), speech)
+            run.commit(window.state.to_bytes(), speech, drift.add(window))
             yield window
 
 

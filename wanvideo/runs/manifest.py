@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
+from ..job import build
+from ..quality.drift import WindowMeasures
 from ..untrusted import read_json
 from ..video.durable import write_atomically
 from ..video.part import Position
@@ -37,6 +39,7 @@ class Progress:
     Args:
         num_windows: finished. num_frames, num_bytes: of the growing file with them.
         state: name of the file with what the next window begins with. speech: hash of the speech so far.
+        drift: what was measured of each window.
     """
 
     num_windows: int = 0
@@ -44,6 +47,7 @@ class Progress:
     num_bytes: int = 0
     state: str = ""
     speech: str = ""
+    drift: tuple[WindowMeasures, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -91,9 +95,9 @@ class Manifest:
         if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
             raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
         try:
-            inner = {"plan": Plan(**data["plan"]), "progress": Progress(**data["progress"])}
+            inner = {"plan": Plan(**data["plan"]), "progress": build(Progress, data["progress"], "progress")}
             manifest = cls(**{**data, **inner})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, InputError) as error:
             raise OutputError(f"{file} is damaged ({error}). Begin the video anew.") from None
         _check(manifest, file)
         return manifest

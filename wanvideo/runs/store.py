@@ -14,9 +14,9 @@ length are of a window that was not finished; they can be played, and whoever go
 again from the state. Encoding begins anew with every window and the sound's encoder at the video's start, so that the
 file's bytes do not depend on interruptions either.
 
-After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; the manifest names
-it; growing.mp4 and the state go away. The name that a user asked for is another link to video.mp4, and where a file
-system has no links the file moves there: its bytes exist once.
+After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; drift.png shows
+the windows' measures; the manifest names the video; growing.mp4 and the state go away. The name that a user asked for
+is another link to video.mp4, and where a file system has no links the file moves there: its bytes exist once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import OutputError
+from ..quality.drift import WindowMeasures, draw
 from ..video.durable import sync_folder, write_atomically
 from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
@@ -38,8 +39,8 @@ from ..video.writer import publish, with_sound
 from .lock import FolderLock
 from .manifest import NAME, Manifest, Progress
 
-GROWING, VIDEO = "growing.mp4", "video.mp4"
-OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}")  # beginnings of names that come and go
+GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
+OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}", f".{DRIFT}")  # beginnings of names that come and go
 logger = logging.getLogger("wanvideo")
 
 
@@ -100,14 +101,20 @@ class Run:
         assert self._part is not None, "the run is finished"
         self._part.write(frames)
 
-    def commit(self, state: bytes, speech: str) -> None:
-        """The window that was written counts. Args: as of `Progress`: what the next one begins with, and the speech."""
+    def commit(self, state: bytes, speech: str, measures: WindowMeasures) -> None:
+        """The window that was written counts.
+
+        Args: state: what the next one begins with. speech, measures: as of `Progress`, the latter of this window.
+        """
         assert self._part is not None, "the run is finished"
         before, position = self.manifest.progress, self._part.position
         name = f"state_{before.num_windows + 1:06}.safetensors"
         with _answered(self.folder, self._part.num_frames):
             write_atomically(self.folder / name, state)
-            progress = Progress(before.num_windows + 1, position.num_frames, position.num_bytes, name, speech)
+            progress = Progress(
+                before.num_windows + 1, position.num_frames, position.num_bytes, name, speech,
+                (*before.drift, measures),
+            )  # fmt: skip
             self._replace(self.manifest.at(progress))
             if before.state:
                 (self.folder / before.state).unlink(missing_ok=True)
@@ -157,6 +164,8 @@ class Run:
         part.close()
         with_sound(self.growing, self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
         with _answered(self.folder):
+            if len(drift := self.manifest.progress.drift) > 1:
+                write_atomically(self.folder / DRIFT, draw(drift))
             self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
             self._forget_rest()
 
