@@ -23,6 +23,7 @@ LAYERS = [
     {"ops"},
     {"request", "protocols"},
     {"job", "geometry", "keep"},
+    {"prompts"},
     {"checks", "untrusted"},
     {"errors"},
 ]

@@ -18,6 +18,7 @@ from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
 from .job import build, parse_job, read_object
 from .keep import SOURCE_ENDS, Camera, Keep
+from .prompts import check_starts
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -298,7 +299,7 @@ class TalkRequest:
     """One talking video.
 
     Args:
-        prompts: one a window, the last one repeats.
+        prompts: one a window, the last one repeats. prompt_starts: seconds from which each serves, or empty.
         reference: path of a picture, or of a video whose frame at a window's start is that window's reference.
         speakers: 0 to 6 people; without audio the video is `max_frames` (else one window) of silence.
         audio_type: para, all speak at once, or add, one after another.
@@ -332,6 +333,7 @@ class TalkRequest:
     scene_seg: bool = False
     camera: Camera | None = None
     voice_activity: bool = False
+    prompt_starts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         checks.instance("prompts", self.prompts, tuple, 'a list of texts, one a window, such as ("She talks.",)')
@@ -339,6 +341,8 @@ class TalkRequest:
             raise InputError("prompts is empty. Give one text, or one for each window.")
         for prompt in self.prompts:
             checks.text("prompt", prompt, MAX_PROMPT)
+        checks.instance("prompt_starts", self.prompt_starts, tuple, "a list of seconds, one a prompt")
+        check_starts(self.prompt_starts, len(self.prompts))
         checks.text("negative_prompt", self.negative_prompt, MAX_PROMPT)
         object.__setattr__(self, "reference", checks.path("reference", self.reference))
         _paths(self, "output")
@@ -414,7 +418,10 @@ class TalkRequest:
         speakers = tuple(Speaker(*given) for given in zip(job.audios, job.boxes, job.masks, strict=True))
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
         negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
-        return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, **settings)
+        return cls(
+            job.prompts.texts, job.reference, speakers, negative, job.audio_type, keep=keep,
+            prompt_starts=job.prompts.starts, **settings,
+        )  # fmt: skip
 
 
 def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:

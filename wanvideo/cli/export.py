@@ -13,6 +13,7 @@ from ..checkpoints.detect import SLOTS
 from ..checkpoints.dialects import Kind
 from ..errors import InputError, OutputError
 from ..ops.attention.backends import ATTENTION_MODES, STAND_INS
+from ..prompts import PromptList
 from ..request import NEGATIVE_PROMPT
 from .graphs import CONTROL, Graph, GraphNode, read_graph
 from .parser import Parser
@@ -105,11 +106,11 @@ class _Export:
 
     def job(self) -> dict[str, Any]:
         text = self.wanted(self.sampler, "text_embeds", ("WanVideoTextEncodeCached", "WanVideoTextEncode"))
-        prompts = [part.strip() for part in str(self.value(text, "positive_prompt", "")).split("|")]
+        prompts = PromptList.parse(str(self.value(text, "positive_prompt", "")))
         negative = self.value(text, "negative_prompt", NEGATIVE_PROMPT)
         if negative != NEGATIVE_PROMPT and self.value(self.sampler, "cfg", 1) != 1:
             self.notes.append("the negative prompt: the command line has one of its own")
-        job: dict[str, Any] = {"prompt": prompts[0] if len(prompts) == 1 else prompts}
+        job: dict[str, Any] = {"prompt": prompts.to_json()}
         job["cond_video"] = self.file(self.image, "start_image", PICTURES)
         names = [f"audio_{i}" for i in range(1, 7) if self.speech and f"audio_{i}" in self.speech.links]
         job["cond_audio"] = {

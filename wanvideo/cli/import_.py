@@ -11,6 +11,7 @@ from typing import Any
 from .. import checks
 from ..errors import InputError, OutputError, UnsupportedError
 from ..job import read_object
+from ..prompts import PromptList
 from ..request import Apg, EngineOptions, ModelFiles, TalkRequest
 from ..video.reader import is_video
 from .export import CUSTOM
@@ -131,7 +132,7 @@ def _set_request(graph: _Graph, request: TalkRequest) -> None:
         scheduler=settings.scheduler,
     )  # fmt: skip
     graph.set(
-        "WanVideoTextEncodeCached", positive_prompt=" | ".join(request.prompts),
+        "WanVideoTextEncodeCached", positive_prompt=str(PromptList(request.prompts, request.prompt_starts)),
         negative_prompt=request.negative_prompt,
     )  # fmt: skip
     graph.set("LoadImage", image=Path(request.reference).name)

@@ -96,7 +96,7 @@ def manifest_of_conditioning(
     embeds = conditioning.image_embeds
     identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
         "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "reference": known,
-        "prompts": digest_of(*conditioning.text_embeds),
+        "prompts": digest_of(*conditioning.text_embeds), "prompt starts": str(conditioning.text_starts),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
         "masks": digest_of(conditioning.speaker_masks), "keep mask": digest_of(keep_mask),
