@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..audio.load import SAMPLE_RATE
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import OutputError
 from ..geometry import WindowPlan
@@ -78,7 +79,9 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     }
     sound |= {"max_frames": str(request.max_frames), "frames": str(inputs.num_frames)}
     plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan)
-    return Manifest(identity, sound, plan, job.to_json(), None if output is None else str(output.absolute()))
+    can_grow = inputs.tracks is None or len(inputs.tracks[0]) / SAMPLE_RATE > (inputs.num_frames + 1) / request.fps
+    name = None if output is None else str(output.absolute())
+    return Manifest(identity, sound, plan, job.to_json(), name, can_grow=can_grow)
 
 
 def manifest_of_conditioning(

@@ -63,6 +63,8 @@ class Manifest:
         identity: what decides its frames but for the sound, by name. sound: what decides the sound and the length.
         job: with which its face makes the same video again, as JSON; None where only the face's user can.
         output: the name that its user asked for, or None. video: the finished file, seen from the folder; None before.
+        can_grow: whether a longer video may begin with the same windows: it ends before its sound does, or has none.
+        tail: where the last window began, of a finished run that can grow; its measures are those of `progress`.
     """
 
     identity: Mapping[str, str]
@@ -72,6 +74,8 @@ class Manifest:
     output: str | None = None
     progress: Progress = field(default_factory=Progress)
     video: str | None = None
+    can_grow: bool = False
+    tail: Progress | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -95,7 +99,12 @@ class Manifest:
         if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
             raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
         try:
-            inner = {"plan": Plan(**data["plan"]), "progress": build(Progress, data["progress"], "progress")}
+            inner: dict[str, Any] = {
+                "plan": Plan(**data["plan"]),
+                "progress": build(Progress, data["progress"], "progress"),
+            }
+            if data.get("tail") is not None:
+                inner["tail"] = build(Progress, data["tail"], "tail")
             manifest = cls(**{**data, **inner})
         except (TypeError, KeyError, InputError) as error:
             raise OutputError(f"{file} is damaged ({error}). Begin the video anew.") from None
@@ -105,10 +114,10 @@ class Manifest:
 
 def _check(manifest: Manifest, file: Path) -> None:
     """Values of the types and in the ranges that the fields are declared with, and no name of a file elsewhere."""
-    plan, progress = manifest.plan, manifest.progress
+    plan, places = manifest.plan, [manifest.progress, manifest.tail or Progress()]
     whole = [plan.width, plan.height, plan.num_frames, plan.num_windows]
-    whole += [progress.num_windows, progress.num_frames, progress.num_bytes]
-    names = [progress.state, progress.speech, manifest.video or "", manifest.output or ""]
+    whole += [number for at in places for number in (at.num_windows, at.num_frames, at.num_bytes)]
+    names = [manifest.video or "", manifest.output or "", *(name for at in places for name in (at.state, at.speech))]
     maps = [manifest.identity, manifest.sound, {} if manifest.job is None else manifest.job]
     is_right = (
         all(type(number) is int and number >= 0 for number in whole)
@@ -116,7 +125,8 @@ def _check(manifest: Manifest, file: Path) -> None:
         and plan.fps > 0
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
-        and not set("/\\") & set(progress.state)
+        and not any(set("/\\") & set(at.state) for at in places)
+        and isinstance(manifest.can_grow, bool)
     )
     if not is_right:
         raise OutputError(f"{file} is damaged: its values are of other kinds than a run has. Begin the video anew.")

@@ -51,12 +51,15 @@ class Run:
         folder: of the run; made if it is not there.
         manifest: what is made. soundtrack: the sound of the video, or None.
         goes_on: from where the folder's own manifest says that it is.
+        beginning: the folder of a finished run, with a tail, whose windows up to there may be this one's too; the
+            folder has no manifest until a window of its own is there.
     Raises: OutputError when it cannot be written, another process writes it, or its files are not what it says.
     """
 
     def __init__(
-        self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False
-    ) -> None:
+        self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False,
+        beginning: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.manifest, self.soundtrack = Path(folder), manifest, soundtrack
         self.is_extended = False  # of other sound than its windows; nothing is written until that is found to be alike
         with _answered(self.folder):
@@ -66,10 +69,12 @@ class Run:
         try:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
-                self.manifest = replace(manifest, progress=found.progress, video=found.video)
+                self.manifest = replace(manifest, progress=found.progress, video=found.video, tail=found.tail)
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
-            if not goes_on:
+            if beginning is not None:
+                self._begin_with(beginning)
+            if not goes_on and beginning is None:
                 with _answered(self.folder):
                     self._replace(self.manifest)
             self._forget_rest()
@@ -115,7 +120,11 @@ class Run:
                 before.num_windows + 1, position.num_frames, position.num_bytes, name, speech,
                 (*before.drift, measures),
             )  # fmt: skip
-            self._replace(self.manifest.at(progress))
+            now = self.manifest.at(progress)
+            if now.can_grow and now.is_complete and before.state:
+                self._replace(replace(now, tail=replace(before, drift=())))
+                return
+            self._replace(now)
             if before.state:
                 (self.folder / before.state).unlink(missing_ok=True)
 
@@ -131,10 +140,10 @@ class Run:
         return self.video
 
     def abandon(self) -> None:
-        """Stop; what was written stays, can be played and be gone on with. A folder without a frame goes away."""
+        """Stop; what was written stays, can be played and be gone on with. A folder without own frames goes away."""
         if self._part is not None:
             self._part.close()
-            if self._part.num_frames:
+            if self._part.num_frames and (self.folder / NAME).exists():
                 logger.warning(
                     "The video was not finished. Its first %d frames are in %s; the same request goes on from there.",
                     self._part.num_frames, self.growing,
@@ -169,6 +178,19 @@ class Run:
             self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
             self._forget_rest()
 
+    def _begin_with(self, folder: Path) -> None:
+        assert self._part is not None
+        found = Manifest.read(folder)
+        assert found.tail is not None and found.video is not None
+        drift = found.progress.drift[: found.tail.num_windows]
+        with _answered(folder):
+            state = (folder / found.tail.state).read_bytes()
+        self._part.copy_from(folder / found.video, found.tail.num_frames)
+        with _answered(self.folder):
+            write_atomically(self.folder / found.tail.state, state)
+        progress = replace(found.tail, num_bytes=self._part.position.num_bytes, drift=drift)
+        self.manifest, self.is_extended = self.manifest.at(progress), True
+
     def _open_part(self) -> VideoPart:
         plan, progress = self.manifest.plan, self.manifest.progress
         return VideoPart(
@@ -182,7 +204,8 @@ class Run:
 
     def _forget_rest(self) -> None:
         """Files of a process that ended between two steps."""
-        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state}
+        tail = self.manifest.tail
+        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state, tail.state if tail else ""}
         for file in self.folder.iterdir():
             if file.name.startswith(OURS) and file.name not in keep:
                 file.unlink(missing_ok=True)
