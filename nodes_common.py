@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from json import dumps
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 from .wanvideo.untrusted import read_json
 from .wanvideo.video.overlay import grid, save_picture
+from .wanvideo.video.tagged import save_tagged
 
 try:
     import comfy.latent_formats
@@ -340,13 +343,32 @@ def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
     server.add_on_prompt_handler(fill)
 
 
-def video_from_file(path: Path) -> Any:
-    """A VIDEO whose frames stay in their file. Raises: UnsupportedError outside ComfyUI."""
+def video_from_file(path: Path, *names: Path) -> Any:
+    """A VIDEO whose frames stay in their file, of which saving makes no second copy. Args: names: others of the file.
+
+    Raises: UnsupportedError outside ComfyUI.
+    """
     if comfy is None:
         raise UnsupportedError(f"A VIDEO needs ComfyUI. Take the video from {path}")
     from comfy_api.latest import InputImpl
 
-    return InputImpl.VideoFromFile(str(path))
+    class LinkedVideo(InputImpl.VideoFromFile):  # type: ignore[misc, name-defined]
+        """A finished mp4, which ComfyUI's nodes save as another name of itself."""
+
+        def save_to(
+            self, target: Any, format: Any = "auto", codec: Any = "auto", metadata: Any = None, **how: Any
+        ) -> None:  # fmt: skip
+            is_file = isinstance(target, str | PathLike) and Path(target).suffix.lower() == ".mp4"
+            is_kept = format in ("auto", "mp4") and codec in ("auto", "h264") and not any(how.values())
+            if not (is_file and is_kept):
+                super().save_to(target, format=format, codec=codec, metadata=metadata, **how)
+                return
+            tags = (metadata or {}).items()
+            save_tagged(
+                (path, *names), target, {key: tag if isinstance(tag, str) else dumps(tag) for key, tag in tags}
+            )  # fmt: skip
+
+    return LinkedVideo(str(path))
 
 
 def path_of_video(video: Any) -> Path:

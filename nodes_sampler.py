@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -312,11 +313,11 @@ class WanVideoTalkingVideo(Node):
 
     def process(self, samples, audio=None):
         video = talking_video_of(samples)
-        path = video.recording.path
+        path, saved = video.recording.path, Path(samples["output_path"])
         if audio:
             soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
             path = video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)
-        return (video_from_file(path),)
+        return (video_from_file(path, saved),)
 
 
 NODES = (

@@ -36,6 +36,7 @@ from .wanvideo.checkpoints.sets import ComfyFiles, RemoteFile
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
 from .wanvideo.presets import AUTO, Preset, PresetLora, choose_preset, load_preset, preset_names
+from .wanvideo.prompts import PromptList
 from .wanvideo.request import AUDIO_TYPES, MAX_SPEAKERS, NEGATIVE_PROMPT
 
 NONE = "none"
@@ -198,8 +199,8 @@ class WanVideoTalk(Node):
 
     @classmethod
     def VALIDATE_INPUTS(
-        cls, preset=None, seed=None, lora=AUTO, lora_strength=None, multi_audio_type=None, size=None, width=None,
-        height=None, steps=None, audio_scale=None, audio_cfg_scale=None, image=False, video=False,
+        cls, preset=None, seed=None, prompt=None, lora=AUTO, lora_strength=None, multi_audio_type=None, size=None,
+        width=None, height=None, steps=None, audio_scale=None, audio_cfg_scale=None, image=False, video=False,
         audio_2=False, audio_3=False, audio_4=False, audio_5=False, audio_6=False, mask_1=False, mask_2=False,
         mask_3=False, mask_4=False, mask_5=False, mask_6=False,
     ):  # fmt: skip
@@ -214,6 +215,8 @@ class WanVideoTalk(Node):
             num_speakers = 1 + sum(audio is not False for audio in audios)
             _check_sources(image is not False, video is not False)
             check_regions(sum(mask is not False for mask in masks), num_speakers)
+            if prompt is not None:
+                PromptList.parse(prompt)
             if preset is not None and lora is not None:
                 TALK_LORAS.check(lora)
                 find_models(settled_preset(preset, lora), lora, num_speakers)

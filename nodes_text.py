@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .nodes_base import CATEGORY, Node, choice, expect, flag, refuse, socket, text, unsupported
+from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, refuse, socket, text, unsupported
 from .nodes_common import cache_folder, stop_if_interrupted
 from .nodes_files import TEXT_ENCODERS, FileNode
 from .nodes_model_loading import VideoModel, text_encoder
@@ -16,6 +16,7 @@ from .wanvideo.engine.conditioning import Prompts
 from .wanvideo.engine.encoders import encode_text
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.models.text_encoder import without_padding
+from .wanvideo.prompts import PromptList
 from .wanvideo.text.cache import TextCache
 from .wanvideo.text.tokenizer import EMBEDDED
 
@@ -35,6 +36,10 @@ class WanVideoTextEncode(Node):
     }
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, positive_prompt=None):
+        return check_prompt(positive_prompt)
+
     def process(
         self, positive_prompt, negative_prompt, t5=None, force_offload=True, model_to_offload=None,
         use_disk_cache=False, device="gpu",
@@ -42,11 +47,11 @@ class WanVideoTextEncode(Node):
         encoder = expect(t5, ModelHandle, "t5")
         if model_to_offload is not None:
             expect(model_to_offload, VideoModel, "model_to_offload").handle.offload()
-        prompts = _split(positive_prompt)
-        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        prompts = PromptList.parse(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts.texts, negative_prompt], use_disk_cache, device)
         if force_offload:
             encoder.offload()
-        return (Prompts(tuple(positive), negative),)
+        return (Prompts(tuple(positive), negative, prompts.starts),)
 
 
 class WanVideoTextEncodeSingle(Node):
@@ -55,6 +60,10 @@ class WanVideoTextEncodeSingle(Node):
     REQUIRED = {"prompt": text(multiline=True)}
     OPTIONAL = WanVideoTextEncode.OPTIONAL
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt=None):
+        return check_prompt(prompt)
 
     def process(self, prompt, t5=None, force_offload=True, model_to_offload=None, use_disk_cache=False, device="gpu"):
         (embeds,) = WanVideoTextEncode().process(
@@ -81,8 +90,9 @@ class WanVideoTextEncodeCached(FileNode):
     FUNCTION = "process"
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name=None):
-        return cls.check_files(model_name=model_name)
+    def VALIDATE_INPUTS(cls, model_name=None, positive_prompt=None):
+        found = cls.check_files(model_name=model_name)
+        return check_prompt(positive_prompt) if found is True else found
 
     def process(
         self, model_name, precision, positive_prompt, negative_prompt, quantization="disabled", use_disk_cache=True,
@@ -90,15 +100,15 @@ class WanVideoTextEncodeCached(FileNode):
     ):  # fmt: skip
         refuse(extender_args=extender_args)
         encoder = text_encoder(model_name, precision, quantization)
-        prompts = _split(positive_prompt)
-        *positive, negative = _encode(encoder, [*prompts, negative_prompt], use_disk_cache, device)
+        prompts = PromptList.parse(positive_prompt)
+        *positive, negative = _encode(encoder, [*prompts.texts, negative_prompt], use_disk_cache, device)
         encoder.unload()
-        return Prompts(tuple(positive), negative), Prompts((negative,)), positive_prompt
+        return Prompts(tuple(positive), negative, prompts.starts), Prompts((negative,)), positive_prompt
 
 
-def _split(prompt: str) -> list[str]:
-    """Prompts of the windows, parted by |."""
-    return [part.strip() for part in prompt.split("|")]
+def check_prompt(prompt: str | None) -> bool | str:
+    """What VALIDATE_INPUTS answers of a text with prompts; None: it is not known yet."""
+    return checked(lambda: prompt is None or PromptList.parse(prompt))
 
 
 def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:

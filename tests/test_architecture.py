@@ -23,6 +23,7 @@ LAYERS = [
     {"ops"},
     {"request", "protocols"},
     {"job", "geometry", "keep"},
+    {"prompts"},
     {"checks", "untrusted", "durable"},
     {"errors"},
 ]
@@ -39,6 +40,7 @@ EXCEPTIONS = {
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),
+    ("runs", "quality"),  # a manifest holds what was measured
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 FILES = sorted(LIBRARY.rglob("*.py"))

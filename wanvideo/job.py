@@ -14,6 +14,7 @@ from typing import Any, Union
 
 from . import checks
 from .errors import InputError
+from .prompts import PromptList
 from .untrusted import read_json
 
 KEYS = (
@@ -34,7 +35,8 @@ class Job:
     """A job of MultiTalk / InfiniteTalk, its keys' values checked.
 
     Args:
-        prompts: "prompt", one text or a list with one a window. reference: "cond_video" or "cond_image".
+        prompts: "prompt", one text, or a list with one a window or of {"from": seconds, "prompt": text}.
+        reference: "cond_video" or "cond_image".
         audios: "cond_audio" {"person1": path, ...}, None for who is silent; person1, person2, ... by their numbers,
             other names in the order in which they are written.
         boxes: "bbox" {"person1": [row_min, col_min, row_max, col_max], ...} in the same order.
@@ -44,7 +46,7 @@ class Job:
         keep, camera: fields of `keep.Keep` and `keep.Camera`, not checked yet, or None.
     """
 
-    prompts: tuple[str, ...]
+    prompts: PromptList
     reference: str
     audios: tuple[str | None, ...]
     boxes: tuple[Box | None, ...]
@@ -125,13 +127,22 @@ def named_sounds(job: dict[str, Any], sounds: Iterable[str | None]) -> dict[str,
     return {**rest, "cond_audio": people, "audio_type": "para"}
 
 
-def _prompts(job: dict[str, Any]) -> tuple[str, ...]:
+def _prompts(job: dict[str, Any]) -> PromptList:
     if "prompt" not in job:
         raise InputError('The job has no "prompt". Add "prompt": "what is seen and how they speak".')
     prompt = job["prompt"]
     if not isinstance(prompt, str | list | tuple):
         raise InputError(f'"prompt" {checks.brief(prompt)} is no text. Write one text in quotes, or a list of them.')
-    return (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    items = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    if not any(isinstance(item, dict) for item in items):
+        return PromptList(items)
+    for item in items:
+        if not isinstance(item, dict) or set(item) != {"from", "prompt"}:
+            raise InputError(
+                f'"prompt" has {checks.brief(item)} among prompts for times. '
+                'Write each as {"from": seconds, "prompt": "what is seen"}, or all as texts.'
+            )
+    return PromptList(tuple(item["prompt"] for item in items), tuple(item["from"] for item in items))
 
 
 def _reference(job: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
 from .job import build, parse_job, read_object
 from .keep import MAX_CRF, SOURCE_ENDS, Camera, Keep, crf_of
+from .prompts import check_starts
 
 MODES = ("infinitetalk", "multitalk")
 AUDIO_TYPES = ("para", "add")
@@ -300,7 +301,7 @@ class TalkRequest:
     """One talking video.
 
     Args:
-        prompts: one a window, the last one repeats.
+        prompts: one a window, the last one repeats. prompt_starts: seconds from which each serves, or empty.
         reference: path of a picture, or of a video whose frame at a window's start is that window's reference.
         speakers: 0 to 6 people; without audio the video is `max_frames` (else one window) of silence.
         audio_type: para, all speak at once, or add, one after another.
@@ -337,6 +338,7 @@ class TalkRequest:
     camera: Camera | None = None
     voice_activity: bool = False
     crf: int | None = None
+    prompt_starts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         checks.instance("prompts", self.prompts, tuple, 'a list of texts, one a window, such as ("She talks.",)')
@@ -344,6 +346,8 @@ class TalkRequest:
             raise InputError("prompts is empty. Give one text, or one for each window.")
         for prompt in self.prompts:
             checks.text("prompt", prompt, MAX_PROMPT)
+        checks.instance("prompt_starts", self.prompt_starts, tuple, "a list of seconds, one a prompt")
+        check_starts(self.prompt_starts, len(self.prompts))
         checks.text("negative_prompt", self.negative_prompt, MAX_PROMPT)
         object.__setattr__(self, "reference", checks.path("reference", self.reference))
         _paths(self, "output")
@@ -428,7 +432,10 @@ class TalkRequest:
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
         camera = None if job.camera is None else build(Camera, job.camera, "camera")
         negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
-        return cls(job.prompts, job.reference, speakers, negative, job.audio_type, keep=keep, camera=camera, **settings)
+        return cls(
+            job.prompts.texts, job.reference, speakers, negative, job.audio_type, keep=keep, camera=camera,
+            prompt_starts=job.prompts.starts, **settings,
+        )  # fmt: skip
 
 
 def draw_seed() -> int:

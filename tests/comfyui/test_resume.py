@@ -3,6 +3,7 @@
 import json
 import time
 
+import av
 import numpy as np
 import pytest
 from support import media_files
@@ -44,6 +45,10 @@ def test_a_killed_server_goes_on_after_its_restart(comfyui, tmp_path):
         ComfyClient(server.url).run(graph_of())
         assert "goes on" in server.log()
         resumed = media_files.decoded_frames(runs / "talking_video" / "video.mp4")
+        (saved,) = (runs / "video").glob("*.mp4")
+        assert saved.samefile(runs / "talking_video" / "video.mp4"), "output/ holds the video once"
+        with av.open(str(saved)) as container:
+            assert json.loads(container.metadata["prompt"]) and container.streams.audio
         server.stop()
         (runs / "talking_video").rename(tmp_path / "resumed")
         server.start()

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from wanvideo.errors import OutputError
+from wanvideo.quality.drift import WindowMeasures
 from wanvideo.runs.behind import WrittenBehind
 from wanvideo.runs.manifest import Manifest, Plan, Progress
+
+MEASURES = WindowMeasures(0, 0, (50.0, 1.0, 2.0), (20.0, 3.0, 4.0), 300.0, 0.0, 1.0)
 
 
 class SlowRun:
@@ -24,7 +27,7 @@ class SlowRun:
             raise OutputError("The disk is full. Make room.")
         self.done.append(("write", int(frames[0, 0, 0, 0])))
 
-    def commit(self, state, speech):
+    def commit(self, state, speech, measures):
         self.done.append(("commit", state))
         self.manifest = self.manifest.at(Progress(self.manifest.progress.num_windows + 1, speech=speech))
 
@@ -38,7 +41,7 @@ class SlowRun:
 
 def sample(behind, index):
     behind.write(torch.full((2, 16, 16, 3), index, dtype=torch.uint8))
-    behind.commit(b"%d" % index, "speech")
+    behind.commit(b"%d" % index, "speech", MEASURES)
 
 
 def test_the_next_window_is_sampled_while_one_is_written_and_no_more_than_one():

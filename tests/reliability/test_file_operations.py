@@ -15,6 +15,7 @@ import torch
 from support import kills, media_files
 
 from wanvideo.errors import OutputError
+from wanvideo.quality.drift import WindowMeasures
 from wanvideo.runs.find import open_run
 from wanvideo.runs.manifest import Manifest, Plan
 from wanvideo.runs.store import GROWING, Run
@@ -23,6 +24,7 @@ from wanvideo.video.soundtrack import Soundtrack, Waveform
 WINDOWS = (13, 8, 8, 5)
 PLAN = Plan(64, 48, 25.0, sum(WINDOWS), len(WINDOWS))
 WANTED = Manifest({"seed": "1"}, {"speech": "a"}, PLAN)
+MEASURES = WindowMeasures(0, 0, (50.0, 1.0, 2.0), (20.0, 3.0, 4.0), 300.0, 0.0, 1.0)
 SOUND = Soundtrack((Waveform(media_files.tone(16000, 2).T, 16000),))
 FRAMES = torch.from_numpy(
     np.clip(
@@ -40,7 +42,7 @@ def make(folder: Path, name: str = "talk", windows: int = len(WINDOWS)) -> Path 
     ends = list(itertools.accumulate(WINDOWS))
     for index in range(done, windows):
         run.write(FRAMES[ends[index] - WINDOWS[index] : ends[index]])
-        run.commit(f"state {index + 1}".encode(), f"speech {index + 1}")
+        run.commit(f"state {index + 1}".encode(), f"speech {index + 1}", MEASURES)
     if windows < len(WINDOWS):
         run.abandon()
         return None
@@ -100,7 +102,7 @@ def test_every_file_operation_may_be_the_last(tmp_path, whole, nursery):
             make(folder)
         assert output.read_bytes() == whole, number
         rest = {path.name for path in (folder / "talk.run").iterdir()}
-        assert rest - {".lock"} == {"manifest.json", "video.mp4"}, number
+        assert rest - {".lock"} == {"drift.png", "manifest.json", "video.mp4"}, number
 
 
 @pytest.mark.parametrize("number", range(1, 60, 8))
@@ -131,7 +133,7 @@ def test_the_growing_file_has_its_sound_after_each_window(tmp_path):
 def test_two_writers_never_share_a_run(tmp_path, whole):
     run = Run(tmp_path / "talk.run", WANTED, SOUND)
     run.write(FRAMES[:13])
-    run.commit(b"state 1", "speech 1")
+    run.commit(b"state 1", "speech 1", MEASURES)
     with pytest.raises(OutputError, match=f"written by process {os.getpid()}"):
         Run(tmp_path / "talk.run", WANTED, SOUND, goes_on=True)
     with pytest.raises(OutputError, match="being written by another process"):

@@ -93,7 +93,7 @@ def check_rest(folder, whole):
     if growing.exists() and growing.stat().st_size > 2000:
         assert kills.playable(growing) in NUM_FRAMES
     assert video(folder).read_bytes() == whole
-    assert sorted(path.name for path in (folder / "talk.run").iterdir()) == ["manifest.json", "video.mp4"]
+    assert sorted(path.name for path in (folder / "talk.run").iterdir()) == ["drift.png", "manifest.json", "video.mp4"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -165,6 +165,35 @@ def test_a_longer_video_of_the_same_speech_goes_on(tmp_path, whole):
     longer = jobs.request(tmp_path, sound)
     path = pipeline().generate(longer, tmp_path / "talk.mp4", on_step=lambda report: seen.append(report.window_index))
     assert set(seen) == {2, 3, 4} and path.read_bytes() == whole
+
+
+def test_a_finished_video_of_the_same_speech_is_made_longer(tmp_path, whole, caplog):
+    """From where its last window began, which its end cut; by way of a kill, and of a second length."""
+    jobs.capture_log(caplog)
+    sound, seen = [jobs.speech(tmp_path, 1.6)], []
+    pipeline().generate(jobs.request(tmp_path, sound, max_frames=24), tmp_path / "a.mp4")
+    short = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(Stop):
+        pipeline().generate(jobs.request(tmp_path, sound, max_frames=33), tmp_path / "b.mp4", on_step=stop_in(2))
+    assert not (tmp_path / "b.run").exists(), "what was only copied is not kept"
+    longer = jobs.request(tmp_path, sound, max_frames=33)
+    with pytest.raises(Stop):
+        pipeline().generate(longer, tmp_path / "b.mp4", on_step=stop_in(3))
+    assert kills.playable(tmp_path / "b.run" / GROWING) == 29
+    pipeline().generate(longer, tmp_path / "b.mp4")
+    request = jobs.request(tmp_path, sound)
+    path = pipeline().generate(request, tmp_path / "talk.mp4", on_step=lambda report: seen.append(report.window_index))
+    assert set(seen) == {3, 4} and path.read_bytes() == whole and (tmp_path / "a.mp4").read_bytes() == short
+    manifest = Manifest.read(tmp_path / "talk.run")
+    assert [measures.index for measures in manifest.progress.drift] == [0, 1, 2, 3, 4] and manifest.tail is None
+    assert sorted(path.name for path in (tmp_path / "talk.run").iterdir()) == [
+        "drift.png",
+        "manifest.json",
+        "video.mp4",
+    ]
+    assert sorted(path.name for path in (tmp_path / "a.run").iterdir())[2] == "state_000002.safetensors"
+    pipeline().generate(jobs.request(tmp_path, [jobs.speech(tmp_path, 2.4)]), tmp_path / "later.mp4")
+    assert "cannot be made longer" in caplog.text and "do not fit the beginning of this sound" in caplog.text
 
 
 def test_speech_whose_features_differ_begins_anew(tmp_path, caplog):

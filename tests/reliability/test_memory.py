@@ -6,6 +6,7 @@ CODE = """
 import sys
 import numpy as np, torch
 from support import host_memory, media_files
+from wanvideo.quality.drift import WindowMeasures
 from wanvideo.runs.manifest import Manifest, Plan
 from wanvideo.runs.store import Run
 from wanvideo.video.soundtrack import Soundtrack
@@ -17,7 +18,7 @@ run = Run(sys.argv[2] + "/a.run", Manifest({}, {}, Plan(160, 96, 25.0, 8 * windo
 peak = 0
 for index in range(windows):
     run.write(frames)
-    run.commit(bytes(2**20), "")
+    run.commit(bytes(2**20), "", WindowMeasures(index, 8 * index, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0), 4.0, 5.0, 6.0))
     peak = max(peak, host_memory.anonymous())
 run.close()
 print(max(peak, host_memory.anonymous()))
@@ -31,5 +32,5 @@ def test_300_windows_take_the_memory_of_3(tmp_path):
         folder = tmp_path / str(windows)
         folder.mkdir()
         peaks += host_memory.run(CODE, windows, folder)
-        assert sorted(path.name for path in (folder / "a.run").iterdir()) == ["manifest.json", "video.mp4"]
+        assert sorted(path.name for path in (folder / "a.run").iterdir()) == ["drift.png", "manifest.json", "video.mp4"]
     assert peaks[1] < 1.05 * peaks[0], peaks

@@ -1,18 +1,24 @@
-"""Drift is measured window by window: colors, sharpness, latents; JSON always, a picture where matplotlib is there."""
+"""Drift is measured window by window: colors, sharpness, latents, into manifest, log and a picture."""
 
+import io
 import json
-import sys
-from dataclasses import dataclass
+import math
+from contextlib import closing
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.color import rgb2lab
 from support import jobs
 
 from wanvideo import TalkingVideoPipeline
+from wanvideo.cli.runs import main as runs
 from wanvideo.errors import OutputError
-from wanvideo.quality.drift import Drift, measure
+from wanvideo.quality.drift import Drift, draw, measure, notable
+from wanvideo.quality.plot import Curve, plot
+from wanvideo.runs.manifest import Manifest, Plan
 
 
 @dataclass
@@ -23,7 +29,7 @@ class Finished:
     latents: torch.Tensor
 
 
-def window(index=0, gain=1.0, num_frames=5, spread=1.0):
+def window(index=0, gain=1.0, num_frames=4, spread=1.0):
     generator = torch.Generator().manual_seed(3)
     levels = torch.rand(num_frames, 16, 24, 3, generator=generator) * 200 * gain
     latents = torch.randn(16, 2, 2, 3, generator=generator) * spread + 0.5
@@ -50,27 +56,51 @@ def test_drift_is_seen(caplog):
     assert measure(window(num_frames=1)).sharpness > 0, "one frame is enough"
 
 
-def test_numbers_and_curves_are_saved(tmp_path, monkeypatch):
+def test_only_windows_that_move_are_logged(caplog):
+    jobs.capture_log(caplog)
     drift = Drift()
-    drift.add(window())
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert drift.save(tmp_path / "run") == [tmp_path / "run" / "drift.json"]
-    (saved,) = json.loads((tmp_path / "run" / "drift.json").read_text())
-    assert saved["index"] == 0 and saved["lab_mean"] == pytest.approx(drift.windows[0].lab_mean)
-    monkeypatch.undo()
-    pytest.importorskip("matplotlib", reason="the optional package matplotlib draws the curves")
-    *_, picture = drift.save(tmp_path / "run")
-    assert picture.name == "drift.png" and picture.read_bytes().startswith(b"\x89PNG")
+    moved = [window(0), window(1), window(2, gain=0.5), window(3, gain=0.5), window(4)]
+    measured = [drift.add(item) for item in moved]
+    assert [text.split(" since")[0] for text in caplog.messages] == ["Window 3", "Window 5"]
+    assert notable(measured) == [measured[2], measured[4]]
+    again = Drift(measured[:4])  # as a run that goes on has it
+    again.add(moved[4])
+    assert again.windows == measured and caplog.messages[-1] == caplog.messages[-2]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="drift.json cannot be written"):
-        Drift().save(tmp_path / "file")
+def test_curves_are_drawn():
+    measures = [measure(window(index, gain=1 - index / 20)) for index in range(6)]
+    picture = Image.open(io.BytesIO(draw(measures)))
+    shown = np.asarray(picture)
+    assert picture.format == "PNG" and (shown[:140] == (31, 111, 180)).all(-1).any(), "L has a curve"
+    assert draw(measures[:1]), "one window has points"
+    assert plot("second", [Curve("opening", [0, 1, 2, 3], [1.0, math.nan, math.inf, 2.0]), Curve("none", [], [])])
 
 
-def test_windows_of_a_run_are_measured(tmp_path):
-    drift = Drift()
-    for finished in TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS).run(jobs.request(tmp_path)):
-        drift.add(finished)
-    assert [measures.index for measures in drift.windows] == list(range(len(drift.windows))) and len(drift.windows) > 1
+def test_a_run_keeps_its_measures(tmp_path, capsys):
+    request = jobs.request(tmp_path, [jobs.speech(tmp_path, 1.0)])
+    pipeline = TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS)
+    with closing(pipeline.run(request, folder=tmp_path / "a.run")) as windows:
+        first = measure(next(windows))
+    manifest = Manifest.read(tmp_path / "a.run")
+    assert manifest.progress.drift == (first,) and not (tmp_path / "a.run" / "drift.png").exists()
+    later = [measure(window) for window in pipeline.run(request, folder=tmp_path / "a.run")]
+    manifest = Manifest.read(tmp_path / "a.run")
+    assert manifest.progress.drift == (first, *later) and manifest.video is not None
+    assert (tmp_path / "a.run" / "drift.png").read_bytes() == draw(manifest.progress.drift)
+    assert runs(["show", str(tmp_path / "a.run")]) == 0
+    assert f"Window {len(later) + 1} since window 1: lightness" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"index": -1}, {"lab_mean": "red"}, {"lab_std": [None, 1, 2]}, {"sharpness": "x"}])
+def test_a_damaged_manifest_is_refused(tmp_path, change):
+    measures = asdict(measure(window()))
+    Manifest({}, {}, Plan(64, 64, 25.0, 5, 1)).write(tmp_path)
+    data = json.loads((tmp_path / "manifest.json").read_text())
+    data["progress"]["drift"] = [measures]
+    (tmp_path / "manifest.json").write_text(json.dumps(data))
+    assert Manifest.read(tmp_path).progress.drift == (measure(window()),)
+    data["progress"]["drift"] = [measures | change]
+    (tmp_path / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(OutputError, match="is damaged"):
+        Manifest.read(tmp_path)

@@ -33,7 +33,7 @@ def models(made, tmp_path, monkeypatch):
     models = tmp_path / "models"
     shutil.copytree(made, models)
     monkeypatch.setattr(common, "folder_paths", comfy_folders(models, tmp_path))
-    monkeypatch.setattr(sampler, "video_from_file", lambda path: path)
+    monkeypatch.setattr(sampler, "video_from_file", lambda path, *names: path)
     monkeypatch.setattr(talk, "choose_preset", lambda free_bytes: talk.load_preset("03_balanced"))
     return models
 

@@ -14,13 +14,12 @@ from ..errors import InputError, OutputError
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..runs.find import AUTO, Found, find_runs
-from ..runs.store import GROWING
+from ..runs.store import DRIFT, GROWING
 from .form import Form, read_form
 from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
 SPEECH = "speech"
-DRIFT = "drift.png"  # in the folder of a run: how its windows differ from the first one
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ PACKAGES = (  # what is there, and what it is for
     ("safetensors", "model files"), ("gguf", "GGUF files in tests"), ("huggingface_hub", "downloads"), ("av", "media"),
     ("numpy", "numbers"), ("scipy", "numbers"), ("librosa", "sound"), ("soundfile", "sound"), ("soxr", "sound"),
     ("pyloudnorm", "loudness"), ("Pillow", "pictures"), ("mediapipe", "mouths: --dub auto, score"),
-    ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"), ("matplotlib", "plots"),
+    ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"),
 )  # fmt: skip
 
 

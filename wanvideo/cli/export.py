@@ -15,6 +15,7 @@ from ..durable import write_atomically
 from ..errors import InputError, OutputError
 from ..keep import AUTO, DEFAULT_FEATHER
 from ..ops.attention.backends import ATTENTION_MODES, STAND_INS
+from ..prompts import PromptList
 from ..request import NEGATIVE_PROMPT
 from .graphs import CONTROL, WIDGETS, Graph, GraphNode, read_graph
 from .parser import Parser
@@ -112,11 +113,11 @@ class _Export:
 
     def job(self) -> dict[str, Any]:
         text = self.wanted(self.sampler, "text_embeds", ("WanVideoTextEncodeCached", "WanVideoTextEncode"))
-        prompts = [part.strip() for part in str(self.value(text, "positive_prompt", "")).split("|")]
+        prompts = PromptList.parse(str(self.value(text, "positive_prompt", "")))
         negative = self.value(text, "negative_prompt", NEGATIVE_PROMPT)
         if negative != NEGATIVE_PROMPT and self.value(self.sampler, "cfg", 1) != 1:
             self.notes.append("the negative prompt: the command line has one of its own")
-        job: dict[str, Any] = {"prompt": prompts[0] if len(prompts) == 1 else prompts}
+        job: dict[str, Any] = {"prompt": prompts.to_json()}
         name = "source_video" if "source_video" in self.image.links else "start_image"
         job["cond_video"] = self.file(self.image, name, PICTURES)
         names = [f"audio_{i}" for i in range(1, 7) if self.speech and f"audio_{i}" in self.speech.links]

@@ -12,6 +12,7 @@ from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError, OutputError, UnsupportedError
 from ..job import read_object
+from ..prompts import PromptList
 from ..request import Apg, EngineOptions, ModelFiles, TalkRequest, draw_seed
 from ..video.reader import is_video
 from .export import CUSTOM
@@ -132,7 +133,7 @@ def _set_request(graph: _Graph, request: TalkRequest) -> None:
         seed=draw_seed() if request.seed is None else request.seed, scheduler=settings.scheduler,
     )  # fmt: skip
     graph.set(
-        "WanVideoTextEncodeCached", positive_prompt=" | ".join(request.prompts),
+        "WanVideoTextEncodeCached", positive_prompt=str(PromptList(request.prompts, request.prompt_starts)),
         negative_prompt=request.negative_prompt,
     )  # fmt: skip
     graph.set("LoadImage", image=Path(request.reference).name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from ..quality.drift import WindowMeasures
     from ..runs.find import Found
 
+MOST_DRIFTS = 20  # windows of which it is said
 COLUMNS = ("run", "is", "windows", "seconds", "MB", "output")
 
 
@@ -83,7 +86,17 @@ def _show(run: Found) -> int:
     print(f"{'video':<24} {run.folder / (manifest.video or GROWING)}")
     for name, text in {**manifest.sound, **manifest.identity}.items():
         print(f"{name:<24} {text}")
+    for text in _drift(manifest.progress.drift):
+        print(f"{'drift':<24} {text}")
     return 0
+
+
+def _drift(windows: Sequence[WindowMeasures]) -> list[str]:
+    """Of the windows that moved notably, the last ones of many, and of the last window."""
+    from ..quality.drift import notable
+
+    told = [*notable(windows)[-MOST_DRIFTS:], *windows[-1:]]
+    return [measures.since(windows[0]) for measures in dict.fromkeys(told) if measures is not windows[0]]
 
 
 def _resume(run: Found) -> int:

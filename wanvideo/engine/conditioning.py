@@ -5,6 +5,7 @@ Legend: R reference pictures, S speakers, F video frames, H W rows and columns, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
     from ..video.soundtrack import Soundtrack
     from .inputs import Inputs
 
+ROUNDING = 1e-6  # frames; 0.28 s at 25 frames a second is frame 7 and not a little more
+
 
 @dataclass(frozen=True)
 class Prompts:
-    """Encoded prompts, one a window, [n, dim] each, and the negative prompt, if there is one."""
+    """Encoded prompts, [n, dim] each, and the negative prompt, if there is one.
+
+    starts: seconds from which each of `positive` serves (see prompts.PromptList); empty: one a window.
+    """
 
     positive: tuple[Tensor, ...]
     negative: Tensor | None = None
+    starts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +149,7 @@ def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
 def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> Conditioning:
     """Everything that a request names, encoded; each encoder is loaded, used and left one after another."""
     needs_negative = inputs.setup.needs_negative
-    prompts = [*request.prompts, *([request.negative_prompt] if needs_negative else [])]
-    embeds = encoders.embeds_of(prompts)
+    embeds = encoders.embeds_of([*request.prompts, *([request.negative_prompt] if needs_negative else [])])
     audio = image_embeds = None
     if inputs.tracks is not None:
         audio = encode_audio(encoders.for_speech(), inputs.tracks, request.fps)
@@ -153,10 +159,10 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:
             image_embeds = encode_images(model.encode, inputs.references)
+    prompts = Prompts(tuple(embeds), negative, request.prompt_starts)
     return make_conditioning(
-        inputs.setup, inputs.references, Prompts(tuple(embeds), negative), inputs.num_frames, audio=audio,
-        speaker_masks=inputs.speaker_masks, image_embeds=image_embeds, fps=request.fps, source=inputs.source,
-        cuts=inputs.plan.cuts,
+        inputs.setup, inputs.references, prompts, inputs.num_frames, audio=audio, speaker_masks=inputs.speaker_masks,
+        image_embeds=image_embeds, fps=request.fps, source=inputs.source, cuts=inputs.plan.cuts,
     )  # fmt: skip
 
 
@@ -174,7 +180,7 @@ def make_conditioning(
         audio = padded(audio, setup.settings.window_frames + 2)  # the loop does so where there are several windows
     return Conditioning(
         references, list(prompts.positive), prompts.negative, image_embeds, audio, None, speaker_masks, samples,
-        num_frames, fps, source, cuts,
+        num_frames, fps, source, cuts, tuple(math.ceil(start * fps - ROUNDING) for start in prompts.starts),
     )  # fmt: skip
 
 

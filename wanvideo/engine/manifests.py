@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..audio.load import SAMPLE_RATE
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import OutputError
 from ..geometry import WindowPlan
@@ -81,7 +82,8 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     sound |= {"max_frames": str(request.max_frames), "frames": str(inputs.num_frames)}
     plan = plan_of(inputs.geometry.width, inputs.geometry.height, request.fps, inputs.plan, request.file_crf)
     where, seed = None if output is None else str(output.absolute()), draw_seed() if request.seed is None else None
-    return Manifest(identity, sound, plan, job.to_json(), where, seed=seed)
+    can_grow = inputs.tracks is None or len(inputs.tracks[0]) / SAMPLE_RATE > (inputs.num_frames + 1) / request.fps
+    return Manifest(identity, sound, plan, job.to_json(), where, seed=seed, can_grow=can_grow)
 
 
 def manifest_of_conditioning(
@@ -99,7 +101,7 @@ def manifest_of_conditioning(
     embeds = conditioning.image_embeds
     identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
         "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "crf": str(crf),
-        "prompts": digest_of(*conditioning.text_embeds),
+        "prompts": digest_of(*conditioning.text_embeds), "prompt starts": str(conditioning.text_starts),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
         "masks": digest_of(conditioning.speaker_masks), "cuts": str(conditioning.cuts),

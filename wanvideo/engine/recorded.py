@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..protocols import FrameSink
+from ..quality.drift import Drift
 from ..runs.behind import WrittenBehind
 from ..runs.find import AUTO, NEVER, open_run
 from ..runs.identity import digest_of
@@ -47,10 +48,11 @@ def record(
     """
     begin, speech, behind = state_of(run), run.manifest.progress.speech, WrittenBehind(run, on_commit)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
+    drift = Drift(run.manifest.progress.drift)
     with closing(by(engine, conditioning, setup, seed, (behind, *sinks), on_step, begin)) as windows:
         for window in windows:
             speech = speech_digest(own or conditioning, overlapping, speech, [window.index])
-            behind.commit(window.state.to_bytes(), speech)
+            behind.commit(window.state.to_bytes(), speech, drift.add(window))
             yield window
 
 

@@ -70,7 +70,7 @@ class Template:
     def work(self, entry: Entry) -> GraphWork:
         """The graph of a job. Raises: InputError for files that are not there and parts that the job does not have."""
         job = parse_job(entry.job)
-        values: dict[str, Any] = {**entry.flags, "name": entry.name, "prompt": "\n".join(job.prompts)}
+        values: dict[str, Any] = {**entry.flags, "name": entry.name, "prompt": str(job.prompts)}
         files = {"image": job.reference, "video": job.reference}
         files |= {f"audio{number}": path for number, path in enumerate(job.audios, 1) if path is not None}
         used: dict[str, Path] = {}

@@ -135,7 +135,7 @@ def _colors(measured: list[PixelMeasures], target: tuple[float, ...] | None) -> 
 
 
 def save_score(score: Score, path: Path) -> list[Path]:
-    """Write a score as JSON, and its curves as a PNG beside it where matplotlib is installed; returns what was written.
+    """Write a score as JSON, and its curves as a PNG beside it; returns what was written.
 
     Raises: OutputError when the folder cannot be written to.
     """
@@ -148,10 +148,11 @@ def save_score(score: Score, path: Path) -> list[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record, indent=1).encode())
-        picture = plot(path.with_suffix(".png"), "second", _curves(score))
+        picture = path.with_suffix(".png")
+        write_atomically(picture, plot("second", _curves(score)))
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
-    return [path] if picture is None else [path, picture]
+    return [path, picture]
 
 
 def _curves(score: Score) -> list[Curve]:

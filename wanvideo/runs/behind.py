@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..quality.drift import WindowMeasures
 from .store import Run
 
 logger = logging.getLogger("wanvideo")
@@ -37,10 +38,10 @@ class WrittenBehind:
         self._settle()
         self._frames = frames
 
-    def commit(self, state: bytes, speech: str) -> None:
+    def commit(self, state: bytes, speech: str, measures: WindowMeasures) -> None:
         """Begin to write that window, see `Run.commit`."""
         assert self._frames is not None, "a window is written before it counts"
-        self._written = self._pool.submit(self._put, self._frames, state, speech)
+        self._written = self._pool.submit(self._put, self._frames, state, speech, measures)
         self._frames = None
 
     def close(self) -> Path:
@@ -69,8 +70,8 @@ class WrittenBehind:
         if written is not None:
             written.result()
 
-    def _put(self, frames: Tensor, state: bytes, speech: str) -> None:
+    def _put(self, frames: Tensor, state: bytes, speech: str, measures: WindowMeasures) -> None:
         self.run.write(frames)
-        self.run.commit(state, speech)
+        self.run.commit(state, speech, measures)
         if self._on_commit is not None:
             self._on_commit(self.run.manifest.progress.num_windows)

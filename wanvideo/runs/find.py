@@ -77,6 +77,9 @@ def open_run(
         for run in neighbors:
             if run.folder == folder:
                 _say_why_not(run, wanted)
+        finished = [run for run in neighbors if may_continue(run, wanted)]
+        if finished:
+            return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
     is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
     return Run(folder if is_free else free_name(folder), wanted, soundtrack)
 
@@ -94,6 +97,31 @@ def shares_beginning(before: Manifest, now: Manifest) -> bool:
     done = before.progress.num_windows
     is_begun = before.video is None and not before.is_complete and 0 < done < now.plan.num_windows
     return is_begun and dict(before.identity) == dict(now.identity)
+
+
+def may_continue(finished: Found, now: Manifest) -> bool:
+    """Whether a finished run may turn out to be the beginning of a longer one, as of `shares_beginning`."""
+    before = finished.manifest
+    if before.video is None or before.plan.num_frames >= now.plan.num_frames or finished.is_live:
+        return False
+    if dict(before.identity) != dict(now.identity) or not (finished.folder / before.video).exists():
+        return False
+    if before.tail is None:
+        logger.info(
+            "%s is finished and cannot be made longer: its video ends with its sound, and the speech encoder and the "
+            "loudness take in all of a sound. The longer video is made anew.", finished.folder,
+        )  # fmt: skip
+        return False
+    return (finished.folder / before.tail.state).exists()
+
+
+def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtrack | None) -> Run:
+    tail = found.manifest.tail
+    assert tail is not None
+    logger.info(
+        "The first %d windows are taken from the finished video in %s, which stays.", tail.num_windows, found.folder
+    )
+    return Run(free_name(folder), wanted, soundtrack, beginning=found.folder)
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -131,7 +159,7 @@ def _is_left_over(folder: Path) -> bool:
     """Whether a process ended there before it wrote a manifest."""
     if not folder.is_dir() or is_locked(folder):
         return False
-    return all(file.name.startswith((GROWING, f".{NAME}", lock.NAME)) for file in folder.iterdir())
+    return all(file.name.startswith((GROWING, "state_", ".state_", f".{NAME}", lock.NAME)) for file in folder.iterdir())
 
 
 def _made(folder: Path, video: Path) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..durable import write_atomically
-from ..errors import OutputError
+from ..errors import InputError, OutputError
+from ..job import build
 from ..keep import CRF, MAX_CRF
+from ..quality.drift import WindowMeasures
 from ..untrusted import read_json
 from ..video.part import Position
 
@@ -40,6 +42,7 @@ class Progress:
     Args:
         num_windows: finished. num_frames, num_bytes: of the growing file with them.
         state: name of the file with what the next window begins with. speech: hash of the speech so far.
+        drift: what was measured of each window.
     """
 
     num_windows: int = 0
@@ -47,6 +50,7 @@ class Progress:
     num_bytes: int = 0
     state: str = ""
     speech: str = ""
+    drift: tuple[WindowMeasures, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -63,6 +67,8 @@ class Manifest:
         job: with which its face makes the same video again, as JSON; None where only the face's user can.
         output: the name that its user asked for, or None. video: the finished file, seen from the folder; None before.
         seed: that was drawn for it, where the request leaves it open; whoever goes on takes it.
+        can_grow: whether a longer video may begin with the same windows: it ends before its sound does, or has none.
+        tail: where the last window began, of a finished run that can grow; its measures are those of `progress`.
     """
 
     identity: Mapping[str, str]
@@ -73,6 +79,8 @@ class Manifest:
     progress: Progress = field(default_factory=Progress)
     video: str | None = None
     seed: int | None = None
+    can_grow: bool = False
+    tail: Progress | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -96,9 +104,14 @@ class Manifest:
         if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
             raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
         try:
-            inner = {"plan": Plan(**data["plan"]), "progress": Progress(**data["progress"])}
+            inner: dict[str, Any] = {
+                "plan": Plan(**data["plan"]),
+                "progress": build(Progress, data["progress"], "progress"),
+            }
+            if data.get("tail") is not None:
+                inner["tail"] = build(Progress, data["tail"], "tail")
             manifest = cls(**{**data, **inner})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, InputError) as error:
             raise OutputError(f"{file} is damaged ({error}). Begin the video anew.") from None
         _check(manifest, file)
         return manifest
@@ -106,10 +119,10 @@ class Manifest:
 
 def _check(manifest: Manifest, file: Path) -> None:
     """Values of the types and in the ranges that the fields are declared with, and no name of a file elsewhere."""
-    plan, progress = manifest.plan, manifest.progress
+    plan, places = manifest.plan, [manifest.progress, manifest.tail or Progress()]
     whole = [plan.width, plan.height, plan.num_frames, plan.num_windows, plan.crf]
-    whole += [progress.num_windows, progress.num_frames, progress.num_bytes]
-    names = [progress.state, progress.speech, manifest.video or "", manifest.output or ""]
+    whole += [number for at in places for number in (at.num_windows, at.num_frames, at.num_bytes)]
+    names = [manifest.video or "", manifest.output or "", *(name for at in places for name in (at.state, at.speech))]
     maps = [manifest.identity, manifest.sound, {} if manifest.job is None else manifest.job]
     is_drawn = manifest.identity.get("seed") == DRAWN if isinstance(manifest.identity, dict) else False
     is_right = (
@@ -119,8 +132,9 @@ def _check(manifest: Manifest, file: Path) -> None:
         and plan.crf <= MAX_CRF
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
-        and not set("/\\") & set(progress.state)
+        and not any(set("/\\") & set(at.state) for at in places)
         and (type(manifest.seed) is int and 0 <= manifest.seed < 2**64 if is_drawn else manifest.seed is None)
+        and isinstance(manifest.can_grow, bool)
     )
     if not is_right:
         raise OutputError(f"{file} is damaged: its values are of other kinds than a run has. Begin the video anew.")

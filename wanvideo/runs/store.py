@@ -14,9 +14,9 @@ length are of a window that was not finished; they can be played, and whoever go
 again from the state. Encoding begins anew with every window and the sound's encoder at the video's start, so that the
 file's bytes do not depend on interruptions either.
 
-After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; the manifest names
-it; growing.mp4 and the state go away. The name that a user asked for is another link to video.mp4, and where a file
-system has no links the file moves there: its bytes exist once.
+After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; drift.png shows
+the windows' measures; the manifest names the video; growing.mp4 and the state go away. The name that a user asked for
+is another link to video.mp4, and where a file system has no links the file moves there: its bytes exist once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from torch import Tensor
 
 from ..durable import sync_folder, write_atomically
 from ..errors import OutputError
+from ..quality.drift import WindowMeasures, draw
 from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
 from ..video.writer import publish, with_sound
 from .lock import FolderLock
 from .manifest import NAME, Manifest, Progress
 
-GROWING, VIDEO = "growing.mp4", "video.mp4"
-OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}")  # beginnings of names that come and go
+GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
+OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}", f".{DRIFT}")  # beginnings of names that come and go
 logger = logging.getLogger("wanvideo")
 
 
@@ -50,12 +51,15 @@ class Run:
         folder: of the run; made if it is not there.
         manifest: what is made. soundtrack: the sound of the video, or None.
         goes_on: from where the folder's own manifest says that it is.
+        beginning: the folder of a finished run, with a tail, whose windows up to there may be this one's too; the
+            folder has no manifest until a window of its own is there.
     Raises: OutputError when it cannot be written, another process writes it, or its files are not what it says.
     """
 
     def __init__(
-        self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False
-    ) -> None:
+        self, folder: str | Path, manifest: Manifest, soundtrack: Soundtrack | None, *, goes_on: bool = False,
+        beginning: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.manifest, self.soundtrack = Path(folder), manifest, soundtrack
         self.is_extended = False  # of other sound than its windows; nothing is written until that is found to be alike
         with _answered(self.folder):
@@ -65,10 +69,14 @@ class Run:
         try:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
-                self.manifest = replace(manifest, progress=found.progress, video=found.video, seed=found.seed)
+                self.manifest = replace(
+                    manifest, progress=found.progress, video=found.video, seed=found.seed, tail=found.tail
+                )
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
-            if not goes_on:
+            if beginning is not None:
+                self._begin_with(beginning)
+            if not goes_on and beginning is None:
                 with _answered(self.folder):
                     self._replace(self.manifest)
             self._forget_rest()
@@ -100,15 +108,25 @@ class Run:
         assert self._part is not None, "the run is finished"
         self._part.write(frames)
 
-    def commit(self, state: bytes, speech: str) -> None:
-        """The window that was written counts. Args: as of `Progress`: what the next one begins with, and the speech."""
+    def commit(self, state: bytes, speech: str, measures: WindowMeasures) -> None:
+        """The window that was written counts.
+
+        Args: state: what the next one begins with. speech, measures: as of `Progress`, the latter of this window.
+        """
         assert self._part is not None, "the run is finished"
         before, position = self.manifest.progress, self._part.position
         name = f"state_{before.num_windows + 1:06}.safetensors"
         with _answered(self.folder, self._part.num_frames):
             write_atomically(self.folder / name, state)
-            progress = Progress(before.num_windows + 1, position.num_frames, position.num_bytes, name, speech)
-            self._replace(self.manifest.at(progress))
+            progress = Progress(
+                before.num_windows + 1, position.num_frames, position.num_bytes, name, speech,
+                (*before.drift, measures),
+            )  # fmt: skip
+            now = self.manifest.at(progress)
+            if now.can_grow and now.is_complete and before.state:
+                self._replace(replace(now, tail=replace(before, drift=())))
+                return
+            self._replace(now)
             if before.state:
                 (self.folder / before.state).unlink(missing_ok=True)
 
@@ -124,10 +142,10 @@ class Run:
         return self.video
 
     def abandon(self) -> None:
-        """Stop; what was written stays, can be played and be gone on with. A folder without a frame goes away."""
+        """Stop; what was written stays, can be played and be gone on with. A folder without own frames goes away."""
         if self._part is not None:
             self._part.close()
-            if self._part.num_frames:
+            if self._part.num_frames and (self.folder / NAME).exists():
                 logger.warning(
                     "The video was not finished. Its first %d frames are in %s; the same request goes on from there.",
                     self._part.num_frames, self.growing,
@@ -157,8 +175,23 @@ class Run:
         part.close()
         with_sound(self.growing, self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
         with _answered(self.folder):
+            if len(drift := self.manifest.progress.drift) > 1:
+                write_atomically(self.folder / DRIFT, draw(drift))
             self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
             self._forget_rest()
+
+    def _begin_with(self, folder: Path) -> None:
+        assert self._part is not None
+        found = Manifest.read(folder)
+        assert found.tail is not None and found.video is not None
+        drift = found.progress.drift[: found.tail.num_windows]
+        with _answered(folder):
+            state = (folder / found.tail.state).read_bytes()
+        self._part.copy_from(folder / found.video, found.tail.num_frames)
+        with _answered(self.folder):
+            write_atomically(self.folder / found.tail.state, state)
+        progress = replace(found.tail, num_bytes=self._part.position.num_bytes, drift=drift)
+        self.manifest, self.is_extended = self.manifest.at(progress), True
 
     def _open_part(self) -> VideoPart:
         plan, progress = self.manifest.plan, self.manifest.progress
@@ -173,7 +206,8 @@ class Run:
 
     def _forget_rest(self) -> None:
         """Files of a process that ended between two steps."""
-        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state}
+        tail = self.manifest.tail
+        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state, tail.state if tail else ""}
         for file in self.folder.iterdir():
             if file.name.startswith(OURS) and file.name not in keep:
                 file.unlink(missing_ok=True)

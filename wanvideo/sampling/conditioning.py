@@ -5,6 +5,7 @@ Legend: R reference pictures, S speakers, H W pixel rows and columns, h w latent
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..audio.source import TensorAudio
 from ..errors import InputError
-from ..geometry import FPS
+from ..geometry import FPS, WindowSpan
 from ..protocols import AudioSource, SourceFrames
 
 
@@ -22,7 +23,7 @@ class Conditioning:
 
     Args:
         references: [R, 3, H, W] in -1..1, or any sequence of [3, H, W]; picture k serves window k, the last repeats.
-        text_embeds: one [n, dim] a window, the last repeats. negative_text_embeds: [n, dim] or None.
+        text_embeds: one [n, dim] a window, the last repeats; or by text_starts. negative_text_embeds: [n, dim] or None.
         image_embeds: [1 or R, 257, image_dim] or None.
         audio: an AudioSource, or for each speaker [frames, layers, channels], one entry a video frame; None: no sound.
         silence: [n, layers, channels] beside audio as tensors; its last frames continue it in the last window.
@@ -32,6 +33,8 @@ class Conditioning:
         fps: frames a second.
         source: a video that is dubbed: only a region of it is made anew; None: everything is.
         cuts: frames other than 0 where a scene begins, which continues nothing from before.
+        text_starts: frames from which each of text_embeds serves, the first 0, rising: a window has the text of its
+            first new frame. Empty: one a window.
     """
 
     references: Tensor | Sequence[Tensor]
@@ -46,6 +49,7 @@ class Conditioning:
     fps: float = FPS
     source: SourceFrames | None = None
     cuts: tuple[int, ...] = ()
+    text_starts: tuple[int, ...] = ()
 
     @property
     def has_audio(self) -> bool:
@@ -60,6 +64,12 @@ class Conditioning:
             return None
         silence = self.audio[0][:0] if self.silence is None else self.silence
         return TensorAudio(self.audio, silence)
+
+    def text_index(self, span: WindowSpan) -> int:
+        """Which of text_embeds serves a window."""
+        if self.text_starts:
+            return bisect_right(self.text_starts, span.new_start) - 1
+        return min(span.index, len(self.text_embeds) - 1)
 
     @property
     def total_frames(self) -> int | None:

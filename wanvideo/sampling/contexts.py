@@ -67,12 +67,11 @@ class ContextMaker:
                 f"{'has' if conditioning.has_audio else 'has no'} sound. Make both for the same video."
             )
 
-    def contexts(self, window_index: int, reference_index: int, audio: Tensor | None) -> Contexts:
-        """Contexts of a window. audio: [S, F, 5, layers, channels] or None."""
+    def contexts(self, text_index: int, reference_index: int, audio: Tensor | None) -> Contexts:
+        """Contexts of a window, with its text and its picture. audio: [S, F, 5, layers, channels] or None."""
         texts, images = self._conditioning.text_embeds, self._conditioning.image_embeds
-        text = min(window_index, len(texts) - 1)
         image = 0 if images is None else min(reference_index, len(images) - 1)
-        prompt = self._prompt.get((text, image), lambda: self._text(texts[text], image))
+        prompt = self._prompt.get((text_index, image), lambda: self._text(texts[text_index], image))
         negative = speech = null_speech = None
         negative_embeds = self._conditioning.negative_text_embeds
         if self._setup.needs_negative and negative_embeds is not None:

@@ -140,7 +140,8 @@ class _Run:
         span = plan[index]
         noise = seeded_noise(self.draw, index) if isinstance(self.draw, int) else self.draw
         last_frames = None if self.state is None or span.begins_scene else self.state.frames
-        inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(span))
+        text_index = self.conditioning.text_index(span)
+        inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(span), text_index)
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
         pixels = retry.run(lambda: self._finish(self.codec.decode(latents, inputs.name), index))
         self.state = WindowState.after(index, plan, pixels)

@@ -38,6 +38,7 @@ class WindowInputs:
         last_frames: [3, m, H, W] in -1..1, with which it begins; None for the first window.
         audio: [S, F, 5, layers, channels], or None for no sound.
         samples: [16, T, h, w], latents of a source video to start from, or None.
+        text_index: which of the texts it attends to.
     """
 
     index: int
@@ -45,6 +46,7 @@ class WindowInputs:
     last_frames: Tensor | None = None
     audio: Tensor | None = None
     samples: Tensor | None = None
+    text_index: int = 0
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ class WindowSampler:
             cache.ranks = self._ranks
         reference_index = self._condition.reference_index(inputs.index)
         denoiser = Denoiser(
-            self._transformer, self._contexts.contexts(inputs.index, reference_index, inputs.audio),
+            self._transformer, self._contexts.contexts(inputs.text_index, reference_index, inputs.audio),
             self._setup.guidance(), None if channels is None else channels.to(device), cache,
             self._setup.settings.skip_layers, scheduler.num_steps, self._ranks,
         )  # fmt: skip

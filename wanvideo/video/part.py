@@ -38,6 +38,7 @@ DELAY = 2
 REC_709 = 1
 LIMITED_RANGE = 1
 AAC_SAMPLES = 1024
+COPIED_AT_ONCE = 500  # pictures, some 10 MB
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -103,11 +104,34 @@ class VideoPart:
             )
         if len(pixels):
             try:
-                self._append(pixels)
+                self._put(self._encode(pixels))
             except (av.FFmpegError, OSError) as error:
                 raise OutputError(
                     f"{cause_of(error)} after {self.num_frames} frames. Take what was finished from {self.path}"
                 ) from None
+
+    def copy_from(self, video: str | Path, num_frames: int) -> None:
+        """Append the first frames of a finished video of the same making, as they are coded there, with the own sound.
+
+        Args: num_frames: up to the end of one of its windows.
+        Raises: OutputError when the video has fewer, cannot be read, or there is no room.
+        """
+        try:
+            with av.open(str(Path(video).absolute())) as container:
+                packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
+                while some := [self._sample(packet) for packet in itertools.islice(packets, self._room(num_frames))]:
+                    self._put(some)
+        except (av.FFmpegError, OSError) as error:
+            raise OutputError(f"{cause_of(error)} while {video} was continued in {self.path}. Make it anew.") from None
+        if self.num_frames != num_frames:
+            raise OutputError(f"{video} has {self.num_frames} frames, {num_frames} were expected. Make it anew.")
+
+    def _room(self, num_frames: int) -> int:
+        return max(0, min(COPIED_AT_ONCE, num_frames - self.num_frames))
+
+    def _sample(self, packet: av.Packet) -> Sample:
+        delay = ((packet.pts or 0) - (packet.dts or 0)) * (packet.time_base or Fraction(1)) * self.rate
+        return Sample(bytes(packet), self._ticks, round(delay) * self._ticks, packet.is_keyframe)
 
     def close(self) -> None:
         """Cut off what an interrupted write left, and close the file. Further calls do nothing."""
@@ -136,9 +160,8 @@ class VideoPart:
             os.close(self._file)
         self._file = None
 
-    def _append(self, pixels: np.ndarray) -> None:
+    def _put(self, pictures: list[Sample]) -> None:
         assert self._file is not None, "the part is closed"
-        pictures = self._encode(pixels)
         data = b"".join(self._fragments(pictures))
         if not os.fstat(self._file).st_nlink:
             raise OutputError(
