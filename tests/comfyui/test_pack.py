@@ -7,8 +7,8 @@ import re
 import pytest
 import soundfile
 from support.comfy_client import ComfyClient, PromptRefused
-from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, WORKFLOWS, api_template, required, shrink, start_with_pack
-from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, find_comfyui, install_pack
+from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, WORKFLOWS, api_template, shrink
+from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, install_pack
 from support.media_files import decoded_frames
 
 from wanvideo.geometry import frames_of
@@ -260,14 +260,3 @@ def test_two_packs_with_the_same_names_live_side_by_side(comfyui, tmp_path):
         assert nodes["WanVideoSampler"]["category"] == "other"
         assert nodes["TalkWanVideoSampler"]["python_module"].endswith(PACK_NAME)
         assert "ours are called TalkWanVideoSampler" in server.log()
-
-
-def test_the_oldest_supported_comfyui_runs_the_templates(tmp_path):
-    with required():
-        oldest = find_comfyui("0.3.75")
-    with start_with_pack(oldest, tmp_path) as server:
-        client = ComfyClient(server.url)
-        assert len(client.nodes_of(PACK_NAME)) >= 38
-        for name in ("01_talking_person", "02_two_people_masks", "06_from_wanvideowrapper"):
-            run = client.run(short(name))
-            assert any(file.filename.endswith(".mp4") for file in run.files()), name
