@@ -318,12 +318,17 @@ def show_warnings() -> None:
         logger.addHandler(_warnings)
 
 
+def prompt_server() -> Any:
+    """ComfyUI's server; None outside it."""
+    return getattr(PromptServer, "instance", None)
+
+
 def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
     """Take an emptied number of a queued graph, '' or null, as its widget's default: saved graphs of others have them.
 
     ComfyUI would refuse the graph before the node is asked. Args: defaults: of the numbers of every node, by its id.
     """
-    server = getattr(PromptServer, "instance", None)
+    server = prompt_server()
     if server is None:
         return
 
