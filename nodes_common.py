@@ -323,6 +323,17 @@ def prompt_server() -> Any:
     return getattr(PromptServer, "instance", None)
 
 
+def offer_replacements(names: Mapping[str, str]) -> None:
+    """Let the page replace nodes that nobody has, input by input of the same name. Args: names: theirs -> ours."""
+    manager = getattr(prompt_server(), "node_replace_manager", None)
+    if manager is None:  # an older ComfyUI
+        return
+    from comfy_api.latest import io
+
+    for theirs, ours in names.items():
+        manager.register(io.NodeReplace(new_node_id=ours, old_node_id=theirs))
+
+
 def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
     """Take an emptied number of a queued graph, '' or null, as its widget's default: saved graphs of others have them.
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .nodes_common import prompt_server
+from .nodes_common import offer_replacements, prompt_server
 
 logger = logging.getLogger("wanvideo")
 
@@ -31,14 +31,4 @@ def replace_other_names(names: Mapping[str, str]) -> None:
         return request
 
     server.add_on_prompt_handler(rename)
-    _offer_in_the_page(server, names)
-
-
-def _offer_in_the_page(server: Any, names: Mapping[str, str]) -> None:
-    manager = getattr(server, "node_replace_manager", None)
-    if manager is None:  # an older ComfyUI
-        return
-    from comfy_api.latest import io
-
-    for other, here in names.items():
-        manager.register(io.NodeReplace(new_node_id=here, old_node_id=other))
+    offer_replacements(names)

@@ -16,6 +16,7 @@ from wanvideo.video.reader import probe
 
 pytestmark = pytest.mark.comfyui
 SPEECH = WORKFLOWS.parent / "wanvideo" / "assets" / "speech.flac"
+PAGES = WORKFLOWS.parent / "wanvideo" / "web" / "docs"
 SAMPLERS = ("WanVideoSampler", "WanVideoSamplerv2")
 
 
@@ -256,7 +257,14 @@ def test_two_packs_with_the_same_names_live_side_by_side(comfyui, tmp_path):
     (other / "__init__.py").write_text(OTHER_PACK, encoding="utf-8")
     install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
     with server:
-        nodes = ComfyClient(server.url).object_info()
+        client = ComfyClient(server.url)
+        nodes = client.object_info()
         assert nodes["WanVideoSampler"]["category"] == "other"
         assert nodes["TalkWanVideoSampler"]["python_module"].endswith(PACK_NAME)
         assert "ours are called TalkWanVideoSampler" in server.log()
+        for language in ("en", "zh"):
+            page = client.get_bytes(f"/extensions/{PACK_NAME}/docs/TalkWanVideoSampler/{language}.md")
+            assert page == (PAGES / "WanVideoSampler" / f"{language}.md").read_bytes()
+        chinese = client.get("/i18n")["zh"]["nodeDefs"]
+        assert set(client.nodes_of(PACK_NAME)) <= set(chinese)
+        assert chinese["TalkWanVideoSampler"] == chinese["WanVideoSampler"]
