@@ -321,12 +321,28 @@ def show_warnings() -> None:
         logger.addHandler(_warnings)
 
 
+def prompt_server() -> Any:
+    """ComfyUI's server; None outside it."""
+    return getattr(PromptServer, "instance", None)
+
+
+def offer_replacements(names: Mapping[str, str]) -> None:
+    """Let the page replace nodes that nobody has, input by input of the same name. Args: names: theirs -> ours."""
+    manager = getattr(prompt_server(), "node_replace_manager", None)
+    if manager is None:  # an older ComfyUI
+        return
+    from comfy_api.latest import io
+
+    for theirs, ours in names.items():
+        manager.register(io.NodeReplace(new_node_id=ours, old_node_id=theirs))
+
+
 def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
     """Take an emptied number of a queued graph, '' or null, as its widget's default: saved graphs of others have them.
 
     ComfyUI would refuse the graph before the node is asked. Args: defaults: of the numbers of every node, by its id.
     """
-    server = getattr(PromptServer, "instance", None)
+    server = prompt_server()
     if server is None:
         return
 

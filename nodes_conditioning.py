@@ -28,7 +28,7 @@ from .nodes_base import (
 )
 from .nodes_common import path_of_video
 from .nodes_files import folder_inside
-from .nodes_model_loading import ClipEncoder
+from .nodes_model_loading import ANY_VAE, ClipEncoder, vae_of
 from .nodes_source import SourceOptions
 from .wanvideo.engine.encoders import encode_images
 from .wanvideo.engine.host import ModelHandle
@@ -207,7 +207,7 @@ class WanVideoImageToVideoMultiTalk(Node):
     CATEGORY = IMAGE
     SEARCH_ALIASES = ["talking video", "infinitetalk", "multitalk", "lip sync", "long video"]
     REQUIRED = {
-        "vae": socket("WANVAE"),
+        "vae": socket(ANY_VAE),
         "width": whole(832, 64, 4096, 16),
         "height": whole(480, 64, 4096, 16),
         "frame_window_size": NUM_FRAMES,
@@ -279,7 +279,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         if references is not None and moving is None and encode:
             clip, encode = ClipEmbeds(encode_images(encode, references)), None
         talking = TalkingPicture(
-            expect(vae, ModelHandle, "vae"), width, height, picture, references, video, window, motion, mode,
+            vae_of(vae), width, height, picture, references, video, window, motion, mode,
             colormatch, colormatch_strength, tiled_vae, clip, encode, folder, options, moving,
         )  # fmt: skip
         return talking, str(folder or "")
@@ -338,7 +338,7 @@ class WanVideoImageToVideoEncode(Node):
         "force_offload": flag(True),
     }
     OPTIONAL = {
-        "vae": socket("WANVAE"),
+        "vae": socket(ANY_VAE),
         "clip_embeds": socket("WANVIDIMAGE_CLIPEMBEDS"),
         "start_image": socket("IMAGE"),
         "end_image": socket("IMAGE"),
@@ -383,7 +383,7 @@ class WanVideoImageToVideoEncode(Node):
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
         if start_image is None and end_image is None:
             return (PlainClip(geometry, None, clip),)
-        encoder = expect(vae, ModelHandle, "vae")
+        encoder = vae_of(vae)
         start, end = (
             None if images is None else fit_images(images, width, height).transpose(0, 1)
             for images in (start_image, end_image)

@@ -13,14 +13,13 @@ from .nodes_audio import MAX_FRAMES, samples_of, say_if_cut, say_if_other_rate, 
 from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, number, snapped, socket, text, whole
 from .nodes_common import logger, output_folder, page_language, say, show_picture
 from .nodes_messages import translate
-from .nodes_model_loading import VideoModel
+from .nodes_model_loading import ANY_VAE, VideoModel, vae_of
 from .nodes_options import OPTIONS, SCHEDULER
 from .wanvideo.audio.load import from_array
 from .wanvideo.audio.speech import Preparation, prepare_tracks
 from .wanvideo.checkpoints.checkpoint import check_speakers
 from .wanvideo.engine.conditioning import Workload
 from .wanvideo.engine.forecast import forecast
-from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan, frames_of, snap_frames
 from .wanvideo.request import Apg, LoopSettings
@@ -166,7 +165,7 @@ class WanVideoPlan(Node):
         **VOICES,
         "multi_audio_type": PLACEMENT,
         "fps": number(25.0, 1.0, 60.0, 0.1),
-        "vae": socket("WANVAE"),
+        "vae": socket(ANY_VAE),
         "tiled_vae": flag(False),
     }
     HIDDEN = {"unique_id": "UNIQUE_ID"}
@@ -210,7 +209,7 @@ class WanVideoPlan(Node):
             frames = _num_frames(voices, multi_audio_type, num_frames, window, fps)
             windows = WindowPlan(frames, window, motion)
             workload = Workload(VideoGeometry(width, height, window), windows, fps, setup, len(voices), 1)
-            engine = model.engine(vae and expect(vae, ModelHandle, "vae"))
+            engine = model.engine(vae and vae_of(vae))
             engine.check(workload)
             told = forecast(engine.plan(workload), output_folder())
         say(told, unique_id)  # warnings are there already

@@ -44,6 +44,7 @@ from .wanvideo.request import EngineOptions
 from .wanvideo.sampling.conditions import mode_of_adapter
 from .wanvideo.video.picture import fit_images
 
+ANY_VAE = "WANVAE,VAE"  # ours or ComfyUI's own: see vae_of
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp16_fast": torch.float16}
 
 
@@ -244,6 +245,21 @@ class WanVideoVAELoader(FileNode):
         checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
         load = partial(load_vae, checkpoint, dtype=PRECISIONS[precision])
         return (ModelHandle(checkpoint, host(), load, precision=precision),)
+
+
+def vae_of(value: Any) -> ModelHandle:
+    """The VAE that a node was given: ours, or ComfyUI's own with the same weights, which our code then runs.
+
+    Raises: CheckpointError when ComfyUI's is another model's; InputError for anything else.
+    """
+    module = getattr(value, "first_stage_model", None)
+    if not isinstance(module, torch.nn.Module):
+        return expect(value, ModelHandle, "vae")
+    if not hasattr(value, "wanvideo_handle"):  # it stays with the VAE, as ComfyUI's own caches do
+        checkpoint = open_checkpoint(dict(module.state_dict()), Kind.VAE)
+        load = partial(load_vae, checkpoint, dtype=value.vae_dtype)
+        value.wanvideo_handle = ModelHandle(checkpoint, host(), load, precision=str(value.vae_dtype))
+    return value.wanvideo_handle
 
 
 class LoadWanVideoT5TextEncoder(FileNode):

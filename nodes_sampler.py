@@ -12,9 +12,9 @@ from .nodes_base import Node, advanced, checked, choice, expect, flag, number, r
 from .nodes_common import RunProgress, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING
 from .nodes_job import Extras, Job, still_needed, talking_video_of
+from .nodes_model_loading import ANY_VAE, vae_of
 from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
 from .wanvideo.engine.conditioning import Prompts, Speech
-from .wanvideo.engine.host import ModelHandle
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import Apg, SkipLayers, StepCache
 from .wanvideo.sampling.clip import encode_video
@@ -251,7 +251,7 @@ class WanVideoSamplerv2(Node):
 class WanVideoEncode(TilesNode):
     CATEGORY = SAMPLING
     SEARCH_ALIASES = ["vae encode", "video to video"]
-    REQUIRED = {"vae": socket("WANVAE"), "image": socket("IMAGE"), **TILES}
+    REQUIRED = {"vae": socket(ANY_VAE), "image": socket("IMAGE"), **TILES}
     OPTIONAL = {
         "noise_aug_strength": advanced(number(0.0, 0.0, 10.0, 0.001)),
         "latent_strength": number(1.0, 0.0, 10.0, 0.001),
@@ -264,7 +264,7 @@ class WanVideoEncode(TilesNode):
         noise_aug_strength=0.0, latent_strength=1.0, mask=None,
     ):  # fmt: skip
         refuse(mask=mask, noise_aug_strength=noise_aug_strength or None)
-        encoder = expect(vae, ModelHandle, "vae")
+        encoder = vae_of(vae)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             latents = encode_video(encoder.load(), image, tiling)
@@ -275,7 +275,7 @@ class WanVideoEncode(TilesNode):
 class WanVideoDecode(TilesNode):
     CATEGORY = OUTPUT
     SEARCH_ALIASES = ["vae decode"]
-    REQUIRED = {"vae": socket("WANVAE"), "samples": socket("LATENT"), **TILES}
+    REQUIRED = {"vae": socket(ANY_VAE), "samples": socket("LATENT"), **TILES}
     OPTIONAL = {"normalization": choice("default", "default", "minmax", "none")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("IMAGE",), ("images",), "decode"
 
@@ -285,7 +285,7 @@ class WanVideoDecode(TilesNode):
     ):  # fmt: skip
         if "talking_video" in samples:
             return (samples["talking_video"].recording.images(),)
-        decoder = expect(vae, ModelHandle, "vae")
+        decoder = vae_of(vae)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()

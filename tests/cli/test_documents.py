@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -110,13 +111,12 @@ def test_job_examples_are_jobs(name):
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_python_example_uses_names_that_exist(name):
+def test_the_python_example_uses_names_that_exist(name, tmp_path):
     (example,) = blocks(name, "python")
-    imports = "\n".join(line for line in example.splitlines() if line.startswith("from "))
-    exec(imports, {})
     before, after = example.split("pipeline.generate(")
-    names = {}
-    exec(before.replace("pipeline = TalkingVideoPipeline(", "files = ("), names)
+    script = tmp_path / "example.py"
+    script.write_text(before.replace("pipeline = TalkingVideoPipeline(", "files = ("), encoding="utf-8")
+    names = runpy.run_path(str(script))
     assert names["files"].adapter.endswith("infinitetalk.safetensors") and names["request"].seed == 42
     assert callable(wanvideo.TalkingVideoPipeline.run) and "window.frames" in after
 

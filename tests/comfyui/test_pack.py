@@ -15,11 +15,9 @@ from support.comfy_models import (
     api_template,
     changes,
     overridden,
-    required,
     shrink,
-    start_with_pack,
 )
-from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, find_comfyui, install_pack
+from support.comfy_server import PACK_NAME, REPOSITORY, ComfyServer, install_pack
 from support.media_files import decoded_frames
 
 from wanvideo.geometry import frames_of
@@ -27,6 +25,7 @@ from wanvideo.video.reader import probe
 
 pytestmark = pytest.mark.comfyui
 SPEECH = WORKFLOWS.parent / "wanvideo" / "assets" / "speech.flac"
+PAGES = WORKFLOWS.parent / "wanvideo" / "web" / "docs"
 SAMPLERS = ("WanVideoSampler", "WanVideoSamplerv2")
 
 
@@ -269,18 +268,14 @@ def test_two_packs_with_the_same_names_live_side_by_side(comfyui, tmp_path):
     (other / "__init__.py").write_text(OTHER_PACK, encoding="utf-8")
     install_pack(REPOSITORY, server.custom_nodes, PACK_NAME)
     with server:
-        nodes = ComfyClient(server.url).object_info()
+        client = ComfyClient(server.url)
+        nodes = client.object_info()
         assert nodes["WanVideoSampler"]["category"] == "other"
         assert nodes["TalkWanVideoSampler"]["python_module"].endswith(PACK_NAME)
         assert "ours are called TalkWanVideoSampler" in server.log()
-
-
-def test_the_oldest_supported_comfyui_runs_the_templates(tmp_path):
-    with required():
-        oldest = find_comfyui("0.3.75")
-    with start_with_pack(oldest, tmp_path) as server:
-        client = ComfyClient(server.url)
-        assert len(client.nodes_of(PACK_NAME)) >= 38
-        for name in ("01_talking_person", "02_two_people_masks", "06_from_wanvideowrapper"):
-            run = client.run(short(name))
-            assert any(file.filename.endswith(".mp4") for file in run.files()), name
+        for language in ("en", "zh"):
+            page = client.get_bytes(f"/extensions/{PACK_NAME}/docs/TalkWanVideoSampler/{language}.md")
+            assert page == (PAGES / "WanVideoSampler" / f"{language}.md").read_bytes()
+        chinese = client.get("/i18n")["zh"]["nodeDefs"]
+        assert set(client.nodes_of(PACK_NAME)) <= set(chinese)
+        assert chinese["TalkWanVideoSampler"] == chinese["WanVideoSampler"]

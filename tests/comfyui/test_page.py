@@ -5,8 +5,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, api_template, overridden, template, write_wrong_files
+from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, overridden, template, write_wrong_files
 from support.comfy_server import PACK_NAME
+from support.comfy_templates import assert_opens_whole, assert_same_graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 SMALL = {
@@ -22,21 +23,11 @@ SMALL = {
 BADGE = 24  # the classic page writes above a node which pack it is of
 
 
-def inputs_of(graph):
-    """What the server reads of a graph; the page adds players of its own to what it sends."""
-    return {
-        number: (node["class_type"], {name: value for name, value in node["inputs"].items() if name != "video-preview"})
-        for number, node in graph.items()
-    }
-
-
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
-def test_templates_open_and_keep_every_widget(server, open_page, pictures, nodes2):
+def test_templates_open_and_keep_every_widget(server, client, open_page, pictures, nodes2):
     page = open_page(server, nodes2=nodes2)
     for name in TEMPLATES:
-        report = page.load(template(name), name)
-        assert not (report.missing or report.marked or report.absent or report.dialogs), f"{name}: {report}"
-        assert inputs_of(page.api_graph()) == inputs_of(api_template(name)), f"{name} in its two forms"
+        assert_opens_whole(page, client, name)
         shot = page.screenshot(pictures / f"{name}{'_nodes2' if nodes2 else ''}.png")
         assert shot.stat().st_size > 50_000
         assert not page.overlaps(gap=BADGE), name
@@ -103,7 +94,7 @@ def linked_to_a_refused_input():
 
 
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
-def test_a_refused_input_is_shown_only_where_it_is_linked(server, open_page, nodes2):
+def test_a_refused_input_is_shown_only_where_it_is_linked(server, client, open_page, nodes2):
     page = open_page(server, nodes2=nodes2)
     page.load(template("01_talking_person"))
     own = page.sockets("WanVideoSampler")
@@ -114,7 +105,7 @@ def test_a_refused_input_is_shown_only_where_it_is_linked(server, open_page, nod
     sampler = next(node for node in graph.values() if node["class_type"] == "WanVideoSampler")
     assert sampler["inputs"]["context_options"] == ["900", 0]
     del sampler["inputs"]["context_options"], graph["900"]
-    assert inputs_of(graph) == inputs_of(api_template("01_talking_person")), "the other links are where they were"
+    assert_same_graph(graph, client, "01_talking_person")  # the other links are where they were
     page.save_and_reload()
     assert page.sockets("WanVideoSampler") == [*own, "context_options"]
     run = page.queue(timeout_s=30)

@@ -1,12 +1,15 @@
 """A real ComfyUI for the tests: where it comes from, and one server process of it.
 
 Looked for in this order: the folder that COMFYUI_PATH names (run by COMFYUI_PYTHON), the ComfyUI in whose custom_nodes
-this repository lies, a release from the package index (COMFYUI_VERSION) in an environment of its own. The last one is
-downloaded once, in CI or where WANVIDEO_TEST_DOWNLOAD=1 allows it, and kept in the user's cache folder.
+this repository lies, a release from the package index (COMFYUI_VERSION) in an environment of its own. COMFYUI_PAGE
+names another version of the page (comfyui-frontend-package) than the one that it was released with. What comes from the
+index is downloaded once, in CI or where WANVIDEO_TEST_DOWNLOAD=1 allows it, and kept in the user's cache folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fnmatch
 import os
 import re
@@ -34,6 +37,7 @@ SHIM = Path(__file__).parent / "cpu_shim"
 TORCH = "torch==2.13.0"
 TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
 # The templates package holds hundreds of megabytes of example media; the server starts without it.
+PAGE = "comfyui-frontend-package"
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}
 
 
@@ -73,6 +77,8 @@ RELEASES = {
     ),
 }
 NEWEST = "0.30.0"
+OLDEST = "0.3.75"
+NEWEST_PAGE = "1.58.1"
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,29 @@ class ComfyUI:
     found: str
     needs_shim: bool = False
     page: Path | None = None  # another build of the page than the one in its environment
+    pins: Path | None = None  # the packages that it wants in one version, where its environment has another
 
 
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
 
-def find_comfyui(version: str | None = None) -> ComfyUI:
-    """The ComfyUI to test in.
+def find_comfyui(version: str | None = None, page: str | None = None) -> ComfyUI:
+    """The ComfyUI to test in: what the environment names, unless a version of it and of its page is asked for.
 
     Raises:
         Unavailable: there is none and downloading was not allowed, or failed.
         ValueError: an environment variable names something that is not there.
     """
+    if version is None:
+        comfyui = _named()
+        page = page or os.environ.get("COMFYUI_PAGE")
+    else:
+        comfyui = _from_index(version)
+    return dataclasses.replace(comfyui, page=_page(page)) if page else comfyui
+
+
+def _named() -> ComfyUI:
     python = Path(os.environ.get("COMFYUI_PYTHON") or sys.executable)
     given = os.environ.get("COMFYUI_PATH")
     if given:
@@ -107,25 +123,36 @@ def find_comfyui(version: str | None = None) -> ComfyUI:
     enclosing = REPOSITORY.parent.parent
     if REPOSITORY.parent.name == "custom_nodes" and _is_comfyui(enclosing):
         return ComfyUI(enclosing, python, "the ComfyUI around this repository")
-    version = version or os.environ.get("COMFYUI_VERSION") or NEWEST
-    if version not in RELEASES:
-        raise ValueError(f"COMFYUI_VERSION={version} is not known. Known: {', '.join(RELEASES)}.")
-    return _from_index(version)
+    return _from_index(os.environ.get("COMFYUI_VERSION") or NEWEST)
 
 
 def _is_comfyui(path: Path) -> bool:
     return all((path / name).is_file() for name in ("main.py", "nodes.py", "comfy/sd.py"))
 
 
-def _from_index(version: str) -> ComfyUI:
+@contextlib.contextmanager
+def _cache() -> Iterator[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / f"{PACK_NAME}-tests"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "lock"):  # several test processes may look for it at once
+        yield cache
+
+
+def _from_index(version: str) -> ComfyUI:
+    if version not in RELEASES:
+        raise ValueError(f"COMFYUI_VERSION={version} is not known. Known: {', '.join(RELEASES)}.")
+    with _cache() as cache:
         return _installed(version, cache)
 
 
+def _page(version: str) -> Path:
+    with _cache() as cache:
+        return _page_of(f"{PAGE}=={version}", cache)
+
+
 def _installed(version: str, cache: Path) -> ComfyUI:
-    # One environment serves every version: older servers run on the newest one's requirements, not the reverse.
+    # One environment serves every version: older servers run on the newest one's requirements, not the reverse. What
+    # they want in one version, and the newest in another, lies before it on their path.
     trees = {number: cache / f"ComfyUI-{number}" for number in dict.fromkeys((NEWEST, version))}
     for number, tree in trees.items():
         if not _is_comfyui(tree):
@@ -141,21 +168,36 @@ def _installed(version: str, cache: Path) -> ComfyUI:
         _pip(python, "install", *requirements)
         _pip(python, "install", "--no-deps", *TORCH_COMPANIONS)
         record.write_text("\n".join(requirements), encoding="utf-8")
-    page = None if version == NEWEST else _page_of(trees[version], cache)
-    return ComfyUI(trees[version], python, f"package index (ComfyUI {version})", needs_shim=True, page=page)
+    found = ComfyUI(trees[version], python, f"package index (ComfyUI {version})", needs_shim=True)
+    if version == NEWEST:
+        return found
+    theirs, ours = _exact(trees[version]), _exact(trees[NEWEST])
+    page = _page_of(f"{PAGE}=={theirs.pop(PAGE)}", cache)
+    pins = [f"{name}=={number}" for name, number in theirs.items() if ours.get(name) != number]
+    return dataclasses.replace(found, page=page, pins=_target(f"pins-{version}", pins, cache) if pins else None)
 
 
-def _page_of(comfyui: Path, cache: Path) -> Path:
-    """The build of the page that this ComfyUI was released with, apart from the environment's."""
+def _exact(comfyui: Path) -> dict[str, str]:
+    """The packages, less those left out here, that a ComfyUI wants in one version: name -> version."""
     requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
-    (pin,) = re.findall(r"^comfyui-frontend-package==\S+", requirements, re.MULTILINE)
-    target = cache / pin.replace("==", "-")
+    pins = re.findall(r"^([\w-]+)==([\w.]+)", requirements, re.MULTILINE)
+    return {name: number for name, number in pins if name not in LEFT_OUT}
+
+
+def _page_of(pin: str, cache: Path) -> Path:
+    """A build of the page, apart from the environment's."""
+    return _target(pin.replace("==", "-"), [pin], cache) / "comfyui_frontend_package" / "static"
+
+
+def _target(name: str, pins: Sequence[str], cache: Path) -> Path:
+    """A folder of these packages alone."""
+    target = cache / name
     if not target.is_dir():
-        _may_download(pin)
+        _may_download(" ".join(pins))
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            _pip(Path(sys.executable), "install", "--no-deps", "--target", f"{folder}/page", pin)
-            Path(folder, "page").rename(target)
-    return target / "comfyui_frontend_package" / "static"
+            _pip(Path(sys.executable), "install", "--no-deps", "--target", f"{folder}/packages", *pins)
+            Path(folder, "packages").rename(target)
+    return target
 
 
 def _may_download(what: str) -> None:
@@ -267,9 +309,8 @@ class ComfyServer:
         """Start the process and return when it answers; its output goes to `log_file`."""
         port = _free_port()
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        environment.pop("PYTHONPATH", None)
-        if self.comfyui.needs_shim:
-            environment["PYTHONPATH"] = str(SHIM)
+        before = [self.comfyui.pins, SHIM if self.comfyui.needs_shim else None]
+        environment["PYTHONPATH"] = os.pathsep.join(str(folder) for folder in before if folder)
         command = [
             str(self.comfyui.python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
             "--base-directory", str(self.base), "--database-url", f"sqlite:///{self.base / 'user.db'}",

@@ -17,7 +17,8 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
 def kind_of(spec):
-    return "COMBO" if isinstance(spec[0], list) else spec[0]
+    """The type of an input; of several that it takes, the first, which saved graphs have."""
+    return "COMBO" if isinstance(spec[0], list) else spec[0].split(",")[0]
 
 
 @pytest.mark.parametrize("name", CONTRACT)

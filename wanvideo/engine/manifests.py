@@ -18,7 +18,7 @@ from ..geometry import WindowPlan
 from ..keep import CRF
 from ..lora.use import LoraUse
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest, draw_seed
-from ..runs.identity import digest_of, flat, identify
+from ..runs.identity import SAMPLE, digest_of, flat, identify
 from ..runs.manifest import DRAWN, Manifest, Plan
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -123,7 +123,14 @@ def identity_of_models(models: Mapping[str, Checkpoint | None], device: torch.de
     """Of models by their names, and of what they compute with."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     found = {"version": __version__, "torch": torch.__version__, "device": name}
-    return found | {f"{name} model": identify(model.paths) for name, model in models.items() if model is not None}
+    return found | {f"{name} model": _identity(model) for name, model in models.items() if model is not None}
+
+
+def _identity(model: Checkpoint) -> str:
+    """Of its files, or of the start of each tensor where it came from memory."""
+    if model.paths:
+        return identify(model.paths)
+    return digest_of(*(model.source.tensor(key).flatten()[:SAMPLE] for key in sorted(model.source)))
 
 
 def identity_of_loras(loras: Iterable[LoraUse]) -> dict[str, str]:
