@@ -1,7 +1,9 @@
-"""A server on this machine that speaks the protocol of the Hugging Face hub: HEAD and GET, ETag, commit, Range."""
+"""A server on this machine that speaks the protocol of the Hugging Face hub: HEAD and GET, ETag, commit, Range, and
+what a repository holds."""
 
 import contextlib
 import hashlib
+import json
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,7 +40,28 @@ def running(hub):
         def do_GET(self):
             self.answer(True)
 
+        def listing(self):
+            """What a repository holds, as the hub's own program asks for it."""
+            repository, _, rest = self.path.partition("/api/models/")[2].partition("?")[0].partition("/revision/")
+            if not rest:
+                repository, _, rest = repository.partition("/tree/")
+            held = {name: data for (owner, name), data in hub.files.items() if owner == repository}
+            told = [
+                {"type": "file", "path": name, "rfilename": name, "size": len(data), "oid": hub.etag(data)}
+                for name, data in held.items()
+            ]
+            is_tree = "/tree/" in self.path
+            body = json.dumps(told if is_tree else {"id": repository, "sha": COMMIT, "siblings": told}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def answer(self, with_body):
+            if self.path.startswith("/api/models/"):
+                self.listing()
+                return
             repository, _, rest = self.path.lstrip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             hub.revisions.append((name, urllib.parse.unquote(revision)))
