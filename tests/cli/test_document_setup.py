@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
