@@ -77,7 +77,8 @@ def test_what_the_download_commands_fetch_is_found_and_makes_a_video(tmp_path, m
     with running(hub) as address:
         for line in documents.DOWNLOADS:
             fetched(line, folder, address)
-    assert ("model.safetensors", "refs/pr/1") in hub.revisions
+    assert (folder / "weights/chinese-wav2vec2-base/model.safetensors").read_bytes() == b"a proposal"
+    assert any("/revision/refs%2Fpr%2F1" in path for path in hub.listings)
     (folder / "weights/chinese-wav2vec2-base/model.safetensors").unlink()  # no model, in this test
     monkeypatch.chdir(folder)
     _, arguments = flags_of(documents.COMFYUI_EQUIVALENT, folder)

@@ -100,9 +100,10 @@ def test_what_will_not_work_is_told(lips):
 
 
 def planned(folder, sounds):
-    job = {"prompt": "She talks.", "cond_image": str(faces.ASSETS / "two_people.jpg"), "cond_audio": sounds}
+    job = {"prompt": "She talks.", "cond_image": str(faces.ASSETS / "two_people.jpg"), "cond_audio": sounds,
+           "audio_type": "para"}  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
-    files = jobs.official_files()
+    files = jobs.official_files("multi")
     flags = ["--input_json", str(folder / "job.json"), "--ckpt_dir", files.transformer, "--infinitetalk_dir",
              files.adapter, "--wav2vec_dir", files.wav2vec, "--size", "832x480", "--device", "cpu"]  # fmt: skip
     return plan.main(flags)

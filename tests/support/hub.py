@@ -13,11 +13,12 @@ COMMIT = "c" * 40
 
 class Hub:
     """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
-    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all."""
+    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all.
+    `listings`: what was asked of repositories."""
 
     def __init__(self, files, is_large=True):
         self.files, self.is_large = files, is_large
-        self.breaks, self.served, self.requests, self.revisions = 0, {}, [], []
+        self.breaks, self.served, self.requests, self.revisions, self.listings = 0, {}, [], [], []
 
     def etag(self, data):
         return (
@@ -42,6 +43,7 @@ def running(hub):
 
         def listing(self):
             """What a repository holds, as the hub's own program asks for it."""
+            hub.listings.append(self.path)
             repository, _, rest = self.path.partition("/api/models/")[2].partition("?")[0].partition("/revision/")
             if not rest:
                 repository, _, rest = repository.partition("/tree/")

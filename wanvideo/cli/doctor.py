@@ -30,7 +30,8 @@ PACKAGES = (  # what is there, and what it is for
     ("numpy", "numbers"), ("scipy", "numbers"), ("librosa", "sound"), ("soundfile", "sound"), ("soxr", "sound"),
     ("pyloudnorm", "loudness"), ("Pillow", "pictures"), ("mediapipe", "faces: --dub auto, score, plan"),
     ("dlib-bin", "the same person: score"), ("face_recognition_models", "the same person: score"),
-    ("kokoro", "--audio_mode tts"), ("gradio", "app"), ("ray", "batch --engine ray"), ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"), ("matplotlib", "plots"),
+    ("kokoro", "--audio_mode tts"), ("gradio", "app"), ("ray", "batch --engine ray"),
+    ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"), ("matplotlib", "plots"),
 )  # fmt: skip
 
 
