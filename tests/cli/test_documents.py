@@ -15,7 +15,14 @@ from wanvideo.request import TalkRequest
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")
 LANGUAGES = ("", "_zh")
-PAGES = ("README", "docs/command_line", "docs/nodes", "docs/troubleshooting", "docs/formats")  # in both languages
+PAGES = (
+    "README",
+    "docs/command_line",
+    "docs/nodes",
+    "docs/troubleshooting",
+    "docs/formats",
+    "docs/choosing",
+)  # in both languages
 MOST_LINES = 300  # of a README
 INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
 INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest -n auto'
@@ -83,6 +90,7 @@ def test_flags_in_the_documents_exist(language):
         "--host",
         "--port",
         "--table",
+        "--audio",
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))
     assert used <= known, used - known
@@ -97,6 +105,16 @@ def test_commands_of_the_documents_are_commands(language):
     assert len(commands) == 4
     for command in commands:
         build_parser("generate").parse_args(command[4:])
+
+
+def test_the_spanish_quick_start_runs():
+    scripts = "\n".join(blocks("README_es.md", "sh")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in scripts if line.startswith("python -m wanvideo generate")]
+    assert len(commands) == 1 and INSTALL_AND_RUN in scripts
+    build_parser("generate").parse_args(commands[0][4:])
+    (job,) = blocks("README_es.md", "json")
+    assert len(TalkRequest.from_job(json.loads(job)).speakers) == 1
+    assert all("(README_es.md)" in text_of(name) for name in READMES)
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -85,7 +85,7 @@ def test_another_person_is_told(recognizer, tmp_path):
 def test_what_will_not_work_is_told(lips):
     mesh, drawn = FaceMesh(), faces.drawing()
     (face,) = mesh.search(drawn)
-    assert doubts([face], None, 1) == [] and face.turned < 20 and 150 < face.width < 330
+    assert doubts([face], None, 1) == [] and face.yaw < 20 and 150 < face.width < 330
     small = np.full_like(drawn, 120)
     small[200:280, 300:440] = np.asarray(Image.fromarray(drawn).resize((140, 80), Image.Resampling.BICUBIC))
     assert "too small for a mouth" in doubts(mesh.search(small), None, 1)[0]

@@ -38,8 +38,8 @@ def _sync_lines(score: Score) -> list[str]:
         return _lines_of(score.syncs[0])
     names = [f"person {number}: " for number in range(1, len(score.syncs) + 1)]
     lines = [name + line for name, sync in zip(names, score.syncs, strict=True) for line in _lines_of(sync)]
-    heard = ", ".join(f"sound {sound} by person {face + 1}" for sound, face in enumerate(score.followed_by, 1))
-    return [*lines, f"each their own sound: {'NO' if score.is_swapped else 'yes'}; followed best: {heard}"]
+    follows = ", ".join(f"sound {sound} by person {face + 1}" for sound, face in enumerate(score.followed_by, 1))
+    return [*lines, f"each their own sound: {'NO' if score.is_swapped else 'yes'}; followed best: {follows}"]
 
 
 def _lines_of(sync: Sync) -> list[str]:

@@ -18,7 +18,7 @@ from ..video.mouth import open_mesh
 # Of the mesh's 468 points: the edges of a face beside its ears.
 CHEEKS = (234, 454)
 LEAST_WIDTH = 4 * SIZE_MULTIPLE  # pixels of a face: its mouth then is one or two of the model's tokens wide
-MOST_TURNED = 50.0  # degrees; beyond, one half of the mouth is hidden
+MOST_YAW = 50.0  # degrees; beyond, one half of the mouth is hidden
 TILES = (2, 3)  # small faces are looked for in parts of a picture, a half and a third of its size
 SAME_FACE = 0.5  # of a face's width: how near another one's middle is
 READ_AT = 256  # pixels of a part's shorter side, at least
@@ -41,7 +41,7 @@ class Face:
         return float(math.dist(*(self.points[index] for index in CHEEKS)))
 
     @property
-    def turned(self) -> float:
+    def yaw(self) -> float:
         """Degrees that it is turned to a side; 0 looks at the camera, 90 is a profile."""
         left, right = (self.points[index] for index in CHEEKS)
         return math.degrees(math.atan2(abs(right[2] - left[2]), abs(right[0] - left[0])))
@@ -124,10 +124,10 @@ def _doubts_of(face: Face, name: str) -> Iterator[str]:
             f"{name} is {face.width:.0f} pixels wide in the video, too small for a mouth that is seen to move; "
             f"{LEAST_WIDTH} are enough. Crop the picture closer, or make the video larger."
         )
-    if face.turned > MOST_TURNED:
+    if face.yaw > MOST_YAW:
         yield (
-            f"{name} is turned by {face.turned:.0f} degrees, half of its mouth is hidden. Take a picture in which "
-            f"it is turned by less than {MOST_TURNED:.0f}."
+            f"{name} is turned by {face.yaw:.0f} degrees, half of its mouth is hidden. Take a picture in which "
+            f"it is turned by less than {MOST_YAW:.0f}."
         )
 
 
