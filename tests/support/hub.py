@@ -4,6 +4,7 @@ what a repository holds."""
 import contextlib
 import hashlib
 import json
+import re
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,15 @@ class Hub:
             else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         )
 
+    def listed(self, path):
+        """What a repository holds, as the hub's own program asks for it."""
+        repository, kind, _ = re.split("/(revision|tree)/", path.partition("/api/models/")[2], maxsplit=1)
+        told = [
+            {"type": "file", "path": name, "rfilename": name, "size": len(data), "oid": self.etag(data)}
+            for (owner, name), data in self.files.items() if owner == repository
+        ]  # fmt: skip
+        return json.dumps(told if kind == "tree" else {"id": repository, "sha": COMMIT, "siblings": told}).encode()
+
 
 @contextlib.contextmanager
 def running(hub):
@@ -42,18 +52,8 @@ def running(hub):
             self.answer(True)
 
         def listing(self):
-            """What a repository holds, as the hub's own program asks for it."""
             hub.listings.append(self.path)
-            repository, _, rest = self.path.partition("/api/models/")[2].partition("?")[0].partition("/revision/")
-            if not rest:
-                repository, _, rest = repository.partition("/tree/")
-            held = {name: data for (owner, name), data in hub.files.items() if owner == repository}
-            told = [
-                {"type": "file", "path": name, "rfilename": name, "size": len(data), "oid": hub.etag(data)}
-                for name, data in held.items()
-            ]
-            is_tree = "/tree/" in self.path
-            body = json.dumps(told if is_tree else {"id": repository, "sha": COMMIT, "siblings": told}).encode()
+            body = hub.listed(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
