@@ -17,13 +17,6 @@ READMES = ("README.md", "README_zh.md")
 LANGUAGES = ("", "_zh")
 # In both languages.
 PAGES = ("README", "docs/command_line", "docs/nodes", "docs/troubleshooting", "docs/formats", "docs/choosing")
-    "README",
-    "docs/command_line",
-    "docs/nodes",
-    "docs/troubleshooting",
-    "docs/formats",
-    "docs/choosing",
-)  # in both languages
 MOST_LINES = 300  # of a README
 INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
 INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest -n auto'

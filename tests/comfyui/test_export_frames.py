@@ -1,5 +1,5 @@
-"""A template as it is queued, the command that `export` writes of it, and the graph that `import` writes of that command
-make the same frames to the bit."""
+"""A template as it is queued, the command that `export` writes of it, and the graph that `import` writes of that
+command make the same frames to the bit."""
 
 import json
 import shlex
