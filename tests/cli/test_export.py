@@ -19,7 +19,11 @@ TEMPLATES = [path for path in sorted((EXAMPLES / "api").glob("*.json")) if path.
 NOTES = {
     "02_two_people_masks": [f"mask_{i} of MultiTalkWav2VecEmbeds (from LoadImage)" for i in (1, 2)],
     "03_restyle_video": ["start_step of WanVideoSampler (2)", "samples of WanVideoSampler (from WanVideoEncode)"],
-    "06_from_wanvideowrapper": ["base_precision fp16_fast: products are summed in float32"],
+    "06_from_wanvideowrapper": [
+        "base_precision fp16_fast: products are summed in float32",
+        "num_frames 400: longer speech is cut there before it is encoded, by --max_frame_num after; "
+        "cut the sound's file for the same frames",
+    ],
 }  # fmt: skip
 
 

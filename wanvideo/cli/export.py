@@ -207,7 +207,13 @@ class _Export:
         audio_scale = 1 if speech is None else self.value(speech, "audio_cfg_scale", 1)
         flags += ["--sample_audio_guide_scale", audio_scale, "--mode", "streaming"]
         if speech is not None:
-            flags += ["--max_frame_num", self.value(speech, "num_frames", 0), "--fps", self.value(speech, "fps", 25)]
+            most = self.value(speech, "num_frames", 0)
+            flags += ["--max_frame_num", most, "--fps", self.value(speech, "fps", 25)]
+            if most:
+                self.notes.append(
+                    f"num_frames {most}: longer speech is cut there before it is encoded, by --max_frame_num after; "
+                    "cut the sound's file for the same frames"
+                )
         for cache in self.upward(node, "cache_args", ("WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache")):
             if cache.kind == "WanVideoTeaCache":
                 flags += ["--use_teacache", "--teacache_thresh", self.value(cache, "rel_l1_thresh", 0.3)]
