@@ -38,9 +38,12 @@ def kept(client, server, graph, name):
 
 @pytest.mark.parametrize("name", ["01_talking_person", "05_12gb_card"])
 def test_frames_are_the_same_both_ways(server, client, tmp_path, name):
+    picture = jobs.picture(server.base / "input", 200, 150, "exported.png")
     sound = jobs.speech(server.base / "input", NUM_FRAMES / 25, "exported.wav")
     graph = shrink(api_template(name))
     for node in graph.values():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = Path(picture).name
         if node["class_type"] == "LoadAudio":
             node["inputs"]["audio"] = Path(sound).name
     queued = tmp_path / "graph.json"

@@ -19,6 +19,12 @@ from .parser import Parser
 
 SAMPLERS, IMAGES = ("WanVideoSampler",), ("WanVideoImageToVideoMultiTalk",)
 DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp16_fast": "fp16", "fp32": "fp32"}
+# Loaders, the name of their precision, and what the command line has for them; "": the transformer's.
+PRECISIONS_OF = (
+    (("WanVideoVAELoader", "LoadWanVideoClipTextEncoder", "WanVideoTextEncodeCached", "LoadWanVideoT5TextEncoder"),
+     "precision", ""),
+    (("Wav2VecModelLoader", "DownloadAndLoadWav2VecModel"), "base_precision", "fp32"),
+)  # fmt: skip
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 SOUNDS = {"LoadAudio": "audio", "VHS_LoadAudioUpload": "audio", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 # Inputs that are read, or change nothing of the frames.
@@ -100,6 +106,7 @@ class _Export:
         for node in (self.sampler, self.image, self.model, self.speech):
             if node is not None:
                 self.note_unread(node)
+        self.note_precisions()
         texts = (f"{flag:.10g}" if isinstance(flag, float) else str(flag) for flag in flags)
         return Exported(job, tuple(texts), tuple(dict.fromkeys(self.notes)))
 
@@ -151,6 +158,15 @@ class _Export:
             is_download = loader.kind != kinds[0]
             flags += ["--wav2vec_dir", f"{self.models}/transformers/{loader.inputs['model']}" if is_download else path]
         return [*flags, *self.lora_flags(), *self.precision_flags()]
+
+    def note_precisions(self) -> None:
+        """Of the models around the transformer: the command line has one for them all, and float32 for sound."""
+        dtype = DTYPES.get(self.value(self.model, "base_precision", ""), "bf16")
+        for node in self.graph.nodes.values():
+            for kinds, name, used in PRECISIONS_OF:
+                value = self.value(node, name, None) if node.kind in kinds else None
+                if value is not None and value != (used or dtype):
+                    self.notes.append(f"{name} {value} of {node.kind}: the command line has {used or dtype}")
 
     def lora_flags(self) -> list[object]:
         """LoRAs in the order in which they are applied."""
