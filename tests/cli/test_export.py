@@ -20,6 +20,8 @@ SPEECH_NOTE = "base_precision fp16 of Wav2VecModelLoader: the command line has f
 NOTES = {
     "02_two_people_masks": [f"mask_{i} of MultiTalkWav2VecEmbeds (from LoadImage)" for i in (1, 2)],
     "03_restyle_video": ["start_step of WanVideoSampler (2)", "samples of WanVideoSampler (from WanVideoEncode)"],
+    "05_12gb_card": ["--quant fp8 holds for the text encoder too"],
+    "07_InfiniteTalk单人图生视频": ["--quant fp8 holds for the text encoder too"],
     "06_from_wanvideowrapper": [
         "base_precision fp16_fast: products are summed in float32",
         "num_frames 400: longer speech is cut there before it is encoded, by --max_frame_num after; "

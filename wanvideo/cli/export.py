@@ -187,7 +187,8 @@ class _Export:
         quant = next((name for name in ("fp8", "int8", "fp4") if name in f"{precision} {quantization}"), None)
         if quant is not None:
             flags += ["--quant", quant]
-            if not self.upward(self.sampler, "text_embeds", ("WanVideoTextEncodeCached",)):
+            encoders = self.upward(self.sampler, "text_embeds", ("WanVideoTextEncodeCached",))
+            if not any(quant in str(self.value(encoder, "quantization", "")) for encoder in encoders):
                 self.notes.append(f"--quant {quant} holds for the text encoder too")
         attention = self.value(self.model, "attention_mode", "auto")
         if attention in (*ATTENTION_MODES, *STAND_INS):

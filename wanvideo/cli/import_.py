@@ -103,7 +103,7 @@ def _set_options(graph: _Graph, options: EngineOptions, has_clip: bool) -> None:
         attention_mode=options.attention,
     )  # fmt: skip
     graph.set("WanVideoVAELoader", precision=options.dtype)
-    graph.set("WanVideoTextEncodeCached", precision=options.dtype.replace(*TEXT_DTYPE))
+    graph.set("WanVideoTextEncodeCached", precision=options.dtype.replace(*TEXT_DTYPE), quantization=quantization)
     if has_clip:
         graph.set("LoadWanVideoClipTextEncoder", precision=options.dtype)
     graph.set("Wav2VecModelLoader", base_precision="fp32")  # as the command line always has it
