@@ -16,7 +16,8 @@ from wanvideo.request import TalkRequest
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README_zh.md")
 LANGUAGES = ("", "_zh")
-PAGES = ("README", "docs/command_line", "docs/nodes", "docs/troubleshooting", "docs/formats")  # in both languages
+# In both languages.
+PAGES = ("README", "docs/command_line", "docs/nodes", "docs/troubleshooting", "docs/formats", "docs/choosing")
 MOST_LINES = 300  # of a README
 INSTALL_AND_RUN = "pip install -e . && python -m wanvideo demo"
 INSTALL_AND_TEST = 'pip install -e ".[test]" && pytest -n auto'
@@ -87,6 +88,7 @@ def test_flags_in_the_documents_exist(language):
         "--max_upload_mb",
         "--table",
         "--price",
+        "--audio",
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))
     assert used <= known, used - known
@@ -101,6 +103,16 @@ def test_commands_of_the_documents_are_commands(language):
     assert len(commands) == 4
     for command in commands:
         build_parser("generate").parse_args(command[4:])
+
+
+def test_the_spanish_quick_start_runs():
+    scripts = "\n".join(blocks("README_es.md", "sh")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in scripts if line.startswith("python -m wanvideo generate")]
+    assert len(commands) == 1 and INSTALL_AND_RUN in scripts
+    build_parser("generate").parse_args(commands[0][4:])
+    (job,) = blocks("README_es.md", "json")
+    assert len(TalkRequest.from_job(json.loads(job)).speakers) == 1
+    assert all("(README_es.md)" in text_of(name) for name in READMES)
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -128,7 +140,7 @@ def test_error_texts_of_the_troubleshooting_table_are_those_of_the_program(langu
     said = re.sub(r"\{[^{}]*\}", "{}", said)
     table = page(language, "docs/troubleshooting").split("|---|---|")
     rows = [row for part in table for row in re.findall(r"^\| `([A-Z]?[^`|]+)`", part, re.M)]
-    messages = [row for row in rows if " " in row and not row.startswith(("python", "--", "Wan", "device"))]
+    messages = [row for row in rows if " " in row and not row.startswith(("python", "--", "Wan", "device", "CUDA"))]
     assert len(messages) >= 12
     wrong = [message for message in messages if re.sub(r"\b16\b", "{}", message) not in said and message not in said]
     assert not wrong

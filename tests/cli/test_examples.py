@@ -1,16 +1,12 @@
 """What the scripts of run_configs/ and the users' documents run, as it is written there, with the models of
 `make-models`; only paths, and the size of what is computed, are others."""
 
-import json
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
-from support import jobs
-from support import quantized_files as files
+from support import clones, documents, jobs
 
 from wanvideo import TalkingVideoPipeline, TalkRequest
 from wanvideo.app.server import with_models
@@ -18,32 +14,13 @@ from wanvideo.cli import generate
 from wanvideo.cli.generate import read_engine
 from wanvideo.cli.main import run
 from wanvideo.presets import load_preset, preset_names
-from wanvideo.synthetic.models import LORA_NAME, WAN
 from wanvideo.video.reader import probe
 
 ROOT = Path(__file__).resolve().parents[2]
 # Two windows of a tiny picture, in what a CPU computes fast.
 TINY = "--device cpu --dtype fp32 --size 64x48 --frame_num 5 --motion_frame 1 --max_frame_num 7".split()
 
-COMFYUI_EQUIVALENT = """generate_infinitetalk.py
-    --ckpt_dir weights/Wan2.1-I2V-14B-480P
-    --wav2vec_dir weights/chinese-wav2vec2-base
-    --infinitetalk_dir weights/InfiniteTalk/single/infinitetalk.safetensors
-    --lora_dir weights/lightx2v_I2V_14B_480p_cfg_step_distill_rank128_bf16.safetensors
-    --lora_scale 0.8
-    --quant fp8
-    --quant_dir weights/InfiniteTalk/quant_models/infinitetalk_single_fp8.safetensors
-    --input_json examples/single_example_image.json
-    --size infinitetalk-480
-    --sample_steps 4
-    --sample_shift 11.0
-    --sample_text_guide_scale 1.0
-    --sample_audio_guide_scale 2.0
-    --mode streaming
-    --frame_num 81
-    --motion_frame 9
-    --num_persistent_param_in_dit 0
-    --save_file output_fast"""
+COMFYUI_EQUIVALENT = documents.COMFYUI_EQUIVALENT.replace("\\\n", " ").partition("python ")[2]
 RTX_4090 = """generate_infinitetalk.py
     --ckpt_dir weights/Wan2.1-I2V-14B-480P
     --wav2vec_dir weights/chinese-wav2vec2-base
@@ -79,49 +56,14 @@ ADVICE = {
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A folder as a clone of the repository is, with the output of `make-models` in weights/."""
-    folder = _clone(tmp_path_factory.mktemp("clone"))
+    folder = clones.clone(tmp_path_factory.mktemp("clone"))
     (folder / "weights").symlink_to(jobs.official())
     return folder
 
 
 @pytest.fixture(scope="module")
 def downloaded(tmp_path_factory):
-    """A clone with tiny models in weights/, with the files and under the names that the documents have."""
-    folder = _clone(tmp_path_factory.mktemp("downloaded"))
-    weights = folder / "weights"
-    weights.mkdir()
-    for path in jobs.official().iterdir():
-        (weights / path.name).symlink_to(path)
-    (weights / LORA_NAME.replace("rank64", "rank128")).symlink_to(jobs.lora_file())
-    (weights / "InfiniteTalk").unlink()
-    adapter = weights / "InfiniteTalk" / "single" / "infinitetalk.safetensors"
-    adapter.parent.mkdir(parents=True)
-    adapter.symlink_to(jobs.official() / "InfiniteTalk" / "single" / adapter.name)
-    _write_quantized(weights / "InfiniteTalk" / "quant_models", adapter)
-    return folder
-
-
-def _clone(folder):
-    for name in ("run_configs", "examples", "wanvideo", "generate_infinitetalk.py"):
-        (folder / name).symlink_to(ROOT / name)
-    return folder
-
-
-def _write_quantized(place, adapter):
-    """The published set of a quantized transformer with its adapter, and its text encoder."""
-    wan = jobs.official() / WAN
-    merged = safetensors.torch.load_file(adapter)
-    for shard in wan.glob("diffusion_pytorch_model*.safetensors"):
-        merged |= safetensors.torch.load_file(shard)
-    text = torch.load(next(wan.glob("models_t5*.pth")), weights_only=True)
-    place.mkdir()
-    for name, listed, state in (
-        ("infinitetalk_single_fp8", "infinitetalk_single_fp8", merged),
-        ("t5_fp8", "t5_map_fp8", text),
-    ):
-        stored, layers = files.quanto({key: value.float() for key, value in state.items()}, torch.float8_e4m3fn)
-        files.write(place / f"{name}.safetensors", stored)
-        (place / f"{listed}.json").write_text(json.dumps(layers))
+    return clones.downloaded(tmp_path_factory.mktemp("downloaded"))
 
 
 @pytest.fixture

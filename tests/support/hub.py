@@ -1,7 +1,10 @@
-"""A server on this machine that speaks the protocol of the Hugging Face hub: HEAD and GET, ETag, commit, Range."""
+"""A server on this machine that speaks the protocol of the Hugging Face hub: HEAD and GET, ETag, commit, Range, and
+what a repository holds."""
 
 import contextlib
 import hashlib
+import json
+import re
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +14,12 @@ COMMIT = "c" * 40
 
 class Hub:
     """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
-    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all."""
+    in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all.
+    `listings`: what was asked of repositories."""
 
     def __init__(self, files, is_large=True):
         self.files, self.is_large = files, is_large
-        self.breaks, self.served, self.requests, self.revisions = 0, {}, [], []
+        self.breaks, self.served, self.requests, self.revisions, self.listings = 0, {}, [], [], []
 
     def etag(self, data):
         return (
@@ -23,6 +27,15 @@ class Hub:
             if self.is_large
             else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         )
+
+    def listed(self, path):
+        """What a repository holds, as the hub's own program asks for it."""
+        repository, kind, _ = re.split("/(revision|tree)/", path.partition("/api/models/")[2], maxsplit=1)
+        told = [
+            {"type": "file", "path": name, "rfilename": name, "size": len(data), "oid": self.etag(data)}
+            for (owner, name), data in self.files.items() if owner == repository
+        ]  # fmt: skip
+        return json.dumps(told if kind == "tree" else {"id": repository, "sha": COMMIT, "siblings": told}).encode()
 
 
 @contextlib.contextmanager
@@ -38,7 +51,19 @@ def running(hub):
         def do_GET(self):
             self.answer(True)
 
+        def listing(self):
+            hub.listings.append(self.path)
+            body = hub.listed(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def answer(self, with_body):
+            if self.path.startswith("/api/models/"):
+                self.listing()
+                return
             repository, _, rest = self.path.lstrip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             hub.revisions.append((name, urllib.parse.unquote(revision)))

@@ -25,17 +25,21 @@ LONGEST_S = 300  # of all ranks of a test
 
 def run_ranks(layout, work, *args):
     """`work(mesh, *args)` on as many ranks as the layout has, forked from here: what each of them returns."""
-    with tempfile.TemporaryDirectory() as folder, _left_alone():
-        ranks = multiprocessing.start_processes(
-            _rank, (layout, work, args, folder), nprocs=layout.world, start_method="fork", join=False
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        start_ranks(layout.world, _rank, layout, work, args, folder)
+        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(layout.world)]
+
+
+def start_ranks(world, work, *args):
+    """`work(rank, *args)` in `world` processes, forked from here; waits for all of them."""
+    with _left_alone():
+        ranks = multiprocessing.start_processes(work, args, nprocs=world, start_method="fork", join=False)
         deadline = time.monotonic() + LONGEST_S
         while not ranks.join(timeout=1):
             if time.monotonic() > deadline:
                 for process in ranks.processes:
                     process.kill()
-                raise TimeoutError(f"{layout} did not end within {LONGEST_S} s")
-        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(layout.world)]
+                raise TimeoutError(f"{world} ranks did not end within {LONGEST_S} s")
 
 
 @contextlib.contextmanager

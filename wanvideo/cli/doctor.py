@@ -28,8 +28,10 @@ PACKAGES = (  # what is there, and what it is for
     ("sageattn3", "attention sageattn_3"), ("transformers", "text encoder"), ("accelerate", "loading"),
     ("safetensors", "model files"), ("gguf", "GGUF files in tests"), ("huggingface_hub", "downloads"), ("av", "media"),
     ("numpy", "numbers"), ("scipy", "numbers"), ("librosa", "sound"), ("soundfile", "sound"), ("soxr", "sound"),
-    ("pyloudnorm", "loudness"), ("Pillow", "pictures"), ("mediapipe", "mouths: --dub auto, score"),
-    ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"),
+    ("pyloudnorm", "loudness"), ("Pillow", "pictures"), ("mediapipe", "faces: --dub auto, score, plan"),
+    ("dlib-bin", "the same person: score"), ("face_recognition_models", "the same person: score"),
+    ("kokoro", "--audio_mode tts"), ("espeakng-loader", "--audio_mode tts"), ("gradio", "app"),
+    ("ray", "batch --engine ray"), ("silero-vad", "--voice_activity"), ("scenedetect", "--scene_seg"),
 )  # fmt: skip
 
 

@@ -22,6 +22,12 @@ from .parser import Parser
 
 SAMPLERS, IMAGES = ("WanVideoSampler",), ("WanVideoImageToVideoMultiTalk",)
 DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp16_fast": "fp16", "fp32": "fp32"}
+# Loaders, the name of their precision, and what the command line has for them; "": the transformer's.
+PRECISIONS_OF = (
+    (("WanVideoVAELoader", "LoadWanVideoClipTextEncoder", "WanVideoTextEncodeCached", "LoadWanVideoT5TextEncoder"),
+     "precision", ""),
+    (("Wav2VecModelLoader", "DownloadAndLoadWav2VecModel"), "base_precision", "fp32"),
+)  # fmt: skip
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 SOUNDS = {"LoadAudio": "audio", "VHS_LoadAudioUpload": "audio", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 # Inputs that are read, or change nothing of the frames.
@@ -108,6 +114,7 @@ class _Export:
         for node in (self.sampler, self.image, self.model, self.speech):
             if node is not None:
                 self.note_unread(node)
+        self.note_precisions()
         texts = (f"{flag:.10g}" if isinstance(flag, float) else str(flag) for flag in flags)
         return Exported(job, tuple(texts), tuple(dict.fromkeys(self.notes)))
 
@@ -161,6 +168,15 @@ class _Export:
             flags += ["--wav2vec_dir", f"{self.models}/transformers/{loader.inputs['model']}" if is_download else path]
         return [*flags, *self.lora_flags(), *self.precision_flags()]
 
+    def note_precisions(self) -> None:
+        """Of the models around the transformer: the command line has one for them all, and float32 for sound."""
+        dtype = DTYPES.get(self.value(self.model, "base_precision", ""), "bf16")
+        for node in self.graph.nodes.values():
+            for kinds, name, used in PRECISIONS_OF:
+                value = self.value(node, name, None) if node.kind in kinds else None
+                if value is not None and value != (used or dtype):
+                    self.notes.append(f"{name} {value} of {node.kind}: the command line has {used or dtype}")
+
     def lora_flags(self) -> list[object]:
         """LoRAs in the order in which they are applied."""
         pairs: list[tuple[str, object]] = []
@@ -180,7 +196,8 @@ class _Export:
         quant = next((name for name in ("fp8", "int8", "fp4") if name in f"{precision} {quantization}"), None)
         if quant is not None:
             flags += ["--quant", quant]
-            if not self.upward(self.sampler, "text_embeds", ("WanVideoTextEncodeCached",)):
+            encoders = self.upward(self.sampler, "text_embeds", ("WanVideoTextEncodeCached",))
+            if not any(quant in str(self.value(encoder, "quantization", "")) for encoder in encoders):
                 self.notes.append(f"--quant {quant} holds for the text encoder too")
         attention = self.value(self.model, "attention_mode", "auto")
         if attention in (*ATTENTION_MODES, *STAND_INS):
@@ -237,7 +254,13 @@ class _Export:
         audio_scale = 1 if speech is None else self.value(speech, "audio_cfg_scale", 1)
         flags += ["--sample_audio_guide_scale", audio_scale, "--mode", "streaming"]
         if speech is not None:
-            flags += ["--max_frame_num", self.value(speech, "num_frames", 0), "--fps", self.value(speech, "fps", 25)]
+            most = self.value(speech, "num_frames", 0)
+            flags += ["--max_frame_num", most, "--fps", self.value(speech, "fps", 25)]
+            if most:
+                self.notes.append(
+                    f"num_frames {most}: longer speech is cut there before it is encoded, by --max_frame_num after; "
+                    "cut the sound's file for the same frames"
+                )
         for cache in self.upward(node, "cache_args", ("WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache")):
             if cache.kind == "WanVideoTeaCache":
                 flags += ["--use_teacache", "--teacache_thresh", self.value(cache, "rel_l1_thresh", 0.3)]

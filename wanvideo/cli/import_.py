@@ -24,6 +24,9 @@ FOLDERS = ("diffusion_models", "model_patches", "unet", "vae", "text_encoders", 
 logger = logging.getLogger("wanvideo")
 
 
+TEXT_DTYPE = ("fp16", "bf16")  # what the node of the text encoder lacks, and has for it
+
+
 class _Graph:
     """The template, being filled. Every kind of node of it is there once."""
 
@@ -61,7 +64,7 @@ def build(job: Job, template: dict[str, Any]) -> dict[str, Any]:
     """
     graph = _Graph(json.loads(json.dumps(template)))
     _set_files(graph, job.files)
-    _set_options(graph, job.options)
+    _set_options(graph, job.options, job.files.clip_vision is not None)
     _set_request(graph, job.request)
     return graph.nodes
 
@@ -93,7 +96,7 @@ def _set_files(graph: _Graph, files: ModelFiles) -> None:
         graph.set("WanVideoModelLoader", lora=link)
 
 
-def _set_options(graph: _Graph, options: EngineOptions) -> None:
+def _set_options(graph: _Graph, options: EngineOptions, has_clip: bool) -> None:
     quantization = {None: "disabled", "fp8": "fp8_e4m3fn"}.get(options.quantize)
     if quantization is None:
         raise UnsupportedError(f"No node quantizes to {options.quantize} while loading. Convert the file, or use fp8.")
@@ -101,6 +104,11 @@ def _set_options(graph: _Graph, options: EngineOptions) -> None:
         "WanVideoModelLoader", base_precision=options.dtype, quantization=quantization,
         attention_mode=options.attention,
     )  # fmt: skip
+    graph.set("WanVideoVAELoader", precision=options.dtype)
+    graph.set("WanVideoTextEncodeCached", precision=options.dtype.replace(*TEXT_DTYPE), quantization=quantization)
+    if has_clip:
+        graph.set("LoadWanVideoClipTextEncoder", precision=options.dtype)
+    graph.set("Wav2VecModelLoader", base_precision="fp32")  # as the command line always has it
     if options.text_encoder_device is not None:
         graph.set("WanVideoTextEncodeCached", device=options.text_encoder_device)
     if options.blocks_to_stream >= 0:
@@ -199,6 +207,8 @@ def main(argv: list[str]) -> int:
     print(out)
     for path in (job.request.reference, *(speaker.audio for speaker in job.request.speakers if speaker.audio)):
         print(f"copy into ComfyUI/input: {path}")
+    if job.options.dtype == TEXT_DTYPE[0]:
+        print(f"no counterpart: --dtype {TEXT_DTYPE[0]} of the text encoder, which is {TEXT_DTYPE[1]} there")
     for note in without_counterpart(job.request):
         print(f"no counterpart: {note}")
     return 0

@@ -1,13 +1,21 @@
-"""`plan`: what a video will need and how long it will take, without loading a model."""
+"""`plan`: what a video will need, how long it will take, and whether its picture can speak; no model is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .. import checks
+from ..errors import UnsupportedError
 from ..memory.planner import Device
+from ..quality.faces import FaceMesh, doubts
 from .generate import read_job
 from .parser import Parser, real
+
+if TYPE_CHECKING:
+    from ..engine.inputs import Inputs
 
 
 def main(argv: list[str]) -> int:
@@ -29,8 +37,25 @@ def main(argv: list[str]) -> int:
     pipeline = TalkingVideoPipeline(job.files, job.options)
     inputs = pipeline.check(job.request)
     print(pipeline.engine.plan(workload_of_request(job.request, inputs), device).describe())
+    print("\n".join(face_lines(inputs, len(job.request.speakers) if job.request.has_speech else 0)))
     if flags.preview is not None:
         fps = job.request.fps
         drawn = draw_speakers(inputs.references[0], inputs.speaker_masks, inputs.tracks, inputs.plan, fps)
         print(f"Who speaks where and when: {save_picture(drawn, flags.preview)}")
     return 0
+
+
+def face_lines(inputs: Inputs, num_speakers: int) -> list[str]:
+    """What speaks against the first picture, as it is fitted to the video."""
+    if not num_speakers:
+        return ["Faces: nobody speaks."]
+    try:
+        mesh = FaceMesh()
+    except UnsupportedError as error:
+        return [f"Faces: not looked at: {error}"]
+    picture = inputs.references[0].permute(1, 2, 0).float()
+    levels = ((picture + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+    masks = None if inputs.speaker_masks is None else inputs.speaker_masks[:-1].cpu().numpy() > 0.5
+    found = mesh.search(np.ascontiguousarray(levels))
+    said = doubts(found, masks, num_speakers)
+    return [f"Faces: {line}" for line in said] or [f"Faces: {len(found)}, seen well."]

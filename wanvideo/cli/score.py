@@ -1,4 +1,4 @@
-"""`score`: does the mouth of a video go with its sound, does it rest in silence, are the colors steady."""
+"""`score`: does the mouth of a video go with its sound, does it rest in silence, is it one person of steady colors."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ from pathlib import Path
 
 from .. import checks
 from ..errors import UnsupportedError
+from ..quality.identity import SAME_PERSON, DlibVector, FaceVector
 from ..quality.lips import LipOpening, MeshLips
 from ..quality.score import STEADY_DELTA_E, Score, save_score, score_video
-from ..quality.sync import IN_SYNC_CORRELATION, IN_SYNC_FRAMES
+from ..quality.sync import IN_SYNC_CORRELATION, IN_SYNC_FRAMES, Sync
 from .parser import Parser
 
 
 def build_parser() -> Parser:
     parser = Parser("python -m wanvideo score", description=__doc__)
     parser.add_argument("video", help="what was made")
-    parser.add_argument("--reference", help="picture that colors are compared with; the first second if not given")
-    parser.add_argument("--audio", help="the sound that is spoken; the video's own if not given")
+    parser.add_argument(
+        "--reference", help="picture that colors and face are compared with; the first second if not given"
+    )
+    parser.add_argument(
+        "--audio", nargs="+", default=[], help="sound of each speaker, from the left; the video's own if not given"
+    )
     parser.add_argument("--out", help="folder of NAME.score.json and its plot; that of the video if not given")
     return parser
 
 
 def describe(score: Score) -> str:
     """The score in words, a line for each question."""
-    return "\n".join((*_sync_lines(score), *_color_lines(score), f"same person: {score.identity_note}"))
+    return "\n".join((*_sync_lines(score), _identity_line(score), *_color_lines(score)))
 
 
 def _sync_lines(score: Score) -> list[str]:
-    if (sync := score.sync) is None:
+    if not score.syncs:
         return [f"in sync: not measured: {score.sync_note}"]
+    if len(score.syncs) == 1:
+        return _lines_of(score.syncs[0])
+    names = [f"person {number}: " for number in range(1, len(score.syncs) + 1)]
+    lines = [name + line for name, sync in zip(names, score.syncs, strict=True) for line in _lines_of(sync)]
+    follows = ", ".join(f"sound {sound} by person {face + 1}" for sound, face in enumerate(score.followed_by, 1))
+    return [*lines, f"each their own sound: {'NO' if score.is_swapped else 'yes'}; followed best: {follows}"]
+
+
+def _lines_of(sync: Sync) -> list[str]:
     side = "late" if sync.lag_s > 0 else "early"
     lag = f"mouth {abs(sync.lag_frames):.1f} frames {side}" if sync.lag_s else "mouth on time"
     answer = "yes" if sync.is_in_sync else "NO"
@@ -41,6 +55,19 @@ def _sync_lines(score: Score) -> list[str]:
         return [*lines, "shut in silence: nobody is silent"]
     degrees = f"{sync.open_in_silence:.0%} open there, {sync.open_in_speech:.0%} in speech"
     return [*lines, f"shut in silence: {rest}; {degrees} ({sync.silent_s:.1f} s of silence by {sync.activity})"]
+
+
+def _identity_line(score: Score) -> str:
+    if (identity := score.identity) is None:
+        return f"same person: not measured: {score.identity_note}"
+    against = "the reference" if identity.is_against_reference else "the first face"
+    seen = [(cosine, second) for second, cosine in enumerate(identity.cosines) if cosine is not None]
+    least, second = min(seen)
+    return (
+        f"same person: {'yes' if identity.is_one_person else 'NO'}; cosine to {against} down to {least:.3f} at second "
+        f"{second}, distance up to {identity.most:.2f} (good: up to {SAME_PERSON:g}); faces in {len(seen)} of "
+        f"{len(identity.cosines)} seconds"
+    )
 
 
 def _color_lines(score: Score) -> list[str]:
@@ -59,11 +86,17 @@ def main(argv: list[str]) -> int:
     """Measure, write JSON and a plot, and say it; 0 whatever the answers are."""
     flags = build_parser().parse_args(argv)
     video = Path(checks.path("VIDEO", flags.video)).expanduser()
+    lips: LipOpening | str
+    recognizer: FaceVector | str
     try:
-        lips: LipOpening | str = MeshLips()
+        lips = MeshLips()
     except UnsupportedError as error:
-        lips = str(error).replace("mouth auto needs", "it needs").replace(", or paint a mask", "")
-    score = score_video(video, lips, flags.reference, flags.audio)
+        lips = str(error)
+    try:
+        recognizer = DlibVector()
+    except UnsupportedError as error:
+        recognizer = str(error)
+    score = score_video(video, lips, flags.reference, flags.audio, recognizer)
     folder = video.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
     written = save_score(score, folder / f"{video.stem}.score.json")
     print(describe(score))

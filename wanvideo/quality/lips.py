@@ -1,16 +1,16 @@
-"""How far a mouth is open, frame by frame.
+"""How far mouths are open, frame by frame.
 
 Legend: H W rows and columns of a frame.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from ..video.mouth import open_mesh
+from .faces import FaceMesh
 
 # Of the mesh's 468 points: the inner edges of the lips, and the outer corners of the eyes.
 UPPER_LIP, LOWER_LIP = 13, 14
@@ -20,30 +20,24 @@ EYES = (33, 263)
 class LipOpening(Protocol):
     """Measures mouths."""
 
-    def __call__(self, frame: np.ndarray, /) -> float | None:
-        """How far the mouth in a frame [H, W, 3] uint8 is open, in any unit that grows with it; None without a face."""
+    def __call__(self, frame: np.ndarray, /) -> Sequence[float]:
+        """How far the mouth of each face in a frame [H, W, 3] uint8 is open, from left to right, in any unit that
+        grows with it."""
         ...
 
 
 class MeshLips:
-    """The gap between the inner lips of the first face, in distances between its eyes.
+    """The gap between the inner lips of each face, in distances between its eyes.
 
     Raises: UnsupportedError where mediapipe is not installed, or brings no model.
     """
 
     def __init__(self) -> None:
-        self._mesh = open_mesh()
+        self._mesh = FaceMesh()
 
-    def __call__(self, frame: np.ndarray, /) -> float | None:
-        height, width = frame.shape[:2]
-        faces = self._mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
-        if not faces:
-            return None
-        points = faces[0].landmark
-
-        def distance(one: int, other: int) -> float:
-            a, b = points[one], points[other]
-            return math.hypot((a.x - b.x) * width, (a.y - b.y) * height)
-
-        eyes = distance(*EYES)
-        return distance(UPPER_LIP, LOWER_LIP) / eyes if eyes else None
+    def __call__(self, frame: np.ndarray, /) -> Sequence[float]:
+        openings = []
+        for face in self._mesh.find(frame):
+            eyes = face.distance(*EYES)
+            openings.append(face.distance(UPPER_LIP, LOWER_LIP) / eyes if eyes else 0.0)
+        return openings

@@ -1,14 +1,15 @@
-"""What came out, measured: does the mouth go with the sound, are the colors steady.
+"""What came out, measured: does the mouth go with the sound, is it one person, are the colors steady.
 
 Legend: F frames, H W rows and columns.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from ..errors import OutputError
 from ..video.picture import load_picture
 from ..video.reader import VideoFrames, probe
 from .drift import FRAMES, PixelMeasures, measure_frames
+from .identity import FaceVector, Identity, compare
 from .lips import LipOpening
 from .plot import Curve, plot
 from .sync import GRID as SYNC_GRID
 from .sync import Sync, loudness, measure_sync
 
 STEADY_DELTA_E = 5.0  # of the mean color; about twice what is just seen between two pictures side by side
-NO_IDENTITY = "not measured: no package that can be installed here brings the weights of a face recognizer"
+NO_RECOGNIZER = "no face recognizer is given"
 logger = logging.getLogger("wanvideo")
 
 
@@ -58,55 +60,105 @@ class Colors:
 
 @dataclass(frozen=True)
 class Score:
-    """All that was measured of a video. sync: None where it could not be, for the reason in `sync_note`.
+    """All that was measured of a video.
 
-    opening: of the mouth, frame by frame, None without a face. loud: loudness while each frame is on screen.
+    Args:
+        syncs: of each sound with the face that is meant to speak it; none where `sync_note` says why.
+        followed_by: for each sound the face, counted from the left, whose mouth follows it best.
+        openings: of each face's mouth, frame by frame, None where it is not seen. louds: of each sound, frame by frame.
+        identity: None where `identity_note` says why.
     """
 
     num_frames: int
     fps: float
-    sync: Sync | None
+    syncs: tuple[Sync, ...]
+    followed_by: tuple[int, ...]
     sync_note: str
     colors: Colors
+    identity: Identity | None
     identity_note: str
-    opening: tuple[float | None, ...]
-    loud: tuple[float, ...]
+    openings: tuple[tuple[float | None, ...], ...]
+    louds: tuple[tuple[float, ...], ...]
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether some face speaks what another one is meant to."""
+        return len(self.syncs) > 1 and self.followed_by != tuple(range(len(self.syncs)))
 
 
 def score_video(
-    video: str | Path, lips: LipOpening | str, reference: str | Path | None = None, audio: str | Path | None = None
-) -> Score:
+    video: str | Path, lips: LipOpening | str, reference: str | Path | None = None,
+    audios: Sequence[str | Path] = (), recognizer: FaceVector | str = NO_RECOGNIZER,
+) -> Score:  # fmt: skip
     """Measure a video; one second of frames is held at a time.
 
     Args:
-        lips: what measures mouths, or why nothing can.
-        reference: a picture that colors are compared with; None: the video's first second.
-        audio: the sound that is spoken; None: the video's own.
+        lips, recognizer: what measures mouths and recognizes faces, or why nothing can.
+        reference: a picture that colors and face are compared with; None: the video's first second.
+        audios: the sound of each speaker, from the left to the right; none: the video's own, whoever speaks it.
     Raises: InputError for files that cannot be read.
     """
-    target = None if reference is None else measure_frames(torch.from_numpy(load_picture(reference))[None]).lab_mean
-    sound, note = _sound(video, audio)
-    facts = probe(video)
-    measure = None if isinstance(lips, str) or sound is None else lips
-    opening: list[float | None] = []
+    picture = None if reference is None else load_picture(reference)
+    facts, (sounds, note) = probe(video), _sounds(video, audios)
+    measure = None if isinstance(lips, str) or not sounds else lips
+    recognize = None if isinstance(recognizer, str) else recognizer
+    openings: list[Sequence[float]] = []
     measured: list[PixelMeasures] = []
+    vectors: list[np.ndarray | None] = []
     with VideoFrames(video) as frames:
         for second in _seconds(frames, facts.frames, facts.fps):
-            opening += [measure(frame) for frame in second] if measure else []
+            openings += [measure(frame) for frame in second] if measure else []
+            vectors += [recognize(second[0])] if recognize else []
             chosen = second[:: math.ceil(len(second) / FRAMES)]
             measured.append(measure_frames(torch.from_numpy(np.stack(chosen))))
-    sync, loud = None, np.zeros(0)
-    if sound is not None:
-        points = loudness(sound, int(facts.frames / facts.fps * SYNC_GRID) + SYNC_GRID)
-        loud = points[((np.arange(facts.frames) + 0.5) / facts.fps * SYNC_GRID).astype(int)]
-        note = lips if isinstance(lips, str) else note
-    if opening and sound is not None:
-        sync = measure_sync(np.array(opening, np.float64), sound, facts.fps)
-        note = note if sync.faces else "no frame has a face"
+    target = None if picture is None else measure_frames(torch.from_numpy(picture[None])).lab_mean
+    known = recognize(picture) if recognize and picture is not None else None
+    is_blank = bool(recognize) and picture is not None and known is None
+    identity = None if is_blank else compare(vectors, known)
+    faces = _faces(openings, len(sounds))
+    syncs, followed_by = _syncs(faces, sounds, facts.fps)
+    if sounds:
+        note = lips if isinstance(lips, str) else "" if syncs else "no frame has a face for each sound"
     return Score(
-        facts.frames, facts.fps, sync if sync and sync.faces else None, note, _colors(measured, target), NO_IDENTITY,
-        tuple(opening), tuple(loud.tolist()),
+        facts.frames, facts.fps, syncs, followed_by, note, _colors(measured, target), identity,
+        recognizer if isinstance(recognizer, str) else _identity_note(identity, is_blank),
+        tuple(tuple(None if math.isnan(value) else value for value in face.tolist()) for face in faces),
+        tuple(tuple(_loudness(sound, facts.frames, facts.fps).tolist()) for sound in sounds),
     )  # fmt: skip
+
+
+def _identity_note(identity: Identity | None, is_blank: bool) -> str:
+    if identity is not None:
+        return ""
+    return "no face is found in the reference" if is_blank else "no frame has a face"
+
+
+def _faces(openings: list[Sequence[float]], num_sounds: int) -> np.ndarray:
+    """[faces, F] of as many faces as most frames have, NaN in frames with another number of them."""
+    counts = collections.Counter(len(frame) for frame in openings if len(frame) >= max(num_sounds, 1))
+    if not counts:
+        return np.zeros((0, len(openings)))
+    num_faces = counts.most_common(1)[0][0]
+    rows = [frame if len(frame) == num_faces else [math.nan] * num_faces for frame in openings]
+    return np.array(rows, np.float64).T
+
+
+def _syncs(faces: np.ndarray, sounds: list[Sound], fps: float) -> tuple[tuple[Sync, ...], tuple[int, ...]]:
+    """Each sound with its face, and the face that follows it best: of one sound the same."""
+    if not len(faces):
+        return (), ()
+    syncs, best = [], []
+    for number, sound in enumerate(sounds):
+        each = [measure_sync(face, sound, fps) for face in faces]
+        best.append(max(range(len(each)), key=lambda face: each[face].correlation))
+        syncs.append(each[number if len(sounds) > 1 else best[-1]])
+    return tuple(syncs), tuple(best)
+
+
+def _loudness(sound: Sound, num_frames: int, fps: float) -> np.ndarray:
+    """[F]: while each frame is on screen."""
+    points = loudness(sound, int(num_frames / fps * SYNC_GRID) + SYNC_GRID)
+    return points[((np.arange(num_frames) + 0.5) / fps * SYNC_GRID).astype(int)]
 
 
 def _seconds(frames: VideoFrames, num_frames: int, fps: float) -> Iterator[list[np.ndarray]]:
@@ -116,13 +168,13 @@ def _seconds(frames: VideoFrames, num_frames: int, fps: float) -> Iterator[list[
         yield [frames.frame_at(index / fps) for index in range(start, min(start + step, num_frames))]
 
 
-def _sound(video: str | Path, audio: str | Path | None) -> tuple[Sound | None, str]:
-    """The sound that is spoken, or why there is none."""
-    if audio is not None:
-        return load_audio(audio), ""
+def _sounds(video: str | Path, audios: Sequence[str | Path]) -> tuple[list[Sound], str]:
+    """The sounds that are spoken, or why there are none."""
+    if audios:
+        return [load_audio(audio) for audio in audios], ""
     if probe(video).audio_duration_s is None:
-        return None, "the video has no sound"
-    return load_audio(video), ""
+        return [], "the video has no sound"
+    return [load_audio(video)], ""
 
 
 def _colors(measured: list[PixelMeasures], target: tuple[float, ...] | None) -> Colors:
@@ -141,10 +193,11 @@ def save_score(score: Score, path: Path) -> list[Path]:
     """
     record = asdict(score)
     record["colors"] |= {"most": score.colors.most, "is_steady": score.colors.is_steady}
-    if score.sync is not None:
-        record["sync"] |= {
-            "is_in_sync": score.sync.is_in_sync, "is_shut_in_silence": score.sync.is_shut_in_silence
-        }  # fmt: skip
+    record["is_swapped"] = score.is_swapped
+    for told, sync in zip(record["syncs"], score.syncs, strict=True):
+        told |= {"is_in_sync": sync.is_in_sync, "is_shut_in_silence": sync.is_shut_in_silence}
+    if score.identity is not None:
+        record["identity"] |= {"most": score.identity.most, "is_one_person": score.identity.is_one_person}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record, indent=1).encode())
@@ -157,11 +210,18 @@ def save_score(score: Score, path: Path) -> list[Path]:
 
 def _curves(score: Score) -> list[Curve]:
     colors, curves = score.colors, []
-    for name, values in (("opening", score.opening), ("loudness", score.loud)):
-        if values:
-            seconds = [(index + 0.5) / score.fps for index in range(len(values))]
-            curves.append(Curve(name, seconds, [math.nan if value is None else value for value in values]))
+    seconds = [(index + 0.5) / score.fps for index in range(score.num_frames)]
+    for name, rows in (("opening", score.openings), ("loudness", score.louds)):
+        for number, values in enumerate(rows, 1):
+            label = name if len(rows) == 1 else f"{name} {number}"
+            curves.append(Curve(label, seconds, _with_gaps(values)))
+    if score.identity is not None:
+        curves.append(Curve("same person", colors.starts_s, _with_gaps(score.identity.cosines)))
     return [
         *curves, *(Curve(name, colors.starts_s, [lab[i] for lab in colors.lab]) for i, name in enumerate("Lab")),
         Curve("color change", colors.starts_s, colors.delta_e), Curve("sharpness", colors.starts_s, colors.sharpness),
     ]  # fmt: skip
+
+
+def _with_gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

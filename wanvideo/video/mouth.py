@@ -36,7 +36,8 @@ class MouthRegion:
     """
 
     def __init__(self, video: SourceVideo, feather: int) -> None:
-        self._video, self._feather, self._mesh, self._is_told = video, feather, open_mesh(), False
+        self._video, self._feather, self._is_told = video, feather, False
+        self._mesh = open_mesh("mouth auto", ", or paint a mask")
 
     def weights(self, start: int, stop: int) -> Tensor:
         masks = torch.stack([self._mask(index) for index in range(start, stop)])
@@ -59,13 +60,17 @@ class MouthRegion:
         return torch.from_numpy(np.array(picture))
 
 
-def open_mesh() -> Any:
-    """The face mesh of mediapipe: its `process` takes [H, W, 3] uint8. Raises: UnsupportedError where there is none."""
+def open_mesh(what: str, instead: str = "") -> Any:
+    """The face mesh of mediapipe: its `process` takes [H, W, 3] uint8.
+
+    Args: what: needs it. instead: what else a user can do, after a comma.
+    Raises: UnsupportedError where there is none.
+    """
     try:
         from mediapipe.python.solutions.face_mesh import FaceMesh
     except ImportError as error:
         raise UnsupportedError(
-            f"mouth auto needs a mediapipe that brings its face model, which cannot be used here ({error}). "
-            'Install one (pip install "mediapipe<0.10.22"), or paint a mask.'
+            f"{what} needs a mediapipe that brings its face model, which cannot be used here ({error}). "
+            f'Install one (pip install "mediapipe<0.10.22"){instead}.'
         ) from None
     return FaceMesh(static_image_mode=True, max_num_faces=MAX_SPEAKERS)

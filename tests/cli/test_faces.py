@@ -1,0 +1,143 @@
+"""Faces, mouths and persons as real networks see them, where their packages are installed: `score` and `plan`.
+
+Run them with: pip install "mediapipe<0.10.22" dlib-bin face_recognition_models (the first wants a Python below 3.13).
+"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import faces, jobs
+from support.faces import OTHER, SPEECH
+
+from wanvideo.cli import plan, score
+from wanvideo.quality.faces import CHEEKS, Face, FaceMesh, doubts
+from wanvideo.quality.identity import DlibVector
+from wanvideo.quality.lips import MeshLips
+from wanvideo.quality.score import score_video
+
+PICTURES = {"drawing": faces.drawing, "photograph": faces.photograph}
+
+
+@pytest.fixture(scope="module")
+def lips():
+    pytest.importorskip("mediapipe.python.solutions.face_mesh", reason="the optional package mediapipe finds faces")
+    return MeshLips()
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    pytest.importorskip("dlib", reason="the optional package dlib-bin recognizes faces")
+    return DlibVector()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.04, -0.04, 0.12])
+@pytest.mark.parametrize("kind", PICTURES)
+def test_shifts_of_40_ms_are_found_within_a_frame(lips, tmp_path, kind, shift):
+    video = faces.video(tmp_path / "a.mp4", PICTURES[kind], faces.openings(SPEECH, shift))
+    (sync,) = score_video(video, lips, audios=[SPEECH]).syncs
+    assert abs(sync.lag_s - shift) <= 0.04 and sync.faces > 0.95, sync
+    assert sync.correlation > 0.5 and sync.is_in_sync == (abs(shift) <= 0.08), sync
+
+
+def test_another_sound_is_told(lips, tmp_path):
+    video = faces.video(tmp_path / "a.mp4", faces.drawing, faces.openings(SPEECH))
+    right, wrong = (score_video(video, lips, audios=[sound]).syncs[0] for sound in (SPEECH, OTHER))
+    assert right.is_in_sync and wrong.correlation < right.correlation - 0.3
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_swapped_speakers_are_told(lips, tmp_path, capsys, monkeypatch, is_swapped):
+    def both(left, right):
+        return faces.beside(faces.drawing(left), faces.drawing(right))
+
+    video = faces.video(tmp_path / "a.mp4", both, faces.openings(SPEECH), faces.openings(OTHER))
+    sounds = [OTHER, SPEECH] if is_swapped else [SPEECH, OTHER]
+    monkeypatch.setattr(score, "MeshLips", lambda: lips)
+    assert score.main([str(video), "--audio", *map(str, sounds)]) == 0
+    saved = json.loads((tmp_path / "a.score.json").read_text())
+    assert saved["is_swapped"] is is_swapped and saved["followed_by"] == ([1, 0] if is_swapped else [0, 1])
+    assert f"each their own sound: {'NO' if is_swapped else 'yes'}" in capsys.readouterr().out
+
+
+def test_changed_colors_are_told_and_the_mouth_still_followed(lips, tmp_path):
+    video = faces.video(tmp_path / "a.mp4", faces.drawing, faces.openings(SPEECH), tint=(1, 0.85, 0.7))
+    found = score_video(video, lips, audios=[SPEECH])
+    assert found.syncs[0].is_in_sync and not found.colors.is_steady
+
+
+def test_another_person_is_told(recognizer, tmp_path):
+    same = faces.video(tmp_path / "a.mp4", faces.photograph, np.linspace(0, 1, 75), tint=(1, 0.95, 0.9))
+    found = score_video(same, "", recognizer=recognizer).identity
+    assert found.is_one_person and min(found.cosines) > 0.95, found
+    against = score_video(same, "", faces.ASSETS / "portrait.jpg", recognizer=recognizer).identity
+    assert against.is_against_reference and not against.is_one_person, against
+    Image.new("RGB", (96, 96)).save(tmp_path / "nobody.png")
+    blank = score_video(same, "", tmp_path / "nobody.png", recognizer=recognizer)
+    assert blank.identity is None and blank.identity_note == "no face is found in the reference"
+    nobody = faces.video(tmp_path / "b.mp4", lambda wide: np.full((96, 96, 3), 90, np.uint8), [0, 0])
+    blank = score_video(nobody, "", recognizer=recognizer)
+    assert blank.identity is None and blank.identity_note == "no frame has a face"
+
+
+def test_what_will_not_work_is_told(lips):
+    mesh, drawn = FaceMesh(), faces.drawing()
+    (face,) = mesh.search(drawn)
+    assert doubts([face], None, 1) == [] and face.yaw < 20 and 150 < face.width < 330
+    small = np.full_like(drawn, 120)
+    small[200:280, 300:440] = np.asarray(Image.fromarray(drawn).resize((140, 80), Image.Resampling.BICUBIC))
+    assert "too small for a mouth" in doubts(mesh.search(small), None, 1)[0]
+    assert "No face is found" in doubts(mesh.search(np.full_like(drawn, 120)), None, 1)[0]
+    two = mesh.search(np.asarray(Image.open(faces.ASSETS / "two_people.jpg").convert("RGB")))
+    assert len(two) == 2 and "2 faces and one speaker" in doubts(two, None, 1)[0]
+    halves = np.zeros((2, 480, 832), bool)
+    halves[0, :, :416] = halves[1, :, 416:] = True
+    assert doubts(two, halves, 2) == []
+    assert "No face is found in the region of speaker 2" in doubts(two[:1], halves, 2)[0]
+    assert "2 faces are in the region of speaker 1" in doubts(two, np.ones((1, 480, 832), bool), 2)[0]
+
+
+def planned(folder, sounds):
+    job = {"prompt": "She talks.", "cond_image": str(faces.ASSETS / "two_people.jpg"), "cond_audio": sounds,
+           "audio_type": "para"}  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job))
+    files = jobs.official_files("multi")
+    flags = ["--input_json", str(folder / "job.json"), "--ckpt_dir", files.transformer, "--infinitetalk_dir",
+             files.adapter, "--wav2vec_dir", files.wav2vec, "--size", "832x480", "--device", "cpu"]  # fmt: skip
+    return plan.main(flags)
+
+
+def test_plan_says_it(lips, tmp_path, capsys):
+    assert planned(tmp_path, {"person1": str(SPEECH)}) == 0
+    assert "Faces: 2 faces and one speaker: all of them may speak." in capsys.readouterr().out
+    assert planned(tmp_path, {"person1": str(SPEECH), "person2": str(OTHER)}) == 0
+    assert "Faces: 2, seen well." in capsys.readouterr().out
+
+
+def face_of(width, degrees=0.0, middle=(200, 300)):
+    """A face of which only the points beside the ears are known."""
+    turn = np.deg2rad(degrees)
+    points = np.tile([middle[1], middle[0], 0.0], (468, 1))
+    for index, side in zip(CHEEKS, (-0.5, 0.5), strict=True):
+        points[index] += width * side * np.array([np.cos(turn), 0, np.sin(turn)])
+    return Face(points)
+
+
+def test_a_profile_and_a_small_face_are_told_whoever_finds_them():
+    assert doubts([face_of(200, 20)], None, 1) == doubts([], None, 0) == []
+    (turned,) = doubts([face_of(200, -75)], None, 1)
+    assert "The face is turned by 75 degrees" in turned
+    (small,) = doubts([face_of(40)], None, 1)
+    assert "The face is 40 pixels wide in the video" in small and "64 are enough" in small
+    right = np.zeros((1, 480, 832), bool)
+    right[0, :, 416:] = True
+    assert "The face of speaker 1 is 30 pixels wide" in doubts([face_of(30, middle=(200, 600))], right, 1)[0]
+
+
+def test_plan_says_where_faces_cannot_be_looked_at(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.face_mesh", None)
+    assert planned(tmp_path, {"person1": str(SPEECH)}) == 0
+    assert "Faces: not looked at: it needs a mediapipe" in (said := capsys.readouterr().out) and "windows" in said
+    assert planned(tmp_path, {}) == 0 and "Faces: nobody speaks." in capsys.readouterr().out
