@@ -20,6 +20,7 @@ from ..memory.hooked import streaming
 from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
 from ..models.wav2vec2 import Samples
+from ..ops.precision import matmul_modes
 from ..protocols import AudioSource
 from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
@@ -81,6 +82,7 @@ def missing(what: str, example: str) -> CheckpointError:
 
 
 @torch.no_grad()
+@matmul_modes()
 def encode_text(
     encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False
 ) -> list[Tensor]:
@@ -105,6 +107,7 @@ def _file_bytes(encoder: ModelHandle) -> int:
 
 
 @torch.no_grad()
+@matmul_modes()
 def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tensor]) -> Tensor:
     """What CLIP makes of each reference [3, H, W] in -1..1 as the video shows it: [R, 257, dim] on the CPU.
 
@@ -114,6 +117,7 @@ def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tenso
 
 
 @torch.no_grad()
+@matmul_modes()
 def encode_audio(encoder: ModelHandle, tracks: Sequence[Samples], fps: float) -> AudioSource:
     """Features of every speaker's track."""
     with encoder.in_use() as model:

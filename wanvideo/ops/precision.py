@@ -12,15 +12,21 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @contextlib.contextmanager
 def matmul_modes(tf32: bool = False, fp16_accumulation: bool = False) -> Iterator[None]:
-    """Within the block: float32 products in TF32, and float16 products summed in float16 (faster, less exact)."""
-    settings = torch.backends.cuda.matmul
+    """Within the block: float32 products in TF32, and float16 products summed in float16 (faster, less exact).
+
+    Without `tf32` convolutions are float32 too, which PyTorch computes in TF32 unless it is told not to: frames would
+    depend on how many GPUs there are, since other shapes are computed by other kernels.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     names = {"allow_tf32": tf32, "allow_fp16_accumulation": fp16_accumulation}
-    wanted = {name for name, on in names.items() if on and hasattr(settings, name)}
-    before = {name: getattr(settings, name) for name in wanted}
+    wanted = {name for name, on in names.items() if on and hasattr(products, name)}
+    before, convolved = {name: getattr(products, name) for name in wanted}, convolutions.allow_tf32
     try:
+        convolutions.allow_tf32 = tf32
         for name in wanted:
-            setattr(settings, name, True)
+            setattr(products, name, True)
         yield
     finally:
+        convolutions.allow_tf32 = convolved
         for name, value in before.items():
-            setattr(settings, name, value)
+            setattr(products, name, value)
