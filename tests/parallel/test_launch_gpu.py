@@ -24,12 +24,7 @@ SPLITS = {
     "shards": ("--ulysses_size", "2", "--dit_fsdp"),
 }  # fmt: skip
 EXACT = ("--dtype", "fp32", "--attention", "sdpa")
-# What two roundings of a format differ by; a format's own error is several times as large with these small models.
-ALLOWED = {
-    EXACT: 0.25,
-    ("--dtype", "bf16", "--attention", "hopper"): 1.0,
-    ("--dtype", "bf16", "--attention", "fp8"): 2.0,
-}
+SHARED = [("--dtype", "bf16", "--attention", name) for name in ("hopper", "fp8")]
 
 
 @functools.cache
@@ -52,20 +47,25 @@ def together(folder, numbers, flags):
     return media_files.decoded_frames(folder / "two.mp4").astype(int), said[0]
 
 
+def distance(one, other):
+    """In levels of 255; encoding spreads one here and there."""
+    assert one.shape == other.shape
+    return abs(one - other).mean()
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_in_float32(split, tmp_path):
     frames, _ = together(tmp_path, EXACT, SPLITS[split])
-    expected = alone(EXACT)
-    assert frames.shape == expected.shape and abs(frames - expected).mean() <= ALLOWED[EXACT]
+    assert distance(frames, alone(EXACT)) <= 0.25
 
 
 @pytest.mark.parametrize("split", ["heads", "keys", "shards"])
-@pytest.mark.parametrize("numbers", [numbers for numbers in ALLOWED if numbers is not EXACT], ids=lambda x: x[3])
+@pytest.mark.parametrize("numbers", SHARED, ids=lambda numbers: numbers[3])
 def test_with_the_attention_for_hopper(numbers, split, tmp_path):
+    """Rounded elsewhere than one GPU does, and no worse."""
     reason = backends.refusal(numbers[3], torch.device("cuda", 0), torch.bfloat16, 128)
     if reason is not None:
         pytest.skip(f"this attention cannot be used here: {reason}")
     frames, said = together(tmp_path, numbers, SPLITS[split])
     assert "cannot be used here" not in said and "do not share memory" not in said
-    expected = alone(numbers)
-    assert frames.shape == expected.shape and abs(frames - expected).mean() <= ALLOWED[numbers]
+    assert distance(frames, alone(EXACT)) <= 1.25 * distance(alone(numbers), alone(EXACT))
