@@ -368,7 +368,7 @@ def video_from_file(path: Path, *names: Path) -> Any:
         raise UnsupportedError(f"A VIDEO needs ComfyUI. Take the video from {path}")
     from comfy_api.latest import InputImpl
 
-    class LinkedVideo(InputImpl.VideoFromFile):  # type: ignore[misc, name-defined]
+    class LinkedVideo(InputImpl.VideoFromFile):  # type: ignore[misc, name-defined]  # a base of ComfyUI's
         """A finished mp4, which ComfyUI's nodes save as another name of itself."""
 
         def save_to(

@@ -125,7 +125,7 @@ def _check_region(mouth: str, *has_masks: bool) -> None:
 def _check_packages(mouth: str, scene_seg: Any) -> None:
     """Raises: UnsupportedError where something is asked for whose package is missing."""
     if mouth == AUTO:
-        open_mesh()
+        open_mesh("mouth auto", ", or paint a mask")
     if scene_seg:
         open_detector()
 

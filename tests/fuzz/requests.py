@@ -134,7 +134,8 @@ def mutate(random, data):
         elif what < 0.85:
             del inner[way[-1]]
         elif isinstance(inner, dict):
-            inner[random.choice((*NAMES[:20], "prompts", "speakers", "person2", "promt"))] = value(random)
+            name = random.choice((*NAMES[:20], "prompts", "speakers", "person2", "promt"))
+            inner[name] = copy.deepcopy(value(random))
         said.append(".".join(map(str, way)))
     return ", ".join(said)
 

@@ -40,7 +40,8 @@ REMOTE = bytes(range(256)) * 40
 
 def score(folder):
     colors = Colors((0.0, 1.0), ((1.0, 2.0, 3.0), (1.0, 2.0, 4.0)), (1.0, 2.0), (0.0, 1.0), False)
-    save_score(Score(50, 25.0, None, "no face", colors, "not measured", (), (0.1, 0.2)), folder / "a.score.json")
+    score = Score(2, 25.0, (), (), "no face", colors, None, "not measured", (), ((0.1, 0.2),))
+    save_score(score, folder / "a.score.json")
 
 
 def picture(folder):

@@ -129,7 +129,7 @@ ENGLISH = Texts(
     rest="Mouths rest in pauses (needs silero-vad)",
     prepares="the models are loaded",
     drift="How colors and sharpness drift from window to window",
-    source_ends=("its last picture stays", "it begins again", "it runs backward and forward"),
+    source_ends=("its last picture stays", "it begins again", "it runs backward and forward", "the result ends too"),
 )  # fmt: skip
 
 CHINESE = Texts(
@@ -171,5 +171,5 @@ CHINESE = Texts(
     rest="停顿时闭嘴（需 silero-vad）",
     prepares="正在加载模型",
     drift="各窗口颜色与清晰度的漂移",
-    source_ends=("停在最后一帧", "从头循环", "来回播放"),
+    source_ends=("停在最后一帧", "从头循环", "来回播放", "结果也到此结束"),
 )  # fmt: skip
