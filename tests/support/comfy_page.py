@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -326,8 +327,12 @@ class ComfyPage:
 
     def players(self, count: int) -> list[Player]:
         """The videos in the page, which are played for a moment, as soon as there are `count`."""
-        self.page.wait_for_function(CAN_PLAY, arg=count, timeout=30_000)
-        return [Player(**player) for player in self.page.evaluate(PLAYERS)]
+        end = time.monotonic() + 30
+        while True:
+            self.page.wait_for_function(CAN_PLAY, arg=count, timeout=30_000)
+            players = [Player(**player) for player in self.page.evaluate(PLAYERS)]
+            if len(players) >= count or time.monotonic() > end:  # one may have been put in place of another just then
+                return players
 
     def overlaps(self, gap: float = 0) -> list[str]:
         """Pairs of nodes that are drawn over each other, or with less than `gap` between them."""
