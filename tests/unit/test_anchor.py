@@ -118,10 +118,10 @@ def test_a_picture_is_a_copy_in_range():
 def test_a_state_of_other_anchors_is_refused(models):
     off, on = (next(run_windows(*models, GIVEN, settings, 7)).state for settings in (SETTINGS, EVERY))
     for state, settings in ((off, EVERY), (on, SETTINGS)):
-        with pytest.raises(InputError, match=r"with(out)? reanchor"):
+        with pytest.raises(InputError, match="another reanchor"):
             next(run_windows(*models, GIVEN, settings, 7, state=state))
     small = replace(on, anchor=replace(on.anchor, picture=on.anchor.picture[:, 1:]))
-    with pytest.raises(InputError, match="pictures of another size"):
+    with pytest.raises(InputError, match="an anchor of another size"):
         next(run_windows(*models, GIVEN, EVERY, 7, state=small))
     data = replace(on, anchor=None).to_bytes()
     assert WindowState.from_bytes(data).anchor is None

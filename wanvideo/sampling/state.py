@@ -55,8 +55,8 @@ class WindowState:
         picture = None if self.anchor is None else self.anchor.picture
         if reanchors != (self.anchor is not None) or picture is not None and picture.shape != self.frames[:, 0].shape:
             raise InputError(
-                f"The state to go on from comes from a run {'without' if reanchors else 'with'} reanchor, or with "
-                "pictures of another size. Use the reanchor and the size that the run began with."
+                "The state to go on from comes from a run with another reanchor, or with an anchor of another size. "
+                "Use the reanchor and the size that the run began with."
             )
 
     def to_bytes(self) -> bytes:
