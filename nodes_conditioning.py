@@ -259,7 +259,7 @@ class WanVideoImageToVideoMultiTalk(Node):
     ):  # fmt: skip
         _check_sources(start_image is not None, source_video is not None, keep_mask is not None)
         options = _with_mask(source_options and expect(source_options, SourceOptions, "source_options"), keep_mask)
-        options.check(has_video=source_video is not None)
+        options.check(source_video is not None, 0 if start_image is None else len(start_image))
         _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)

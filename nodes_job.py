@@ -160,6 +160,7 @@ class Job:
             color_strength=images.color_strength if talking else 1.0,
             tiled_vae=images.tiled_vae if talking else False,
             step_cache=self.extras.cache, skip_layers=self.extras.skip_layers, apg=self.extras.apg,
+            reanchor=images.source.reanchor if talking else 0,
         )  # fmt: skip
 
     def _talk(

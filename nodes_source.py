@@ -11,7 +11,18 @@ from torch import Tensor
 from .nodes_base import CATEGORY, Node, advanced, checked, choice, flag, number, socket, whole
 from .nodes_common import path_of_video
 from .wanvideo.errors import InputError
-from .wanvideo.keep import AUTO, DEFAULT_FEATHER, MAX_CRF, MAX_FEATHER, SOURCE_ENDS, Camera, Keep, crf_of
+from .wanvideo.keep import (
+    AUTO,
+    DEFAULT_FEATHER,
+    MAX_CRF,
+    MAX_FEATHER,
+    MAX_WINDOWS,
+    SOURCE_ENDS,
+    Camera,
+    Keep,
+    check_reanchor,
+    crf_of,
+)
 from .wanvideo.runs.identity import digest_of, identify
 from .wanvideo.video.mask import Region, open_region, region_of
 from .wanvideo.video.mouth import open_mesh
@@ -28,6 +39,7 @@ class SourceOptions:
     Args:
         keep_mask: [n, H, W] of the source video, one or one a frame: what is made anew, while the rest stays.
         keep: the same by a video of masks, or mouths that are found. Without either of the two all is made anew.
+        reanchor: of request.LoopSettings.
     """
 
     source_end: str = "hold"
@@ -37,6 +49,7 @@ class SourceOptions:
     scene_seg: bool = False
     camera: Camera | None = None
     crf: int | None = None
+    reanchor: int = 0
 
     @property
     def is_dub(self) -> bool:
@@ -53,8 +66,13 @@ class SourceOptions:
             return region_of(self.keep_mask, video, self.feather)
         return None if self.keep is None else open_region(self.keep, video)
 
-    def check(self, has_video: bool) -> None:
+    def check(self, has_video: bool, num_pictures: int) -> None:
         """Raises: InputError for what only a source video, or only a picture, can do."""
+        changing = {
+            "source_video": has_video, "camera_zoom": self.camera is not None,
+            "several pictures in start_image": num_pictures > 1,
+        }  # fmt: skip
+        check_reanchor(self.reanchor, changing)
         for_videos = {
             "keep_mask": self.keep_mask is not None, "mask_video": self.keep is not None and self.keep.mask is not None,
             "mouth": self.keep is not None and self.keep.mouth is not None, "scene_seg": self.scene_seg,
@@ -88,6 +106,7 @@ class WanVideoSourceOptions(Node):
         "camera_right": advanced(number(0.0, -1.0, 1.0)),
         "camera_down": advanced(number(0.0, -1.0, 1.0)),
         "camera_period": advanced(number(30.0, 1.0, 3600.0, 0.1)),
+        "reanchor": advanced(whole(0, 0, MAX_WINDOWS)),
     }
     OPTIONAL = {"keep_mask": socket("MASK"), "mask_video": socket("VIDEO")}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDSOURCEOPTIONS",), ("source_options",), "process"
@@ -103,7 +122,7 @@ class WanVideoSourceOptions(Node):
 
     def process(
         self, source_end="hold", mouth=NOT_FOUND, feather=DEFAULT_FEATHER, scene_seg=False, crf=-1, camera_zoom=1.0,
-        camera_right=0.0, camera_down=0.0, camera_period=30.0, keep_mask=None, mask_video=None,
+        camera_right=0.0, camera_down=0.0, camera_period=30.0, reanchor=0, keep_mask=None, mask_video=None,
     ):  # fmt: skip
         _check_region(mouth, keep_mask is not None, mask_video is not None)
         _check_packages(mouth, scene_seg)
@@ -112,7 +131,7 @@ class WanVideoSourceOptions(Node):
             keep = Keep(mask=str(path_of_video(mask_video)), feather=feather)
         camera = Camera(camera_zoom, (camera_right, camera_down), camera_period) if camera_zoom > 1 else None
         quality = None if crf < 0 else crf
-        return (SourceOptions(source_end, keep_mask, keep, feather, scene_seg, camera, quality),)
+        return (SourceOptions(source_end, keep_mask, keep, feather, scene_seg, camera, quality, reanchor),)
 
 
 def _check_region(mouth: str, *has_masks: bool) -> None:

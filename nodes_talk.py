@@ -238,7 +238,9 @@ class WanVideoTalk(Node):
     ):  # fmt: skip
         _check_sources(image is not None, video is not None)
         if source_options is not None:
-            expect(source_options, SourceOptions, "source_options").check(has_video=video is not None)
+            expect(source_options, SourceOptions, "source_options").check(
+                video is not None, 0 if image is None else len(image)
+            )
         audios = (audio_1, audio_2, audio_3, audio_4, audio_5, audio_6)
         given = {name: audio for name, audio in zip(AUDIOS, audios, strict=True) if audio is not None}
         masks = regions(None, dict(zip(MASKS, (mask_1, mask_2, mask_3, mask_4, mask_5, mask_6), strict=True)))

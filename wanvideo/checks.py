@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .errors import InputError
@@ -90,3 +90,26 @@ def path(name: str, value: Any) -> str:
 def instance(name: str, value: Any, kind: type, what: str) -> None:
     if not isinstance(value, kind):
         raise InputError(f"{name} {brief(value)} is not {what}. Give {what}.")
+
+
+def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:
+    """The steps + 1 noise levels of a schedule of one's own, of which the last one, 0, may be left out.
+
+    Raises: InputError for another number of them, and where they do not fall from at most 1 to 0.
+    """
+    instance("sigmas", sigmas, Sequence, "a list of noise levels")
+    for index, level in enumerate(sigmas):
+        number(f"sigmas[{index}]", level, 0, 1)
+    levels = [*map(float, sigmas), *([0.0] if len(sigmas) == steps else [])]
+    if len(levels) != steps + 1:
+        raise InputError(
+            f"sigmas holds {len(levels)} noise levels, which does not fit {steps} steps. "
+            f"Give {steps + 1}, or {steps} and 0 is appended."
+        )
+    for index, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+        if not level > following:
+            raise InputError(
+                f"sigmas[{index}] = {level:g} is followed by {following:g}. Give noise levels that fall from at most "
+                "1 to 0."
+            )
+    return levels

@@ -19,7 +19,7 @@ from .untrusted import read_json
 
 KEYS = (
     "prompt", "negative_prompt", "cond_video", "cond_image", "cond_audio", "audio_type", "bbox", "mask", "tts_audio",
-    "video_audio", "keep", "camera",
+    "video_audio", "keep", "camera", "reanchor",
 )  # fmt: skip
 MOST_VOICES, MAX_SPEECH = 6, 20_000  # persons and characters of "tts_audio"
 SILENT = (None, "None", "")  # how a job names the sound of a person who never speaks
@@ -44,6 +44,7 @@ class Job:
         audio_type: para or add; decides nothing for one person.
         negative_prompt: what is not wanted; None: the usual text.
         keep, camera: fields of `keep.Keep` and `keep.Camera`, not checked yet, or None.
+        reanchor: of `request.LoopSettings`, not checked yet, or None.
     """
 
     prompts: PromptList
@@ -55,6 +56,7 @@ class Job:
     negative_prompt: str | None = None
     keep: Any = None
     camera: Any = None
+    reanchor: Any = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def parse_job(data: dict[str, Any] | str | Path) -> Job:
         tuple(_box(name, boxes.get(name)) for name in order),
         tuple(_mask(name, masks.get(name)) for name in order), _audio_type(job, len(order)),
         job.get("negative_prompt"), job.get("keep"), job.get("camera"),
+        job.get("reanchor"),
     )  # fmt: skip
 
 

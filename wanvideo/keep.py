@@ -1,4 +1,6 @@
-"""What of a source video stays as it is when it is dubbed, and how its time goes on: as frozen data, no files opened.
+"""What of a source video stays as it is when it is dubbed, how its time goes on, what moves or replaces a reference.
+
+As frozen data, no files opened.
 
 A request holds it.
 """
@@ -6,6 +8,7 @@ A request holds it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import checks
@@ -13,10 +16,24 @@ from .errors import InputError
 
 SOURCE_ENDS = ("hold", "loop", "ping-pong", "stop")
 MAX_FEATHER = 256
+MAX_WINDOWS = 1_000_000  # between two anchors
 AUTO = "auto"
 DEFAULT_FEATHER = 16
 # x264's quality of the file: 18 is visually clean; with 6 what a dub keeps of its source has a PSNR of 45 dB and more.
 CRF, DUB_CRF, MAX_CRF = 18, 6, 51
+
+
+def check_reanchor(reanchor: int, changing: Mapping[str, bool]) -> None:
+    """Raises: InputError where there is re-anchoring, and something else decides what windows are conditioned on.
+
+    Args: changing: whether there is something else, by its name.
+    """
+    name = next((name for name, is_given in changing.items() if is_given), None)
+    if reanchor and name is not None:
+        raise InputError(
+            f"reanchor {reanchor} does not go with {name}: it is for infinitetalk mode and one still picture that "
+            "nothing else changes. Leave one of the two out."
+        )
 
 
 def crf_of(asked: int | None, is_dub: bool) -> int:

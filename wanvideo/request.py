@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from . import checks
 from .errors import InputError
 from .geometry import DEFAULT_OVERLAP, DEFAULT_WINDOW, FPS, VideoGeometry, WindowPlan, parse_size
 from .job import build, parse_job, read_object
-from .keep import MAX_CRF, SOURCE_ENDS, Camera, Keep, crf_of
+from .keep import MAX_CRF, MAX_WINDOWS, SOURCE_ENDS, Camera, Keep, check_reanchor, crf_of
 from .prompts import check_starts
 
 MODES = ("infinitetalk", "multitalk")
@@ -157,6 +156,8 @@ class LoopSettings:
         color_match, color_strength: method (see COLOR_METHODS) and 0..1 strength of matching to the reference.
         tiled_vae: encode and decode in overlapping tiles, for less memory.
         step_cache, skip_layers: less work in some steps; off by default.
+        reanchor: after so many windows the last frame takes the place of the reference picture among the known
+            latents, if that window looks like the first one (see sampling.anchor). 0: never.
     """
 
     mode: str = "infinitetalk"
@@ -179,6 +180,7 @@ class LoopSettings:
     tiled_vae: bool = False
     step_cache: StepCache | None = None
     skip_layers: SkipLayers | None = None
+    reanchor: int = 0
 
     def __post_init__(self) -> None:
         checks.choice("mode", self.mode, MODES)
@@ -197,10 +199,12 @@ class LoopSettings:
         _step("start_step", self.start_step, 0)
         _step("end_step", self.end_step, -1)
         if self.sigmas is not None:
-            noise_levels(self.sigmas, self.steps)
+            checks.noise_levels(self.sigmas, self.steps)
         for name, kind in (("apg", Apg), ("step_cache", StepCache), ("skip_layers", SkipLayers)):
             if getattr(self, name) is not None:
                 checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
+        checks.number("reanchor", self.reanchor, 0, MAX_WINDOWS, whole=True)
+        check_reanchor(self.reanchor, {f"{self.mode} mode": self.mode != "infinitetalk"})
         WindowPlan(1, self.window_frames, self.motion_frames)
 
 
@@ -365,6 +369,8 @@ class TalkRequest:
         for name, kind in (("keep", Keep), ("camera", Camera)):
             if getattr(self, name) is not None:
                 checks.instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
+        changing = {"keep": self.keep is not None, "scene_seg": self.scene_seg, "camera": self.camera is not None}
+        check_reanchor(self.settings.reanchor, changing)
         self._check_regions()
         self._check_size()
 
@@ -431,6 +437,9 @@ class TalkRequest:
         speakers = tuple(Speaker(*given) for given in zip(job.audios, job.boxes, job.masks, strict=True))
         keep = None if job.keep is None else build(Keep, job.keep, "keep")
         camera = None if job.camera is None else build(Camera, job.camera, "camera")
+        if job.reanchor is not None:
+            given = settings.get("settings", LoopSettings())
+            settings["settings"] = dataclasses.replace(given, reanchor=job.reanchor)
         negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
         return cls(
             job.prompts.texts, job.reference, speakers, negative, job.audio_type, keep=keep, camera=camera,
@@ -441,29 +450,6 @@ class TalkRequest:
 def draw_seed() -> int:
     """For a request that leaves it open."""
     return secrets.randbelow(NUM_DRAWN)
-
-
-def noise_levels(sigmas: Sequence[float], steps: int) -> list[float]:
-    """The steps + 1 noise levels of a schedule of one's own, of which the last one, 0, may be left out.
-
-    Raises: InputError for another number of them, and where they do not fall from at most 1 to 0.
-    """
-    checks.instance("sigmas", sigmas, Sequence, "a list of noise levels")
-    for index, level in enumerate(sigmas):
-        checks.number(f"sigmas[{index}]", level, 0, 1)
-    levels = [*map(float, sigmas), *([0.0] if len(sigmas) == steps else [])]
-    if len(levels) != steps + 1:
-        raise InputError(
-            f"sigmas holds {len(levels)} noise levels, which does not fit {steps} steps. "
-            f"Give {steps + 1}, or {steps} and 0 is appended."
-        )
-    for index, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
-        if not level > following:
-            raise InputError(
-                f"sigmas[{index}] = {level:g} is followed by {following:g}. Give noise levels that fall from at most "
-                "1 to 0."
-            )
-    return levels
 
 
 def _paths(owner: Any, *names: str, prefix: str = "") -> None:

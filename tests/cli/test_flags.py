@@ -184,6 +184,17 @@ def test_a_source_video_is_dubbed_cut_and_continued_as_flags_say(read):
     assert read("--voice_activity").request.voice_activity
 
 
+def test_re_anchoring_is_as_the_flag_says_and_else_the_job(read):
+    assert read().request.settings.reanchor == 0 and read("--reanchor", "20").request.settings.reanchor == 20
+    job = {**JOB, "reanchor": 5}
+    assert read(job=job).request.settings.reanchor == 5
+    assert read("--reanchor", "0", job=job).request.settings.reanchor == 0
+    with pytest.raises(InputError, match="--reanchor -1 is not usable"):
+        read("--reanchor", "-1")
+    with pytest.raises(InputError, match="--reanchor 2 does not go with multitalk mode"):
+        read("--reanchor", "2", "--task", "multitalk-14B")
+
+
 def test_a_camera_and_the_file_s_quality_are_as_flags_say(read):
     request = read().request
     assert request.camera is None and request.crf is None and request.file_crf == 18

@@ -45,7 +45,8 @@ def frames(mesh, folder, settings, options, shard, loras=0):
     [
         (Layout(ulysses=2), {}, {}, True, 1), (Layout(cfg=2), GUIDED, {"quantize": "fp8"}, False, 0),
         (Layout(ulysses=2, ring=2), {}, {"quantize": "int8"}, True, 1),
-        (Layout(ring=2), {}, {"blocks_to_stream": 1}, False, 0), (Layout(ring=2), {}, {"blocks_to_stream": 1}, True, 0),
+        (Layout(ring=2), {"reanchor": 1}, {"blocks_to_stream": 1}, False, 0),
+        (Layout(ring=2), {}, {"blocks_to_stream": 1}, True, 0),
     ],
 )  # fmt: skip
 def test_frames_are_those_of_one_rank(folder, layout, settings, options, shard, loras):

@@ -295,6 +295,15 @@ def test_source_options_move_a_camera_over_a_picture(parts, speech):
         followed(parts, options(camera_zoom=1.5), start_image=picture(2))
 
 
+def test_source_options_re_anchor(parts, speech):
+    still, anchored = (
+        images(sample(parts, followed(parts, options(**given), start_image=picture()), speech))
+        for given in ({}, {"reanchor": 1})
+    )
+    same = [torch.equal(a, b) for a, b in zip(still, anchored, strict=True)]
+    assert same[0] and not same[-1], "the first window has no anchor yet, the last one has"
+
+
 def test_source_options_cut_into_scenes(parts, speech, tmp_path):
     pytest.importorskip("scenedetect", reason="the optional package scenedetect finds scenes")
     shots = (
@@ -327,6 +336,13 @@ def test_source_options_that_cannot_be_are_refused(parts, tmp_path):
             followed(parts, options(**given), start_image=picture())
     with pytest.raises(ValueError, match="camera_zoom moves over a still picture"):
         followed(parts, options(camera_zoom=1.1), source_video=source)
+    for given, pictures, name in (
+        ({}, dict(source_video=source), "source_video"),
+        (dict(camera_zoom=1.1), dict(start_image=picture()), "camera_zoom"),
+        ({}, dict(start_image=picture(2)), "several pictures"),
+    ):
+        with pytest.raises(ValueError, match=f"reanchor 5 does not go with {name}"):
+            followed(parts, options(reanchor=5, **given), **pictures)
 
 
 @pytest.mark.parametrize("cache", ["WanVideoTeaCache", "WanVideoMagCache", "WanVideoEasyCache"])

@@ -243,6 +243,8 @@ class _Export:
                 pan = (self.value(node, name, 0) for name in ("camera_right", "camera_down"))
                 flags += ["--camera", zoom, "--camera_pan", *pan]
                 flags += ["--camera_period", self.value(node, "camera_period", 30)]
+            if (every := self.value(node, "reanchor", 0)) > 0:
+                flags += ["--reanchor", every]
         return flags
 
     def sampling_flags(self) -> list[object]:

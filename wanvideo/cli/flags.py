@@ -30,6 +30,7 @@ FLAGS = {
     "The path of a job": "--input_json", "keep.mask": "--dub", "keep.feather": "--dub_feather",
     "crf": "--crf", "camera.zoom": "--camera", "camera.pan": "--camera_pan", "camera.pan[0]": "--camera_pan: right",
     "camera.pan[1]": "--camera_pan: down", "camera.period_s": "--camera_period",
+    "reanchor": "--reanchor",
 }  # fmt: skip
 
 
@@ -113,4 +114,5 @@ def _add_source_flags(parser: Parser, switch: dict[str, Any]) -> None:
     add("--camera", type=real, metavar="ZOOM", help="move slowly over a still picture, so much nearer: 1 to 2")
     add("--camera_pan", type=real, nargs=2, metavar=("RIGHT", "DOWN"), help="where it moves, each -1 to 1; 0 0")
     add("--camera_period", type=real, metavar="SECONDS", help="until it is back where it began; 30")
+    add("--reanchor", type=whole, metavar="WINDOWS", help="after so many, the last good frame becomes the reference")
     add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")

@@ -102,6 +102,8 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
     if (camera := _camera(flags)) is not None:
         request = replace(request, camera=camera)
+    if flags.reanchor is not None:
+        request = replace(request, settings=replace(request.settings, reanchor=flags.reanchor))
     if not request.has_speech and flags.mode != "clip" and flags.max_frame_num is None:
         logger.info("Nobody speaks in the job: the video is one window. For a longer one say --max_frame_num.")
         request = replace(request, max_frames=0)

@@ -46,7 +46,7 @@ WIDGETS: dict[str, tuple[str, ...]] = {
     ),
     "WanVideoSourceOptions": (
         "source_end", "mouth", "feather", "scene_seg", "crf", "camera_zoom", "camera_right", "camera_down",
-        "camera_period",
+        "camera_period", "reanchor",
     ),
     "MultiTalkWav2VecEmbeds": (
         "normalize_loudness", "num_frames", "fps", "audio_scale", "audio_cfg_scale", "multi_audio_type",

@@ -175,7 +175,8 @@ def without_counterpart(request: TalkRequest) -> Iterator[str]:
         yield "--use_apg: connect WanVideo Experimental Args"
     for name, value in (("keep", request.keep), ("scene_seg", request.scene_seg),
                         ("source_end", request.source_end != "hold"), ("crf", request.crf is not None),
-                        ("voice_activity", request.voice_activity), ("camera", request.camera)):  # fmt: skip
+                        ("voice_activity", request.voice_activity), ("camera", request.camera),
+                        ("reanchor", request.settings.reanchor)):  # fmt: skip
         if value:
             yield f"{name}: set it in the page"
 

@@ -130,19 +130,23 @@ def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
     return Workload(
         VideoGeometry(width, height, settings.window_frames), plan, conditioning.fps, setup,
         0 if audio is None else audio.num_speakers,
-        _encoded(conditioning.references, plan, conditioning.source),
+        _encoded(conditioning.references, plan, conditioning.source, settings.reanchor),
     )  # fmt: skip
 
 
-def _encoded(references: Sequence[Tensor] | Tensor, plan: WindowPlan, source: SourceFrames | None) -> int:
-    return min(len(references), len(plan)) + (0 if source is None else len(plan))
+def _encoded(
+    references: Sequence[Tensor] | Tensor, plan: WindowPlan, source: SourceFrames | None, reanchor: int
+) -> int:  # fmt: skip
+    """How often known pictures are encoded."""
+    anchors = (len(plan) - 1) // reanchor if reanchor else 0
+    return min(len(references), len(plan)) + anchors + (0 if source is None else len(plan))
 
 
 def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
     """What rendering a request computes, before anything of it is encoded."""
     return Workload(
         inputs.geometry, inputs.plan, request.fps, inputs.setup, len(inputs.tracks or ()),
-        _encoded(inputs.references, inputs.plan, inputs.source),
+        _encoded(inputs.references, inputs.plan, inputs.source, request.settings.reanchor),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry import WindowPlan
+from ..keep import check_reanchor
 from ..protocols import SourceFrames
 from ..request import TalkRequest
 from ..video.mask import DubSource, Region, open_region
@@ -41,6 +42,7 @@ def open_source(request: TalkRequest, width: int, height: int) -> SourceVideo | 
         return None
     if request.camera is not None:
         raise InputError(f"camera moves over a still picture, and {request.reference} is a video. Leave camera out.")
+    check_reanchor(request.settings.reanchor, {"a source video": True})
     return SourceVideo(request.reference, width, height, request.fps, request.source_end)
 
 

@@ -6,22 +6,18 @@ Legend: F frames, H W rows and columns, T latent frames.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from .. import checks
-from ..sampling.color import rgb_to_lab
+from ..sampling.measures import WINDOW_FRAMES, has_moved, measure_frames, ratio
 from .plot import Curve, plot
 
-FRAMES, WINDOW_FRAMES = 8, 4  # that are measured, evenly spread: of a video's second, of a window
 CURVES = ("L", "a", "b", "sharpness", "latent_std")
-# What moves notably: a difference in Lab that eyes see side by side, and factors of the other two.
-LAB, SHARPNESS, LATENT = 3.0, 1.25, 1.1
+LATENT = 1.1  # the factor by which the latents' deviation moves notably
 MOST = 1e300  # of any measure: all that is finite
 
 logger = logging.getLogger("wanvideo")
@@ -74,53 +70,17 @@ class WindowMeasures:
 
     def has_moved(self, since: WindowMeasures) -> bool:
         """Whether somebody who sees both windows would notice."""
-        ratios = (
-            (_ratio(self.sharpness, since.sharpness), SHARPNESS),
-            (_ratio(self.latent_std, since.latent_std), LATENT),
-        )
-        return math.dist(self.lab_mean, since.lab_mean) > LAB or any(
-            not 1 / most <= ratio <= most for ratio, most in ratios
-        )  # fmt: skip
+        return has_moved(self, since) or not 1 / LATENT <= ratio(self.latent_std, since.latent_std) <= LATENT
 
     def since(self, first: WindowMeasures) -> str:
         """A sentence on what is other than in an earlier window."""
         lightness, a, b = (now - then for now, then in zip(self.lab_mean, first.lab_mean, strict=True))
-        sharpness = _ratio(self.sharpness, first.sharpness)
+        sharpness = ratio(self.sharpness, first.sharpness)
         return (
             f"Window {self.index + 1} since window {first.index + 1}: lightness {lightness:+.1f}, "
             f"color (a, b) {a:+.1f} {b:+.1f}, sharpness x{sharpness:.2f}, "
-            f"latents x{_ratio(self.latent_std, first.latent_std):.2f}."
+            f"latents x{ratio(self.latent_std, first.latent_std):.2f}."
         )
-
-
-@dataclass(frozen=True)
-class PixelMeasures:
-    """The part of `WindowMeasures` that frames alone decide."""
-
-    lab_mean: tuple[float, ...]
-    lab_std: tuple[float, ...]
-    sharpness: float
-
-
-def measure_frames(frames: Tensor, most: int = FRAMES) -> PixelMeasures:
-    """Measure frames [F, H, W, 3] uint8, at most so many of them."""
-    chosen = torch.linspace(0, len(frames) - 1, min(most, len(frames))).round().long()
-    measured = torch.stack([_of_one(frames[index]) for index in chosen])  # one by one, which fits into caches
-    means, variances = measured.unbind(1)
-    variance = variances.mean(0) + means.var(0, correction=0)
-    mean, spread = means.mean(0).tolist(), variance.sqrt().tolist()
-    return PixelMeasures(tuple(mean[:3]), tuple(spread[:3]), float(variance[3]))
-
-
-def _of_one(frame: Tensor) -> Tensor:
-    """Mean and variance [2, 4] of L, a, b and the Laplacian of L of a frame [H, W, 3] uint8."""
-    lab = rgb_to_lab(frame.float() / 255)
-    lightness, a, b = (lab[..., channel].contiguous() for channel in range(3))
-    around = lightness[:-2, 1:-1] + lightness[2:, 1:-1] + lightness[1:-1, :-2] + lightness[1:-1, 2:]
-    parts = lightness, a, b, around - 4 * lightness[1:-1, 1:-1]
-    means = [part.mean() for part in parts]
-    variances = [(part - mean).square_().mean() for part, mean in zip(parts, means, strict=True)]
-    return torch.stack([*means, *variances]).unflatten(0, (2, 4))
 
 
 def measure(window: MeasuredWindow) -> WindowMeasures:
@@ -169,10 +129,6 @@ def draw(windows: Sequence[WindowMeasures]) -> bytes:
 def _curve(measures: WindowMeasures, name: str) -> float:
     values = dict(zip("Lab", measures.lab_mean, strict=True))
     return values[name] if name in values else float(getattr(measures, name))
-
-
-def _ratio(now: float, then: float) -> float:
-    return now / max(then, 1e-9)
 
 
 def _rounded(name: str, value: float) -> float:

@@ -19,9 +19,9 @@ import torch
 from ..audio.load import Sound, load_audio
 from ..durable import write_atomically
 from ..errors import OutputError
+from ..sampling.measures import FRAMES, PixelMeasures, measure_frames
 from ..video.picture import load_picture
 from ..video.reader import VideoFrames, probe
-from .drift import FRAMES, PixelMeasures, measure_frames
 from .identity import FaceVector, Identity, compare
 from .lips import LipOpening
 from .plot import Curve, plot
@@ -38,7 +38,7 @@ class Colors:
     """Colors over time, second by second.
 
     Args:
-        starts_s: where each second begins. lab, sharpness: as of `drift.PixelMeasures`.
+        starts_s: where each second begins. lab, sharpness: as of `measures.PixelMeasures`.
         delta_e: distance of each second's mean color from the first one's, or from the reference picture's.
         is_against_reference: which of both.
     """

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from ..geometry import VideoGeometry, WindowPlan, latent_frames
+from ..keep import check_reanchor
 from ..protocols import NoiseFn, WindowCondition
+from ..request import LoopSettings
+from .anchor import Anchor
 from .cached import Cached
 from .codec import VideoCodec
 from .conditioning import Conditioning
@@ -57,8 +60,8 @@ class InfiniteTalk:
         return min(window_index, len(self._references) - 1)
 
     def known(self, window_index: int, last_frames: Tensor | None) -> tuple[Tensor, Motion]:
-        picture = self.reference_index(window_index)
-        latents = self._latents.get(picture, lambda: self._encode(picture))
+        number, picture = self._picture(window_index)
+        latents = self._latents.get(number, lambda: self._encode(picture))
         if last_frames is not None:
             return _first_frame_known(latents), Motion(self._codec.encode(last_frames), clean=True)
         # The VAE is causal: the picture alone has the same latent as the picture followed by anything.
@@ -70,8 +73,34 @@ class InfiniteTalk:
     def kept(self, window_index: int) -> None:
         return None
 
-    def _encode(self, picture: int) -> Tensor:
-        return self._codec.encode_start(self._references[picture][:, None], self._geometry.num_frames)
+    def _picture(self, window_index: int) -> tuple[int, Tensor]:
+        """The picture [3, H, W] that a window is conditioned on, and a number that no other one has."""
+        index = self.reference_index(window_index)
+        return index, self._references[index]
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        return self._codec.encode_start(picture[:, None], self._geometry.num_frames)
+
+
+class Reanchored(InfiniteTalk):
+    """A window's condition is the anchor, where a window before it gave one (see `anchor.Anchor`).
+
+    Image embeddings and colors stay those of the reference picture.
+    Args: anchor: the run's, after the window before; the object itself keeps none.
+    """
+
+    def __init__(
+        self, reference: Tensor, codec: VideoCodec, geometry: VideoGeometry, overlap: int,
+        anchor: Callable[[], Anchor | None],
+    ) -> None:  # fmt: skip
+        super().__init__([reference], codec, geometry, overlap)
+        self._anchor = anchor
+
+    def _picture(self, window_index: int) -> tuple[int, Tensor]:
+        anchor = self._anchor()
+        if anchor is None or anchor.picture is None:
+            return super()._picture(window_index)
+        return len(self._references) + anchor.window, anchor.picture
 
 
 class MultiTalk:
@@ -128,14 +157,24 @@ CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multital
 
 
 def make_condition(
-    mode: str, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, plan: WindowPlan
-) -> WindowCondition:
-    """The condition of a mode's windows: anew for every scene, and where there is a source video, as a dub of it."""
+    settings: LoopSettings, conditioning: Conditioning, codec: VideoCodec, geometry: VideoGeometry, plan: WindowPlan,
+    anchor: Callable[[], Anchor | None],
+) -> WindowCondition:  # fmt: skip
+    """The condition of a mode's windows: anew for every scene, and where there is a source video, as a dub of it.
+
+    Args: anchor: the run's, for settings that re-anchor.
+    Raises: InputError for settings that re-anchor what is not made from one picture.
+    """
+    references = conditioning.references
+    if settings.reanchor:
+        changing = {"several reference pictures": len(references) > 1, "keep": conditioning.source is not None}
+        check_reanchor(settings.reanchor, changing | {"scene_seg": bool(plan.cuts)})
+        return Reanchored(references[0], codec, geometry, plan.overlap, anchor)
 
     def of(references: Sequence[Tensor] | Tensor) -> WindowCondition:
-        return CONDITIONS[mode](references, codec, geometry, plan.overlap)
+        return CONDITIONS[settings.mode](references, codec, geometry, plan.overlap)
 
-    condition = Scenes(of, conditioning.references, plan) if plan.cuts else of(conditioning.references)
+    condition = Scenes(of, references, plan) if plan.cuts else of(references)
     return condition if conditioning.source is None else Dub(condition, conditioning.source, codec, plan)
 
 

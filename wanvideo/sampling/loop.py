@@ -18,6 +18,7 @@ from ..models.vae import WanVAE
 from ..protocols import NoiseFn, OneRank, Ranks
 from ..request import LoopSettings
 from ..video.composite import composite
+from .anchor import Anchor
 from .codec import VideoCodec
 from .color import match_color
 from .conditioning import Conditioning
@@ -111,11 +112,13 @@ class _Run:
         height, width = conditioning.references[0].shape[-2:]
         self.geometry = VideoGeometry(width, height, self.settings.window_frames)
         if state is not None:
-            state.check_fits(self.plan, self.geometry)
+            state.check_fits(self.plan, self.geometry, self.settings.reanchor > 0)
         self.codec = VideoCodec(vae, self.settings.tiled_vae)
         self.fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
         self.fallbacks.append(Fallback("a tiled VAE", self.codec.tile))
-        self.condition = make_condition(self.settings.mode, conditioning, self.codec, self.geometry, self.plan)
+        self.condition = make_condition(
+            self.settings, conditioning, self.codec, self.geometry, self.plan, lambda: self.anchor
+        )  # fmt: skip
         self.sampler = WindowSampler(transformer, conditioning, self.condition, setup, self.geometry, ranks)
 
     @property
@@ -125,6 +128,11 @@ class _Run:
         return WindowPlan(
             conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts
         )  # fmt: skip
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """Of the next window."""
+        return None if self.state is None else self.state.anchor
 
     def windows(self) -> Iterator[Window]:
         while (index := self.state.next_index if self.state else 0) in (plan := self.plan):
@@ -144,9 +152,14 @@ class _Run:
         inputs = WindowInputs(index, plan.num_windows, last_frames, audio, self._samples(span), text_index)
         latents = self.sampler.sample(inputs, noise, retry, self.on_step)
         pixels = retry.run(lambda: self._finish(self.codec.decode(latents, inputs.name), index))
-        self.state = WindowState.after(index, plan, pixels)
+        self.state = WindowState.after(index, plan, pixels, self._next_anchor(index, pixels))
         num_new = span.stop - span.new_start
         return Window(index, span.start, latents, pixels, num_new, plan, self.state)
+
+    def _next_anchor(self, index: int, pixels: Tensor) -> Anchor | None:
+        """After window `index`; None for settings that keep to the reference picture."""
+        every = self.settings.reanchor
+        return Anchor.after(index, pixels, self.anchor, every) if every else None
 
     def _samples(self, span: WindowSpan) -> Tensor | None:
         samples = self.conditioning.samples

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .. import checks
 from ..errors import InputError, UnsupportedError
-from ..request import MAX_STEPS, LoopSettings, noise_levels
+from ..request import MAX_STEPS, LoopSettings
 from . import sigmas as grids
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def make_scheduler(
     checks.number("shift", shift, 0.01, 1000)
     checks.number("denoise_strength", denoise_strength, 0, 1)
     if sigmas is not None:
-        levels = noise_levels(sigmas, steps)
+        levels = checks.noise_levels(sigmas, steps)
     else:
         levels = family.grid.sigmas(steps, shift, denoise_strength)
         levels = grids.spread_by_beta(levels) if is_beta else levels
