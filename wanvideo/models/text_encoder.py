@@ -62,7 +62,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
-        from transformers import UMT5Config, UMT5EncoderModel
+        with torch.device("cpu"):  # not on "meta", where parts of PyTorch 2.6 that come along cannot be imported
+            from transformers import UMT5Config, UMT5EncoderModel
 
         self.config = config
         model = UMT5EncoderModel(
