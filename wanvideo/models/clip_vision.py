@@ -65,7 +65,8 @@ class ClipVisionEncoder(nn.Module):
 
     def __init__(self, config: ClipVisionConfig) -> None:
         super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModel
+        with torch.device("cpu"):  # see text_encoder.py
+            from transformers import CLIPVisionConfig, CLIPVisionModel
 
         self.config = config
         tower = CLIPVisionModel(

@@ -82,7 +82,8 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
-        from transformers import Wav2Vec2Config, Wav2Vec2Model
+        with torch.device("cpu"):  # see text_encoder.py
+            from transformers import Wav2Vec2Config, Wav2Vec2Model
 
         self.config = config
         model = Wav2Vec2Model(
