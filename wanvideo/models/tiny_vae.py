@@ -81,11 +81,11 @@ class TinyVAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.decoder[1].weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder[1].weight.dtype
+        return next(self.parameters()).dtype
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
         """latents [16, T, h, w], normalized -> pixels [3, 4T - 3, 8h, 8w] in -1..1, in the model's dtype.
@@ -123,10 +123,8 @@ class TinyVAE(nn.Module):
         start = FIRST + level * LEVEL_LAYERS
         for layer in range(start, start + BLOCKS):
             past[layer], x = x, self.decoder[layer](x, past.get(layer))
-        double, multiply, conv = self.decoder[start + BLOCKS : start + LEVEL_LAYERS]
-        for frame in multiply(
-            x
-        ):  # it looks at single pixels, so it may come before they are doubled: a quarter of them
+        double, multiply, conv = (self.decoder[layer] for layer in range(start + BLOCKS, start + LEVEL_LAYERS))
+        for frame in multiply(x):  # before pixels are doubled, which it has to look at singly: a quarter of the work
             yield from self._frames(conv(double(frame)), level + 1, past)
 
 
