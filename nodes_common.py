@@ -193,9 +193,13 @@ def stop_if_interrupted() -> None:
 
 @dataclass
 class RunProgress:
-    """Says after each step where a run is, with a preview, and ends it when the user asks for that."""
+    """Says after each step where a run is, with a preview, and ends it when the user asks for that.
+
+    Args: decoded: pictures of latents at some of their indices, for users who want decoded ones; None: it has none.
+    """
 
     node_id: str | None
+    decoded: Callable[[Tensor, list[int]], list[Any] | None] = lambda latents, indices: None
     started: float = field(default_factory=time.perf_counter)
     steps_done: int = 0
 
@@ -212,7 +216,7 @@ class RunProgress:
         )
         if comfy:
             bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
-            bar.update_absolute(self.steps_done, total, _preview(report.denoised))
+            bar.update_absolute(self.steps_done, total, _preview(report.denoised, self.decoded))
             _send_text(line, self.node_id)
         logger.debug(line)
 
@@ -243,15 +247,19 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _preview(denoised: Tensor) -> Any:
+def _preview(denoised: Tensor, decoded: Callable[[Tensor, list[int]], list[Any] | None]) -> Any:
     """What the page shows of latents [16, T, H, W] after a step, if its user wants previews: how the window goes on."""
     import latent_preview
 
+    count = denoised.shape[1]
+    indices = sorted({index * (count - 1) // 3 for index in range(4)})
+    if latent_preview.args.preview_method == latent_preview.LatentPreviewMethod.TAESD:
+        frames = decoded(denoised, indices)
+        if frames is not None:
+            return "JPEG", grid(frames), MAX_PREVIEW
     previewer = latent_preview.get_previewer(denoised.device, comfy.latent_formats.Wan21())
     if previewer is None:
         return None
-    count = denoised.shape[1]
-    indices = sorted({index * (count - 1) // 3 for index in range(4)})
     frames = [previewer.decode_latent_to_preview(denoised[None, :, index : index + 1]) for index in indices]
     return "JPEG", grid(frames), MAX_PREVIEW
 

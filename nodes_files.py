@@ -19,6 +19,7 @@ from .wanvideo.errors import CheckpointError, OutputError, TalkError
 from .wanvideo.lora.file import open_lora
 from .wanvideo.untrusted import answered
 
+TINY_NAME = re.compile("(?i)taew2_1")
 UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -228,6 +229,7 @@ MODELS = ("diffusion_models", "diffusion_models_gguf")
 TRANSFORMERS = Files(Kind.TRANSFORMER, MODELS)
 ADAPTERS = Files(Kind.ADAPTER, (*MODELS, "model_patches"), like=re.compile("(?i)infinite?talk|multitalk"))
 VAES = Files(Kind.VAE, ("vae",))
+TINY_VAES = Files(Kind.TINY_VAE, ("vae_approx",), like=TINY_NAME)
 TEXT_ENCODERS = Files(Kind.TEXT_ENCODER, ("text_encoders", "text_encoders_gguf"))
 CLIP_VISIONS = Files(Kind.CLIP_VISION, ("clip_vision", "text_encoders"))
 AUDIO_ENCODERS = Files(Kind.AUDIO_ENCODER, ("wav2vec2", "audio_encoders"))

@@ -17,18 +17,20 @@ from .nodes_files import (
     LORAS,
     SOME_LORAS,
     TEXT_ENCODERS,
+    TINY_VAES,
     TRANSFORMERS,
     VAES,
     FileNode,
     stamp_of,
 )
 from .nodes_options import OPTIONS, BlockSwap, CompileSettings
-from .wanvideo.checkpoints.checkpoint import Checkpoint, with_adapter
-from .wanvideo.checkpoints.detect import check_fit
+from .wanvideo.checkpoints.checkpoint import Checkpoint, recognize, with_adapter
+from .wanvideo.checkpoints.detect import check_fit, check_kind
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import (
     load_clip_vision,
     load_text_encoder,
+    load_tiny_vae,
     load_transformer,
     load_vae,
     open_checkpoint,
@@ -247,19 +249,50 @@ class WanVideoVAELoader(FileNode):
         return (ModelHandle(checkpoint, host(), load, precision=precision),)
 
 
-def vae_of(value: Any) -> ModelHandle:
+class WanVideoTinyVAELoader(FileNode):
+    CATEGORY = LOADERS
+    SEARCH_ALIASES = ["taehv", "taew2_1", "fast vae decode"]
+    REQUIRED = {"model_name": TINY_VAES}
+    OPTIONAL = {"precision": choice("fp16", "fp16", "fp32", "bf16"), "parallel": advanced(flag(False))}
+    RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVAE",), ("vae",), "loadmodel"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name=None):
+        return cls.check_files(model_name=model_name)
+
+    def loadmodel(self, model_name, precision="fp16", parallel=False):
+        checkpoint = open_checkpoint(TINY_VAES.find(model_name), Kind.TINY_VAE)
+        load = partial(load_tiny_vae, checkpoint, dtype=PRECISIONS[precision])
+        return (ModelHandle(checkpoint, host(), load, precision=precision),)
+
+
+def vae_of(value: Any, can_be_tiny: bool = False) -> ModelHandle:
     """The VAE that a node was given: ours, or ComfyUI's own with the same weights, which our code then runs.
 
-    Raises: CheckpointError when ComfyUI's is another model's; InputError for anything else.
+    Args: can_be_tiny: the node only decodes, and nothing goes on from its frames.
+    Raises: CheckpointError when ComfyUI's is another model's; InputError for anything else, and for a tiny one.
     """
     module = getattr(value, "first_stage_model", None)
     if not isinstance(module, torch.nn.Module):
-        return expect(value, ModelHandle, "vae")
-    if not hasattr(value, "wanvideo_handle"):  # it stays with the VAE, as ComfyUI's own caches do
-        checkpoint = open_checkpoint(dict(module.state_dict()), Kind.VAE)
-        load = partial(load_vae, checkpoint, dtype=value.vae_dtype)
-        value.wanvideo_handle = ModelHandle(checkpoint, host(), load, precision=str(value.vae_dtype))
-    return value.wanvideo_handle
+        handle = expect(value, ModelHandle, "vae")
+    else:
+        if not hasattr(value, "wanvideo_handle"):  # it stays with the VAE, as ComfyUI's own caches do
+            value.wanvideo_handle = _handle_of(dict(module.state_dict()), value.vae_dtype)
+        handle = value.wanvideo_handle
+    if handle.checkpoint.kind is Kind.TINY_VAE and not can_be_tiny:
+        raise InputError(
+            f"{handle.checkpoint.name} is a tiny VAE, which cannot encode, and windows go on from exact frames. "
+            "Link a Wan2.1 VAE here, and a tiny one to WanVideo Decode only."
+        )
+    return handle
+
+
+def _handle_of(state: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelHandle:
+    checkpoint = recognize(state)
+    if checkpoint.kind is not Kind.TINY_VAE:
+        check_kind(checkpoint.identity, checkpoint.name, Kind.VAE)
+    load = partial(load_tiny_vae if checkpoint.kind is Kind.TINY_VAE else load_vae, checkpoint, dtype=dtype)
+    return ModelHandle(checkpoint, host(), load, precision=str(dtype))
 
 
 class LoadWanVideoT5TextEncoder(FileNode):
@@ -416,6 +449,7 @@ NODES = (
     WanVideoModelLoader,
     MultiTalkModelLoader,
     WanVideoVAELoader,
+    WanVideoTinyVAELoader,
     LoadWanVideoT5TextEncoder,
     LoadWanVideoClipTextEncoder,
     WanVideoLoraSelect,

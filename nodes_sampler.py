@@ -14,6 +14,7 @@ from .nodes_conditioning import OUTPUT, SAMPLING
 from .nodes_job import Extras, Job, still_needed, talking_video_of
 from .nodes_model_loading import ANY_VAE, vae_of
 from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
+from .nodes_preview import TinyPreview
 from .wanvideo.engine.conditioning import Prompts, Speech
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import Apg, SkipLayers, StepCache
@@ -171,7 +172,7 @@ class WanVideoSampler(Node):
             freeinit_args=freeinit_args, start_step=start_step, end_step=end_step,
             add_noise_to_samples=add_noise_to_samples, use_tf32=use_tf32, apg_args=apg_args,
         )  # fmt: skip
-        return job.run(RunProgress(unique_id), force_offload)
+        return job.run(RunProgress(unique_id, TinyPreview()), force_offload)
 
     def check_lazy_status(self, **inputs):
         return still_needed(inputs, self._job(**inputs))
@@ -233,7 +234,7 @@ class WanVideoSamplerv2(Node):
         job = self._job(
             model, image_embeds, cfg, seed, scheduler, text_embeds, samples, add_noise_to_samples, extra_args
         )
-        return job.run(RunProgress(unique_id), force_offload)
+        return job.run(RunProgress(unique_id, TinyPreview()), force_offload)
 
     def check_lazy_status(self, **inputs):
         return still_needed(inputs, self._job(**inputs))
@@ -285,7 +286,7 @@ class WanVideoDecode(TilesNode):
     ):  # fmt: skip
         if "talking_video" in samples:
             return (samples["talking_video"].recording.images(),)
-        decoder = vae_of(vae)
+        decoder = vae_of(vae, can_be_tiny=True)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         with torch.inference_mode():
             pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()

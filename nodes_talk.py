@@ -25,6 +25,7 @@ from .nodes_model_loading import (
     WanVideoVAELoader,
 )
 from .nodes_options import BlockSwap, audio_guidance, make_schedule
+from .nodes_preview import TinyPreview
 from .nodes_sampler import SEED, WanVideoTalkingVideo
 from .nodes_source import SourceOptions
 from .nodes_text import WanVideoTextEncodeCached
@@ -267,7 +268,8 @@ class WanVideoTalk(Node):
             tiled_vae=settings.tiled_vae, clip_vision=clip, size=chosen.size if size == AUTO else size,
             source_options=source_options,
         )  # fmt: skip
-        samples, _ = job(picture, prompts, Extras(speech=speech)).run(RunProgress(unique_id), force_offload=True)
+        progress = RunProgress(unique_id, TinyPreview())
+        samples, _ = job(picture, prompts, Extras(speech=speech)).run(progress, force_offload=True)
         return WanVideoTalkingVideo().process(samples)
 
     def _model(self, preset: Preset, models: Models, strength: float) -> VideoModel:

@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[Callable[[], State], Callable[[State], object]]] = {
         lambda state: load.load_transformer(_state("transformer"), state),
     ),
     "vae": (lambda: recipes.vae_state_dict(5), load.load_vae),
+    "tiny vae": (lambda: recipes.tiny_vae_state_dict(5, (16, 8, 8, 8)), load.load_tiny_vae),
     "t5": (lambda: recipes.t5_state_dict(5), load.load_text_encoder),
     "clip": (lambda: recipes.clip_state_dict(5), load.load_clip_vision),
     "wav2vec": (lambda: recipes.wav2vec_state_dict(5), load.load_audio_encoder),

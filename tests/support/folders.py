@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
-FOLDERS = ("diffusion_models", "vae", "loras", "text_encoders", "clip_vision", "wav2vec2", "model_patches")
+FOLDERS = (
+    "diffusion_models", "vae", "vae_approx", "loras", "text_encoders", "clip_vision", "wav2vec2", "model_patches"
+)  # fmt: skip
 
 
 def comfy_folders(models, base):

@@ -183,6 +183,29 @@ def vae_state_dict(seed, dim=VAE_DIM):
     return weights
 
 
+def tiny_vae_shapes(widths=(256, 128, 64, 64)):
+    """Key -> shape of the decoder of a tiny video autoencoder (TAEHV); these widths are the published ones."""
+    shapes = _conv("decoder.1", widths[0], 16, 3, 3)
+    for level, times in enumerate((1, 2, 2)):
+        start, width, out = 3 + 6 * level, widths[level], widths[level + 1]
+        for block in range(start, start + 3):
+            shapes |= _conv(f"decoder.{block}.conv.0", width, 2 * width, 3, 3)
+            shapes |= _conv(f"decoder.{block}.conv.2", width, width, 3, 3)
+            shapes |= _conv(f"decoder.{block}.conv.4", width, width, 3, 3)
+        shapes[f"decoder.{start + 4}.conv.weight"] = (times * width, width, 1, 1)
+        shapes[f"decoder.{start + 5}.weight"] = (out, width, 3, 3)
+    return shapes | _conv("decoder.22", 3, widths[3], 3, 3)
+
+
+def tiny_vae_state_dict(seed, widths=(256, 128, 64, 64)):
+    """bias ~ N(0, 0.05^2), the last one around 0.5; weights ~ N(0, 1 / fan_in)."""
+    weights = {}
+    for key, shape in tiny_vae_shapes(widths).items():
+        scale = 0.05 if key.endswith("bias") else 1 / math.prod(shape[1:]) ** 0.5
+        weights[key] = tensor(key, shape, seed, scale, 0.5 if key == "decoder.22.bias" else 0.0)
+    return weights
+
+
 def waveform(seconds, seed, sample_rate=16000):
     """[seconds * sample_rate] float32 in about -0.5..0.5: four chirps under a 3 Hz envelope."""
     z = tensor("wave", (4, 4), seed).double()

@@ -64,10 +64,16 @@ CASES = {
     "vae comfy": (lambda: prefixed(shapes(recipes.vae_shapes()), "model."), Kind.VAE, "Wan2.1 VAE .16 channels"),
     "wan2.2 vae": (wan22_vae, Kind.OTHER, "Wan2.2 VAE with 48 latent channels"),
     "flux vae": (lambda: shapes({"decoder.mid.block_1.norm1.weight": (512,)}), Kind.OTHER, "Flux VAE"),
-    "tiny vae": (
-        lambda: shapes({"decoder.1.weight": (256, 16, 3, 3), "decoder.3.conv.0.weight": (1, 1)}),
-        Kind.TINY_VAE,
-        "preview VAE",
+    "tiny vae": (lambda: shapes(recipes.tiny_vae_shapes()), Kind.TINY_VAE, "tiny VAE .TAE. of Wan2.1 .taew2_1"),
+    "tiny vae wan2.2": (
+        lambda: shapes(recipes.tiny_vae_shapes() | {"decoder.1.weight": (256, 48, 3, 3)}),
+        Kind.OTHER,
+        "tiny VAE .TAE. of Wan2.2 .taew2_2",
+    ),
+    "taesd": (
+        lambda: shapes({"decoder.1.weight": (64, 16, 3, 3), "decoder.3.conv.0.weight": (64, 64, 3, 3)}),
+        Kind.OTHER,
+        "tiny VAE .TAESD. of an image model",
     ),
     "umt5": (lambda: recipes.t5_state_dict(5), Kind.TEXT_ENCODER, "UMT5 text encoder"),
     "flux t5": (flux_t5, Kind.OTHER, "T5 text encoder with 32128 tokens"),

@@ -24,6 +24,7 @@ OFFICIAL = {
     Kind.TRANSFORMER: lambda: recipes.transformer_state_dict(5),
     Kind.ADAPTER: lambda: recipes.adapter_state_dict(5),
     Kind.VAE: lambda: recipes.vae_state_dict(5),
+    Kind.TINY_VAE: lambda: recipes.tiny_vae_state_dict(5, (16, 8, 8, 8)),
     Kind.TEXT_ENCODER: lambda: recipes.t5_state_dict(5),
     Kind.CLIP_VISION: lambda: recipes.clip_state_dict(5),
     Kind.AUDIO_ENCODER: wav2vec_official,

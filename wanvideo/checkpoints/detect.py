@@ -71,6 +71,10 @@ SLOTS = {
     Kind.VAE: Slot(
         "a Wan2.1 VAE (16 channels)", "Wan2_1_VAE_bf16.safetensors", "vae", f"{HUB}/Kijai/WanVideo_comfy/tree/main"
     ),
+    Kind.TINY_VAE: Slot(
+        "a tiny VAE of Wan2.1 (16 channels)", "taew2_1.safetensors", "vae_approx",
+        f"{HUB}/Kijai/WanVideo_comfy/tree/main",
+    ),
     Kind.TEXT_ENCODER: Slot(
         "a UMT5-XXL text encoder", "umt5-xxl-enc-bf16.safetensors", "text_encoders",
         f"{HUB}/Kijai/WanVideo_comfy/tree/main",
@@ -102,6 +106,8 @@ OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("vision_model.embeddings.position_embedding.weight", "vision_model.head.probe"), "a SigLIP vision encoder"),
     (("text_model.embeddings.token_embedding.weight",), "a CLIP text encoder"),
     (("visual.transformer.resblocks.0.",), "a CLIP in OpenCLIP's naming"),
+    (("decoder.1.weight", "decoder.3.conv.0.weight"), "a tiny VAE (TAESD) of an image model"),
+    (("taesd_decoder.1.weight", "taesd_decoder.3.conv.0.weight"), "a tiny VAE (TAESD) of an image model"),
     (("decoder.mid.block_1.norm1.weight",), "a Stable Diffusion or Flux VAE"),
     (("decoder.mid_block.resnets.0.norm1.weight",), "a Stable Diffusion or Flux VAE"),
     (("hubert.feature_extractor.",), "a HuBERT audio encoder"),
@@ -122,9 +128,6 @@ def identify(source: TensorSource) -> Identity:
         key.endswith(LORA_ENDS) for key in source
     ):
         return Identity(Kind.LORA, "a LoRA", storage)
-    tiny = _tiny_vae(source)
-    if tiny:
-        return Identity(Kind.TINY_VAE, tiny, storage)
     z_dim = _wan22_vae_channels(source)
     if z_dim:
         return Identity(Kind.OTHER, f"a Wan2.2 VAE with {z_dim} latent channels", storage, channels=z_dim)
@@ -140,17 +143,6 @@ def _other(source: TensorSource, storage: str) -> Identity:
         if all(any(key.startswith(marker) for key in source) for marker in markers):
             return Identity(Kind.OTHER, family, storage)
     return Identity(Kind.UNKNOWN, f"of no kind that is known here (its tensors: {few(source)})", storage)
-
-
-def _tiny_vae(source: TensorSource) -> str:
-    """TAEHV has plain numbered layers: taew2_1 for Wan2.1, taew2_2 for Wan2.2, taehv for HunyuanVideo."""
-    for prefix in ("", "taesd_", "vae.", "model.", "taehv."):
-        key = f"{prefix}decoder.1.weight"
-        if key in source and f"{prefix}decoder.3.conv.0.weight" in source and len(source.shape(key)) == 4:
-            channels = source.shape(key)[1]
-            family = {16: "of Wan2.1 (taew2_1)", 48: "of Wan2.2 (taew2_2)"}.get(channels, f"of {channels} channels")
-            return f"a tiny preview VAE (TAE) {family}, which shows latents quickly and roughly"
-    return ""
 
 
 def _wan22_vae_channels(source: TensorSource) -> int | None:
@@ -191,6 +183,15 @@ def _vae(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
     return Identity(Kind.VAE, f"a Wan2.1 VAE ({channels} channels)", storage, found, width, channels=channels)
 
 
+def _tiny_vae(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    """taew2_1 for Wan2.1, with the tensors of HunyuanVideo's taehv; taew2_2 for Wan2.2."""
+    width, channels = rank_checked(name, Kind.TINY_VAE, shapes, "decoder.1.weight")[:2]
+    of = {16: "of Wan2.1 (taew2_1)", 48: "of Wan2.2 (taew2_2)"}.get(channels, f"of {channels} channels")
+    family = f"a tiny VAE (TAE) {of}, which shows latents quickly and roughly"
+    kind = Kind.TINY_VAE if channels == 16 else Kind.OTHER
+    return Identity(kind, family, storage, found, width, channels=channels)
+
+
 def _text_encoder(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
     rows, dim = rank_checked(name, Kind.TEXT_ENCODER, shapes, "shared.weight")
     layers = block_count(shapes, "encoder.block.")
@@ -216,6 +217,7 @@ _DESCRIBE: dict[Kind, Callable[[str, Shapes, str, Found], Identity]] = {
     Kind.TRANSFORMER: _transformer,
     Kind.ADAPTER: _adapter,
     Kind.VAE: _vae,
+    Kind.TINY_VAE: _tiny_vae,
     Kind.TEXT_ENCODER: _text_encoder,
     Kind.CLIP_VISION: _clip_vision,
     Kind.AUDIO_ENCODER: _audio_encoder,

@@ -242,6 +242,10 @@ DIALECTS = (
         DIFFUSERS_VAE, prefixes=("vae.", "model.", "module."),
     ),
     Dialect(
+        Kind.TINY_VAE, "official", ("decoder.1.weight", "decoder.3.conv.0.weight", "decoder.22."),
+        prefixes=("vae.", "model.", "taehv.", "module."),
+    ),
+    Dialect(
         Kind.TEXT_ENCODER, "official", ("token_embedding.weight", "blocks.0.attn.q.", "blocks.0.ffn.gate.0."),
         WAN_TEXT_ENCODER, prefixes=("model.", "module."),
     ),

@@ -22,6 +22,7 @@ HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("vae.", _OTHER_PARTS),
     ),
     Kind.VAE: (),
+    Kind.TINY_VAE: (("encoder.", "only the decoder is used"),),
     Kind.TEXT_ENCODER: (
         ("encoder.embed_tokens.", "the same tensor as shared.weight"),
         ("decoder.", "only the encoder is used"),

@@ -35,6 +35,7 @@ from .reader import PackedTensor, TensorSource
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
     from ..models.text_encoder import TextEncoder
+    from ..models.tiny_vae import TinyVAE
     from ..models.transformer import WanTransformer
     from ..models.vae import WanVAE
     from ..models.wav2vec2 import AudioEncoder
@@ -89,6 +90,13 @@ def load_vae(source: Weights, *, dtype: torch.dtype = torch.bfloat16, device: De
     from ..models.vae import VAEConfig, WanVAE
 
     return _load(VAEConfig, WanVAE, source, Kind.VAE, dtype, device)
+
+
+def load_tiny_vae(source: Weights, *, dtype: torch.dtype = torch.float16, device: Device = "cpu") -> TinyVAE:
+    """The decoder of a tiny VAE of Wan2.1 (taew2_1) from a file or a state dict, for previews."""
+    from ..models.tiny_vae import TinyVAE, TinyVAEConfig
+
+    return _load(TinyVAEConfig, TinyVAE, source, Kind.TINY_VAE, dtype, device)
 
 
 def load_text_encoder(

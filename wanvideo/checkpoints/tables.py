@@ -117,6 +117,25 @@ TABLES: dict[Kind, tuple[Table, ...]] = {
             """
         ),
     ),
+    Kind.TINY_VAE: (
+        _table(
+            """
+            decoder.1.weight A 16 3 3
+            decoder.1.bias A
+            decoder.3.conv.0.weight A 2A 3 3
+            decoder.7.conv.weight A A 1 1
+            decoder.8.weight B A 3 3
+            decoder.9.conv.0.weight B 2B 3 3
+            decoder.13.conv.weight 2B B 1 1
+            decoder.14.weight C B 3 3
+            decoder.15.conv.0.weight C 2C 3 3
+            decoder.19.conv.weight 2C C 1 1
+            decoder.20.weight D C 3 3
+            decoder.22.weight 3 D 3 3
+            decoder.22.bias 3
+            """
+        ),
+    ),
     Kind.TEXT_ENCODER: (
         _table(
             f"""

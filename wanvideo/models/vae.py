@@ -336,7 +336,7 @@ class WanVAE(nn.Module):
             own = torch.cat(list(self.encode_stream(clips, rows)), 1)
             return rows.join(own, 1)
         if tiling is None:
-            return _filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk())))
+            return filled(shape, torch.float32, self.device, self.encode_stream(_groups(pixels, self._chunk())))
         return over_tiles(pixels.to(self.device), shape, tiling.cells(8), self.encode)
 
     def decode(self, latents: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -351,7 +351,7 @@ class WanVAE(nn.Module):
         if tiling is None and (split := self._split(rows)) is not None:
             return split.join(torch.cat(list(self.decode_stream(split.take(latents, 1), split)), 1), 8)
         if tiling is None:
-            return _filled(shape, self.dtype, self.device, self.decode_stream(latents))
+            return filled(shape, self.dtype, self.device, self.decode_stream(latents))
         return over_tiles(latents, shape, tiling.cells(8), self.decode, from_latents=True)
 
     def encode_stream(self, clips: Iterable[Tensor], rows: RowSplit | None = None) -> Iterator[Tensor]:
@@ -415,7 +415,7 @@ def _groups(pixels: Tensor, chunk: int) -> Iterator[Tensor]:
         yield from pixels[:, first:].split(GROUP * chunk, 1)
 
 
-def _filled(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pieces: Iterator[Tensor]) -> Tensor:
+def filled(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pieces: Iterator[Tensor]) -> Tensor:
     """Pieces along the frames, put into one tensor as they come."""
     out = torch.empty(shape, dtype=dtype, device=device)
     start = 0

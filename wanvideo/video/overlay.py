@@ -47,7 +47,7 @@ def draw_speakers(
         tracks: [N] at 16 kHz of each speaker, on the video's time line; None for no sound. plan, fps: of the video.
     Returns: [rows, columns, 3] uint8.
     """
-    levels = ((picture.permute(1, 2, 0).float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    levels = _levels(picture)
     drawn = _regions(levels, [] if masks is None else [mask.cpu().numpy() > 0.5 for mask in masks[:-1]])
     if not tracks:
         return np.asarray(drawn)
@@ -97,6 +97,15 @@ def save_picture(picture: np.ndarray, path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"{cause_of(error)} for {path}. Name a file that can be written.") from None
     return path
+
+
+def picture_of(pixels: Tensor) -> Image.Image:
+    """A frame [3, H, W] in -1..1, as it is shown."""
+    return Image.fromarray(_levels(pixels))
+
+
+def _levels(pixels: Tensor) -> np.ndarray:
+    return ((pixels.permute(1, 2, 0).float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def grid(pictures: Sequence[Image.Image]) -> Image.Image:
