@@ -126,7 +126,7 @@ def key_shift(
     round relative to what is left, and keys of trained models have large common offsets in some channels.
     It is the mean of rotated keys: an offset in pairs that rotate fast is none that keys have in common.
     Returns: [N, D/N] float32, the mean of what `rms_norm_heads` makes of the `sampled_tokens`. Keys that meet in one
-    softmax need the same one, see `Backend.share_shift`.
+    softmax need the same one, see `attention.operands`.
     """
     if dtype not in LARGEST:
         return None
