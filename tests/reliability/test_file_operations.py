@@ -55,13 +55,6 @@ def whole(tmp_path_factory):
     return make(tmp_path_factory.mktemp("whole")).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = kills.Nursery(__file__)
-    yield nursery
-    nursery.close()
-
-
 def counted(folder, file):
     done = kills.count_operations(Path(folder))
     make(Path(folder))

@@ -75,13 +75,6 @@ def killed_after(folder, models, seconds):
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    nursery = kills.Nursery(__file__)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return video(tmp_path_factory.mktemp("whole")).read_bytes()
 

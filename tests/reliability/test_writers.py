@@ -101,13 +101,6 @@ NAMES = [writer.__name__ for writer in WRITERS]
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    nursery = kills.Nursery(__file__)
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder for results beside a folder of sources."""
     folder = tmp_path_factory.mktemp("writers")

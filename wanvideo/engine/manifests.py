@@ -29,7 +29,6 @@ from .recorded import speech_digest
 
 PLACING = {"blocks_to_stream", "prefetch", "device"}  # options that change no number
 UNNAMED = {"output", "reference", "speakers", "max_frames"}  # what a request names stands for what is in it
-OFF = {("settings.reanchor", "0"), ("reanchor", "0")}
 MODELS = ("transformer", "adapter", "vae", "text_encoder", "clip_vision", "wav2vec")
 
 
@@ -61,7 +60,7 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     """Of a request through files and options, whichever face it came from."""
     request = job.request
     asked = {name: value for name, value in request.to_json().items() if name not in UNNAMED}
-    identity = _on(flat(asked)) | _that_count(job.options) | {"reference": identify([Path(request.reference)])}
+    identity = flat(asked) | _that_count(job.options) | {"reference": identify([Path(request.reference)])}
     if request.keep is not None and request.keep.mask is not None:
         identity["keep.mask"] = identify([Path(request.keep.mask)])
     for number, speaker in enumerate(request.speakers, 1):
@@ -100,7 +99,7 @@ def manifest_of_conditioning(
     settings, references = setup.settings, conditioning.references
     windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts)
     embeds = conditioning.image_embeds
-    identity = _on(flat(dataclasses.asdict(settings))) | _that_count(engine.options) | {
+    identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
         "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "crf": str(crf),
         "prompts": digest_of(*conditioning.text_embeds), "prompt starts": str(conditioning.text_starts),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
@@ -142,11 +141,6 @@ def identity_of_loras(loras: Iterable[LoraUse]) -> dict[str, str]:
         blocks = "all" if lora.blocks is None else sorted(lora.blocks)
         found[f"LoRA {number}"] = f"{file}, strength {lora.strength}, blocks {blocks}, {lora.skip_layers} {lora.merge}"
     return found
-
-
-def _on(named: dict[str, str]) -> dict[str, str]:
-    """Without what is off, so that runs from before it existed go on."""
-    return {name: value for name, value in named.items() if (name, value) not in OFF}
 
 
 def _that_count(options: EngineOptions) -> dict[str, str]:
