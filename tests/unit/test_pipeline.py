@@ -465,7 +465,5 @@ print(peak)
 
 @host_memory.NEEDS_PROC
 def test_host_memory_does_not_depend_on_the_number_of_windows(tmp_path):
-    # Every array in a mapping of its own: what is measured is what is held, not what malloc keeps for later.
-    own = {"MALLOC_MMAP_THRESHOLD_": "262144"}
-    peaks = {windows: host_memory.run(MEMORY, tmp_path, windows, **own)[0] for windows in (2, 40)}
+    peaks = {windows: host_memory.run(MEMORY, tmp_path, windows)[0] for windows in (2, 40)}
     assert abs(peaks[40] / peaks[2] - 1) <= 0.05, peaks

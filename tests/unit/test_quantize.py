@@ -361,8 +361,8 @@ def large(tmp_path_factory):
 @host_memory.NEEDS_PROC
 @pytest.mark.parametrize("to, out", [("fp8", ""), ("int8", ""), ("fp4", ""), ("fp8", "out.safetensors")])
 def test_peak_memory_is_the_result_and_one_tensor(large, to, out, tmp_path):
-    """A matrix has 8 M weights here: what is held of it at a time is its result and a few float32 copies of 64 MB."""
+    """A matrix has 8 M weights here: what is held of it at a time is its result and float32 copies of a few rows."""
     paths = large / "large.safetensors", large / "tiny.safetensors"
     size, peak = host_memory.run(PEAK, *paths, to, out and tmp_path / out)
     assert (large / "large.safetensors").stat().st_size > 280e6
-    assert peak <= size + 250e6
+    assert peak <= size + 32e6
