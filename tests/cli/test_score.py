@@ -3,45 +3,17 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import media_files
+from support.mouths import FPS, OTHER, SECONDS, SPEECH, dark_lips, talking
 
 from wanvideo.audio.load import SAMPLE_RATE, from_array, load_audio
 from wanvideo.cli import score as command
 from wanvideo.errors import InputError, OutputError
 from wanvideo.quality.score import save_score, score_video
 from wanvideo.quality.sync import GRID, loudness, measure_sync
-
-ASSETS = Path(__file__).resolve().parents[2] / "wanvideo" / "assets"
-SPEECH, OTHER = ASSETS / "speech.flac", ASSETS / "speech_2.flac"
-FPS, SECONDS, SIZE = 25, 6, 96
-SKIN = np.array((200, 160, 140), np.uint8)
-
-
-def dark_lips(frame):
-    """The part of a picture's rows in which its mouth is dark; of no face where there is no skin around it."""
-    if frame[4, 4, 0] < 100:
-        return []
-    return [float((frame[..., 0] < 100).any(1).mean())]
-
-
-def talking(path, shift_s=0.0, tint=None, opening=None, faces=True):
-    """A video whose mouth opens as loud as the speech is `shift_s` before."""
-    loud = loudness(load_audio(SPEECH), (SECONDS + 2) * GRID)
-    places = ((np.arange(FPS * SECONDS) + 0.5) / FPS - shift_s) * GRID
-    wide = np.interp(places, np.arange(len(loud)), loud / loud.max()) if opening is None else opening
-    frames = np.empty((FPS * SECONDS, SIZE, SIZE, 3), np.uint8)
-    rows, columns = np.mgrid[:SIZE, :SIZE] - SIZE / 2
-    for index, frame in enumerate(frames):
-        frame[:] = SKIN if faces else 0
-        frame[(rows / (2 + 30 * wide[index])) ** 2 + (columns / 25) ** 2 < 1] = (60, 10, 20)
-    if tint is not None:
-        frames[len(frames) // 2 :] = np.clip(frames[len(frames) // 2 :] * np.array(tint), 0, 255)
-    return media_files.video(path, frames, fps=FPS)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.04, -0.04, 0.12, -0.2])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from support import recipes
+from support import recipes, syncnets
 from support.quantized_files import write_gguf
 
 from wanvideo.checkpoints.detect import SLOTS, Kind, describe, identify, require, storage_of
@@ -84,6 +84,12 @@ CASES = {
         lambda: shapes({"model.encoder.conv1.weight": (1, 1), "model.encoder.embed_positions.weight": (1, 1)}),
         Kind.OTHER,
         "Whisper",
+    ),
+    "syncnet": (lambda: shapes(syncnets.shapes()), Kind.SYNCNET, "SyncNet .vectors of 16 numbers"),
+    "wav2lip": (
+        lambda: shapes({f"{name}_encoder.0.conv_block.0.weight": (32, 1, 3, 3) for name in ("face", "audio")}),
+        Kind.OTHER,
+        "the SyncNet of Wav2Lip",
     ),
     "hubert": (lambda: prefixed(recipes.wav2vec_state_dict(5), "hubert."), Kind.OTHER, "HuBERT"),
     "fairseq": (

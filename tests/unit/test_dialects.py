@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import recipes
+from support import recipes, syncnets
 
 from wanvideo.checkpoints import dialects
 from wanvideo.checkpoints.dialects import DIALECTS, Kind, dequantized, find_dialect, from_canonical, to_canonical
@@ -28,6 +28,7 @@ OFFICIAL = {
     Kind.TEXT_ENCODER: lambda: recipes.t5_state_dict(5),
     Kind.CLIP_VISION: lambda: recipes.clip_state_dict(5),
     Kind.AUDIO_ENCODER: wav2vec_official,
+    Kind.SYNCNET: lambda: syncnets.state_dict(5) | {"num_batches_tracked.netfclip.1": torch.tensor(7)},
 }
 
 

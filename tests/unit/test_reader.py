@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -77,6 +78,26 @@ def test_old_torch_format(state, tmp_path):
     state = {key: value for key, value in state.items() if key != "fp8"}  # which that format does not know
     torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     assert_same(open_tensors(tmp_path / "x.pth"), state)
+
+
+class Python2Dict:
+    """Pickled as Python 2 pickles an OrderedDict: a list of pairs."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __reduce__(self):
+        return OrderedDict, ([list(pair) for pair in self.items],)
+
+
+def test_old_files_of_python_2(state, tmp_path):
+    state = {key: state[key] for key in ("a.weight", "step")}
+    torch.save(Python2Dict(state.items()), tmp_path / "x.model", _use_new_zipfile_serialization=False)
+    assert_same(open_tensors(tmp_path / "x.model"), state)
+    for items in ([("a",)], [(3, state["step"])]):
+        torch.save(Python2Dict(items), tmp_path / "y.model", _use_new_zipfile_serialization=False)
+        with pytest.raises(CheckpointError, match="y.model is cut short or damaged: it has a dictionary"):
+            open_tensors(tmp_path / "y.model")
 
 
 def test_state_dict_ignores_what_is_no_tensor(state):

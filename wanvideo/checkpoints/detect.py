@@ -90,6 +90,10 @@ SLOTS = {
         "a LoRA", "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors", "loras",
         f"{HUB}/Kijai/WanVideo_comfy/tree/main/Lightx2v",
     ),
+    Kind.SYNCNET: Slot(
+        "SyncNet as its authors published it", "syncnet_v2.model", "syncnet",
+        "https://www.robots.ox.ac.uk/~vgg/software/lipsync",
+    ),
 }  # fmt: skip
 
 LORA_MARKERS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1", ".lokr_w1")
@@ -110,6 +114,7 @@ OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("taesd_decoder.1.weight", "taesd_decoder.3.conv.0.weight"), "a tiny VAE (TAESD) of an image model"),
     (("decoder.mid.block_1.norm1.weight",), "a Stable Diffusion or Flux VAE"),
     (("decoder.mid_block.resnets.0.norm1.weight",), "a Stable Diffusion or Flux VAE"),
+    (("face_encoder.0.conv_block.0.", "audio_encoder.0.conv_block.0."), "the SyncNet of Wav2Lip, another network"),
     (("hubert.feature_extractor.",), "a HuBERT audio encoder"),
     (("feature_extractor.conv_layers.0.0.weight",), "a wav2vec2 in fairseq's naming (use pytorch_model.bin)"),
     (("model.encoder.embed_positions.weight", "model.encoder.conv1.weight"), "a Whisper audio encoder"),
@@ -213,11 +218,17 @@ def _audio_encoder(name: str, shapes: Shapes, storage: str, found: Found) -> Ide
     return Identity(Kind.AUDIO_ENCODER, f"a wav2vec2 audio encoder ({dim} wide)", storage, found, dim, layers)
 
 
+def _syncnet(name: str, shapes: Shapes, storage: str, found: Found) -> Identity:
+    out = rank_checked(name, Kind.SYNCNET, shapes, "netfclip.3.weight")[0]
+    return Identity(Kind.SYNCNET, f"SyncNet (vectors of {out} numbers)", storage, found, out)
+
+
 _DESCRIBE: dict[Kind, Callable[[str, Shapes, str, Found], Identity]] = {
     Kind.TRANSFORMER: _transformer,
     Kind.ADAPTER: _adapter,
     Kind.VAE: _vae,
     Kind.TINY_VAE: _tiny_vae,
+    Kind.SYNCNET: _syncnet,
     Kind.TEXT_ENCODER: _text_encoder,
     Kind.CLIP_VISION: _clip_vision,
     Kind.AUDIO_ENCODER: _audio_encoder,

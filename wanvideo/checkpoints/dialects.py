@@ -33,6 +33,7 @@ class Kind(str, Enum):
     AUDIO_ENCODER = "audio encoder"
     LORA = "LoRA"
     TINY_VAE = "tiny VAE"
+    SYNCNET = "SyncNet"
     TOKENIZER = "tokenizer"
     OTHER = "another model"
     UNKNOWN = "unknown"
@@ -203,6 +204,14 @@ BARE_CLIP = table(
     """
 )
 
+# How often a norm was trained, which files of newer torches hold.
+SYNCNET = table(
+    "".join(
+        f"{branch}.{{i}}.num_batches_tracked -> num_batches_tracked.{branch}.{{i}}\n"
+        for branch in ("netcnnaud", "netcnnlip", "netfcaud", "netfclip")
+    )
+)
+
 PARAMETRIZED_CONV = "encoder.pos_conv_embed.conv.parametrizations.weight."
 WEIGHT_NORM = table(
     f"""
@@ -275,6 +284,10 @@ DIALECTS = (
         prefixes=_SPEECH_PREFIXES,
     ),
     Dialect(Kind.AUDIO_ENCODER, "parametrized", (_SPEECH, PARAMETRIZED_CONV), prefixes=_SPEECH_PREFIXES),
+    Dialect(
+        Kind.SYNCNET, "official", ("netcnnaud.0.weight", "netcnnlip.0.weight", "netfcaud.0.", "netfclip.0."),
+        SYNCNET, prefixes=("__S__.", "model.", "module."),
+    ),
 )  # fmt: skip
 
 

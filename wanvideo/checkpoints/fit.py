@@ -46,6 +46,7 @@ HARMLESS: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("lm_head.", "only for speech recognition"),
         ("masked_spec_embed", "only for training"),
     ),
+    Kind.SYNCNET: (("num_batches_tracked.", "steps of training, which files of newer torches count"),),
 }
 
 

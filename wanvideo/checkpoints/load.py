@@ -34,6 +34,7 @@ from .reader import PackedTensor, TensorSource
 
 if TYPE_CHECKING:
     from ..models.clip_vision import ClipVisionEncoder
+    from ..models.syncnet import SyncNet
     from ..models.text_encoder import TextEncoder
     from ..models.tiny_vae import TinyVAE
     from ..models.transformer import WanTransformer
@@ -134,6 +135,13 @@ def load_audio_encoder(source: Weights, *, dtype: torch.dtype = torch.float32, d
     from ..models.wav2vec2 import AudioEncoder, AudioEncoderConfig
 
     return _load(AudioEncoderConfig, AudioEncoder, source, Kind.AUDIO_ENCODER, dtype, device)
+
+
+def load_syncnet(source: Weights, *, device: Device = "cpu") -> SyncNet:
+    """SyncNet from a file or a state dict, in float32."""
+    from ..models.syncnet import SyncNet, SyncNetConfig
+
+    return _load(SyncNetConfig, SyncNet, source, Kind.SYNCNET, torch.float32, device)
 
 
 def open_checkpoint(weights: Weights, kind: Kind) -> Checkpoint:

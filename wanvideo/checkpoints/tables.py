@@ -199,6 +199,29 @@ TABLES: dict[Kind, tuple[Table, ...]] = {
             blocks="encoder.layers.",
         ),
     ),
+    Kind.SYNCNET: (
+        _table(
+            """
+            netcnnaud.0.weight A 1 3 3
+            netcnnaud.4.weight B A 3 3
+            netcnnaud.8.weight C B 3 3
+            netcnnaud.11.weight D C 3 3
+            netcnnaud.14.weight E D 3 3
+            netcnnaud.18.weight F E 5 4
+            netcnnlip.0.weight G 3 5 7 7
+            netcnnlip.4.weight H G 1 5 5
+            netcnnlip.8.weight I H 1 3 3
+            netcnnlip.11.weight J I 1 3 3
+            netcnnlip.14.weight K J 1 3 3
+            netcnnlip.18.weight L K 1 6 6
+            netfcaud.0.weight M F
+            netfcaud.3.weight N M
+            netfclip.0.weight M L
+            netfclip.3.weight N M
+            netfclip.3.bias N
+            """
+        ),
+    ),
 }
 
 

@@ -238,7 +238,7 @@ def _is_known(name: str) -> bool:
 def _call(name: str, args: Sequence[Any]) -> Any:
     """What a call stands for, which is never made."""
     if name == "collections.OrderedDict":
-        return dict(args[0]) if args and isinstance(args[0], dict) else {}
+        return _ordered(args[0]) if args else {}
     if name == "torch.Size":
         return args[0] if args else ()
     if name in TENSORS:
@@ -248,6 +248,17 @@ def _call(name: str, args: Sequence[Any]) -> Any:
     if name == "torch.device":
         return None
     raise PickleFault("a call that makes no tensor")
+
+
+def _ordered(items: Any) -> dict[Any, Any]:
+    """Of another dictionary, or of a list of pairs, as Python 2 wrote it."""
+    if isinstance(items, dict):
+        return dict(items)
+    if not isinstance(items, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in items):
+        raise PickleFault("a dictionary of no pairs")
+    if not all(isinstance(key, str) for key, _ in items):
+        raise PickleFault("a dictionary whose keys are no names")
+    return dict(items)
 
 
 def _rebuilt(name: str, args: Sequence[Any]) -> TorchPlace:

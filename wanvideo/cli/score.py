@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import checks
+from ..checkpoints.load import load_syncnet
 from ..errors import UnsupportedError
 from ..quality.identity import SAME_PERSON, DlibVector, FaceVector
 from ..quality.lips import LipOpening, MeshLips
-from ..quality.score import STEADY_DELTA_E, Score, save_score, score_video
+from ..quality.score import NO_SYNCNET, STEADY_DELTA_E, Score, save_score, score_video
 from ..quality.sync import IN_SYNC_CORRELATION, IN_SYNC_FRAMES, Sync
+from ..quality.syncnet import SyncNetScore
 from .parser import Parser
 
 
@@ -22,39 +24,52 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--audio", nargs="+", default=[], help="sound of each speaker, from the left; the video's own if not given"
     )
+    parser.add_argument(
+        "--syncnet", help="file of SyncNet (syncnet_v2.model of its authors), which then measures the lag as well"
+    )
     parser.add_argument("--out", help="folder of NAME.score.json and its plot; that of the video if not given")
     return parser
 
 
 def describe(score: Score) -> str:
     """The score in words, a line for each question."""
-    return "\n".join((*_sync_lines(score), _identity_line(score), *_color_lines(score)))
+    missed = [f"SyncNet: not measured: {score.syncnet_note}"] if score.syncnet_note not in ("", NO_SYNCNET) else []
+    return "\n".join((*_sync_lines(score), *missed, _identity_line(score), *_color_lines(score)))
 
 
 def _sync_lines(score: Score) -> list[str]:
     if not score.syncs:
         return [f"in sync: not measured: {score.sync_note}"]
     if len(score.syncs) == 1:
-        return _lines_of(score.syncs[0])
+        return [*_lines_of(score.syncs[0]), *map(_syncnet_line, score.syncnets)]
     names = [f"person {number}: " for number in range(1, len(score.syncs) + 1)]
     lines = [name + line for name, sync in zip(names, score.syncs, strict=True) for line in _lines_of(sync)]
+    lines += [name + _syncnet_line(near) for name, near in zip(names, score.syncnets, strict=False)]
     follows = ", ".join(f"sound {sound} by person {face + 1}" for sound, face in enumerate(score.followed_by, 1))
     return [*lines, f"each their own sound: {'NO' if score.is_swapped else 'yes'}; followed best: {follows}"]
 
 
 def _lines_of(sync: Sync) -> list[str]:
-    side = "late" if sync.lag_s > 0 else "early"
-    lag = f"mouth {abs(sync.lag_frames):.1f} frames {side}" if sync.lag_s else "mouth on time"
     answer = "yes" if sync.is_in_sync else "NO"
     rest = "yes" if sync.is_shut_in_silence else "NO"
     lines = [
-        f"in sync: {answer}; {lag} ({sync.lag_s * 1000:+.0f} ms), correlation {sync.correlation:.2f} "
+        f"in sync: {answer}; {_lag(sync)}, correlation {sync.correlation:.2f} "
         f"(good: up to {IN_SYNC_FRAMES:g} frames, from {IN_SYNC_CORRELATION:g}); faces in {sync.faces:.0%} of frames",
     ]
     if not sync.silent_s:
         return [*lines, "shut in silence: nobody is silent"]
     degrees = f"{sync.open_in_silence:.0%} open there, {sync.open_in_speech:.0%} in speech"
     return [*lines, f"shut in silence: {rest}; {degrees} ({sync.silent_s:.1f} s of silence by {sync.activity})"]
+
+
+def _syncnet_line(near: SyncNetScore) -> str:
+    return f"SyncNet: {_lag(near)}, confidence {near.confidence:.3f}, distance {near.distance:.3f}"
+
+
+def _lag(sync: Sync | SyncNetScore) -> str:
+    side = "late" if sync.lag_s > 0 else "early"
+    lag = f"mouth {abs(sync.lag_frames):.1f} frames {side}" if sync.lag_s else "mouth on time"
+    return f"{lag} ({sync.lag_s * 1000:+.0f} ms)"
 
 
 def _identity_line(score: Score) -> str:
@@ -96,7 +111,8 @@ def main(argv: list[str]) -> int:
         recognizer = DlibVector()
     except UnsupportedError as error:
         recognizer = str(error)
-    score = score_video(video, lips, flags.reference, flags.audio, recognizer)
+    syncnet = None if flags.syncnet is None else load_syncnet(checks.path("--syncnet", flags.syncnet))
+    score = score_video(video, lips, flags.reference, flags.audio, recognizer, syncnet)
     folder = video.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
     written = save_score(score, folder / f"{video.stem}.score.json")
     print(describe(score))

@@ -36,6 +36,12 @@ class Face:
         return float(self.points[:, 1].mean()), float(self.points[:, 0].mean())
 
     @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of all points: from the forehead to the chin."""
+        (left, top), (right, bottom) = self.points[:, :2].min(0).tolist(), self.points[:, :2].max(0).tolist()
+        return left, top, right, bottom
+
+    @property
     def width(self) -> float:
         """Pixels from ear to ear, also where it is turned."""
         return float(math.dist(*(self.points[index] for index in CHEEKS)))

@@ -1,4 +1,4 @@
-"""How far mouths are open, frame by frame.
+"""How far mouths are open, frame by frame, and where their faces are.
 
 Legend: H W rows and columns of a frame.
 """
@@ -6,6 +6,7 @@ Legend: H W rows and columns of a frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +18,19 @@ UPPER_LIP, LOWER_LIP = 13, 14
 EYES = (33, 263)
 
 
+@dataclass(frozen=True)
+class Lips:
+    """Those of one face. opening: in any unit that grows with it. box: left, top, right, bottom of the face, pixels."""
+
+    opening: float
+    box: tuple[float, float, float, float]
+
+
 class LipOpening(Protocol):
     """Measures mouths."""
 
-    def __call__(self, frame: np.ndarray, /) -> Sequence[float]:
-        """How far the mouth of each face in a frame [H, W, 3] uint8 is open, from left to right, in any unit that
-        grows with it."""
+    def __call__(self, frame: np.ndarray, /) -> Sequence[Lips]:
+        """The lips of each face in a frame [H, W, 3] uint8, from left to right."""
         ...
 
 
@@ -35,9 +43,9 @@ class MeshLips:
     def __init__(self) -> None:
         self._mesh = FaceMesh()
 
-    def __call__(self, frame: np.ndarray, /) -> Sequence[float]:
-        openings = []
+    def __call__(self, frame: np.ndarray, /) -> Sequence[Lips]:
+        seen = []
         for face in self._mesh.find(frame):
             eyes = face.distance(*EYES)
-            openings.append(face.distance(UPPER_LIP, LOWER_LIP) / eyes if eyes else 0.0)
-        return openings
+            seen.append(Lips(face.distance(UPPER_LIP, LOWER_LIP) / eyes if eyes else 0.0, face.box))
+        return seen

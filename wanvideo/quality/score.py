@@ -19,17 +19,21 @@ import torch
 from ..audio.load import Sound, load_audio
 from ..durable import write_atomically
 from ..errors import OutputError
+from ..models.syncnet import SPAN, SyncNet
 from ..sampling.measures import FRAMES, PixelMeasures, measure_frames
 from ..video.picture import load_picture
 from ..video.reader import VideoFrames, probe
 from .identity import FaceVector, Identity, compare
-from .lips import LipOpening
+from .lips import LipOpening, Lips
 from .plot import Curve, plot
 from .sync import GRID as SYNC_GRID
 from .sync import Sync, loudness, measure_sync
+from .syncnet import FPS as SYNCNET_FPS
+from .syncnet import LEAST_S, SyncNetScore, measure_syncnet
 
 STEADY_DELTA_E = 5.0  # of the mean color; about twice what is just seen between two pictures side by side
 NO_RECOGNIZER = "no face recognizer is given"
+NO_SYNCNET = "its file is not named"
 logger = logging.getLogger("wanvideo")
 
 
@@ -64,6 +68,7 @@ class Score:
 
     Args:
         syncs: of each sound with the face that is meant to speak it; none where `sync_note` says why.
+        syncnets: the same of those sounds and faces by SyncNet; none where `syncnet_note` says why.
         followed_by: for each sound the face, counted from the left, whose mouth follows it best.
         openings: of each face's mouth, frame by frame, None where it is not seen. louds: of each sound, frame by frame.
         identity: None where `identity_note` says why.
@@ -74,6 +79,8 @@ class Score:
     syncs: tuple[Sync, ...]
     followed_by: tuple[int, ...]
     sync_note: str
+    syncnets: tuple[SyncNetScore, ...]
+    syncnet_note: str
     colors: Colors
     identity: Identity | None
     identity_note: str
@@ -88,7 +95,7 @@ class Score:
 
 def score_video(
     video: str | Path, lips: LipOpening | str, reference: str | Path | None = None,
-    audios: Sequence[str | Path] = (), recognizer: FaceVector | str = NO_RECOGNIZER,
+    audios: Sequence[str | Path] = (), recognizer: FaceVector | str = NO_RECOGNIZER, syncnet: SyncNet | None = None,
 ) -> Score:  # fmt: skip
     """Measure a video; one second of frames is held at a time.
 
@@ -96,18 +103,19 @@ def score_video(
         lips, recognizer: what measures mouths and recognizes faces, or why nothing can.
         reference: a picture that colors and face are compared with; None: the video's first second.
         audios: the sound of each speaker, from the left to the right; none: the video's own, whoever speaks it.
+        syncnet: sees the faces that `lips` finds, if it is given; the video is read a second time.
     Raises: InputError for files that cannot be read.
     """
     picture = None if reference is None else load_picture(reference)
     facts, (sounds, note) = probe(video), _sounds(video, audios)
     measure = None if isinstance(lips, str) or not sounds else lips
     recognize = None if isinstance(recognizer, str) else recognizer
-    openings: list[Sequence[float]] = []
+    seen: list[Sequence[Lips]] = []
     measured: list[PixelMeasures] = []
     vectors: list[np.ndarray | None] = []
     with VideoFrames(video) as frames:
         for second in _seconds(frames, facts.frames, facts.fps):
-            openings += [measure(frame) for frame in second] if measure else []
+            seen += [measure(frame) for frame in second] if measure else []
             vectors += [recognize(second[0])] if recognize else []
             chosen = second[:: math.ceil(len(second) / FRAMES)]
             measured.append(measure_frames(torch.from_numpy(np.stack(chosen))))
@@ -115,14 +123,17 @@ def score_video(
     known = recognize(picture) if recognize and picture is not None else None
     is_blank = bool(recognize) and picture is not None and known is None
     identity = None if is_blank else compare(vectors, known)
-    faces = _faces(openings, len(sounds))
-    syncs, followed_by = _syncs(faces, sounds, facts.fps)
+    faces = _faces(seen, len(sounds))
+    openings = faces[..., 0]
+    syncs, followed_by = _syncs(openings, sounds, facts.fps)
     if sounds:
         note = lips if isinstance(lips, str) else "" if syncs else "no frame has a face for each sound"
+    boxes = [faces[face, :, 1:] for face in (followed_by if len(sounds) == 1 else range(len(syncs)))]
+    syncnets, syncnet_note = _syncnets(syncnet, video, boxes, sounds, facts.fps, note)
     return Score(
-        facts.frames, facts.fps, syncs, followed_by, note, _colors(measured, target), identity,
+        facts.frames, facts.fps, syncs, followed_by, note, syncnets, syncnet_note, _colors(measured, target), identity,
         recognizer if isinstance(recognizer, str) else _identity_note(identity, is_blank),
-        tuple(tuple(None if math.isnan(value) else value for value in face.tolist()) for face in faces),
+        tuple(tuple(None if math.isnan(value) else value for value in face.tolist()) for face in openings),
         tuple(tuple(_loudness(sound, facts.frames, facts.fps).tolist()) for sound in sounds),
     )  # fmt: skip
 
@@ -133,14 +144,15 @@ def _identity_note(identity: Identity | None, is_blank: bool) -> str:
     return "no face is found in the reference" if is_blank else "no frame has a face"
 
 
-def _faces(openings: list[Sequence[float]], num_sounds: int) -> np.ndarray:
-    """[faces, F] of as many faces as most frames have, NaN in frames with another number of them."""
-    counts = collections.Counter(len(frame) for frame in openings if len(frame) >= max(num_sounds, 1))
+def _faces(seen: list[Sequence[Lips]], num_sounds: int) -> np.ndarray:
+    """[faces, F, 5]: opening and box of as many faces as most frames have, NaN in frames with another number."""
+    counts = collections.Counter(len(frame) for frame in seen if len(frame) >= max(num_sounds, 1))
     if not counts:
-        return np.zeros((0, len(openings)))
+        return np.zeros((0, len(seen), 5))
     num_faces = counts.most_common(1)[0][0]
-    rows = [frame if len(frame) == num_faces else [math.nan] * num_faces for frame in openings]
-    return np.array(rows, np.float64).T
+    nobody = [(math.nan,) * 5] * num_faces
+    rows = [[(lips.opening, *lips.box) for lips in frame] if len(frame) == num_faces else nobody for frame in seen]
+    return np.array(rows, np.float64).swapaxes(0, 1)
 
 
 def _syncs(faces: np.ndarray, sounds: list[Sound], fps: float) -> tuple[tuple[Sync, ...], tuple[int, ...]]:
@@ -153,6 +165,17 @@ def _syncs(faces: np.ndarray, sounds: list[Sound], fps: float) -> tuple[tuple[Sy
         best.append(max(range(len(each)), key=lambda face: each[face].correlation))
         syncs.append(each[number if len(sounds) > 1 else best[-1]])
     return tuple(syncs), tuple(best)
+
+
+def _syncnets(
+    net: SyncNet | None, video: str | Path, boxes: Sequence[np.ndarray], sounds: Sequence[Sound], fps: float, note: str
+) -> tuple[tuple[SyncNetScore, ...], str]:
+    """Each sound with its face, none of them where one cannot be measured, and why. Args: note: where no face is."""
+    if net is None or not boxes:
+        return (), note if net else NO_SYNCNET
+    found = [measure_syncnet(net, video, box, sound, fps) for box, sound in zip(boxes, sounds, strict=True)]
+    measured = tuple(item for item in found if item is not None)
+    return (measured, "") if len(measured) == len(found) else ((), f"they last less than {LEAST_S:g} s together")
 
 
 def _loudness(sound: Sound, num_frames: int, fps: float) -> np.ndarray:
@@ -215,6 +238,10 @@ def _curves(score: Score) -> list[Curve]:
         for number, values in enumerate(rows, 1):
             label = name if len(rows) == 1 else f"{name} {number}"
             curves.append(Curve(label, seconds, _with_gaps(values)))
+    for number, near in enumerate(score.syncnets, 1):
+        label = "SyncNet" if len(score.syncnets) == 1 else f"SyncNet {number}"
+        middles = [(index + SPAN / 2) / SYNCNET_FPS for index in range(len(near.confidences))]
+        curves.append(Curve(label, middles, near.confidences))
     if score.identity is not None:
         curves.append(Curve("same person", colors.starts_s, _with_gaps(score.identity.cosines)))
     return [
