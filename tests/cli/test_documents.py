@@ -89,6 +89,7 @@ def test_flags_in_the_documents_exist(language):
         "--table",
         "--price",
         "--audio",
+        "--syncnet",
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))
     assert used <= known, used - known

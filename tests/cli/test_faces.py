@@ -99,6 +99,21 @@ def test_what_will_not_work_is_told(lips):
     assert "2 faces are in the region of speaker 1" in doubts(two, np.ones((1, 480, 832), bool), 2)[0]
 
 
+def test_photographs_that_will_not_work_are_told(lips):
+    data = pytest.importorskip("skimage.data", reason="the optional package scikit-image brings photographs")
+    mesh, head = FaceMesh(), faces.photograph()
+    assert doubts(mesh.search(head), None, 1) == []
+    man = np.repeat(data.camera()[..., None], 3, 2)  # looks through his camera, from the side
+    (profile,) = doubts(mesh.search(man), None, 1)
+    assert "The face is turned by" in profile and "half of its mouth is hidden" in profile
+    small = np.full((480, 832, 3), 120, np.uint8)
+    small[150:300, 300:450] = np.asarray(Image.fromarray(head).resize((150, 150), Image.Resampling.BICUBIC))
+    assert "too small for a mouth" in doubts(mesh.search(small), None, 1)[0]
+    assert "2 faces and one speaker" in doubts(mesh.search(faces.beside(head, head)), None, 1)[0]
+    for nobody in (data.chelsea(), data.coffee()):
+        assert "No face is found" in doubts(mesh.search(nobody), None, 1)[0]
+
+
 def planned(folder, sounds):
     job = {"prompt": "She talks.", "cond_image": str(faces.ASSETS / "two_people.jpg"), "cond_audio": sounds,
            "audio_type": "para"}  # fmt: skip
