@@ -40,7 +40,7 @@ REMOTE = bytes(range(256)) * 40
 
 def score(folder):
     colors = Colors((0.0, 1.0), ((1.0, 2.0, 3.0), (1.0, 2.0, 4.0)), (1.0, 2.0), (0.0, 1.0), False)
-    score = Score(2, 25.0, (), (), "no face", colors, None, "not measured", (), ((0.1, 0.2),))
+    score = Score(2, 25.0, (), (), "no face", (), "no face", colors, None, "not measured", (), ((0.1, 0.2),))
     save_score(score, folder / "a.score.json")
 
 

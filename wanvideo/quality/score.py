@@ -239,7 +239,7 @@ def _curves(score: Score) -> list[Curve]:
             label = name if len(rows) == 1 else f"{name} {number}"
             curves.append(Curve(label, seconds, _with_gaps(values)))
     for number, near in enumerate(score.syncnets, 1):
-        label = "SyncNet" if len(score.syncnets) == 1 else f"SyncNet {number}"
+        label = "SyncNet confidence" if len(score.syncnets) == 1 else f"SyncNet confidence {number}"
         middles = [(index + SPAN / 2) / SYNCNET_FPS for index in range(len(near.confidences))]
         curves.append(Curve(label, middles, near.confidences))
     if score.identity is not None:
