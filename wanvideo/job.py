@@ -179,10 +179,9 @@ def _regions(job: dict[str, Any], key: str, audios: dict[str, Any]) -> dict[str,
 
 def _order(audios: dict[str, Any]) -> list[str]:
     """person1, person2, ... by their numbers, as the reference takes them; other names as they are written."""
-    numbers = {name: NUMBERED.fullmatch(name) for name in audios}
-    if all(numbers.values()):
-        return sorted(audios, key=lambda name: int(numbers[name][1]))  # type: ignore[index]  # none is None, as all are true
-    return list(audios)
+    found = {name: NUMBERED.fullmatch(name) for name in audios}
+    numbers = {name: int(match[1]) for name, match in found.items() if match}
+    return sorted(audios, key=numbers.__getitem__) if len(numbers) == len(audios) else list(audios)
 
 
 def _audio(name: str, value: Any) -> str | None:
@@ -196,7 +195,7 @@ def _mask(name: str, value: Any) -> str | None:
 
 
 def _audio_type(job: dict[str, Any], num_people: int) -> str:
-    kind = job.get("audio_type")
+    kind: str | None = job.get("audio_type")
     if num_people < 2 and kind in (None, SINGLE):
         return "para"
     if kind is None:

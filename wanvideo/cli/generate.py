@@ -305,8 +305,6 @@ def make(job: Job) -> int:
 
     pipeline = TalkingVideoPipeline(job.files, job.options, user_cache())
     with Progress() as progress:
-        path = pipeline.generate(
-            job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step, resume=job.resume
-        )
+        path = pipeline.generate(job.request, overwrite=job.overwrite, on_step=progress.step, resume=job.resume)
     print(path)
     return 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .. import checks
 from ..errors import InputError, TalkError
 
+Number = TypeVar("Number", int, float)
 YES, NO = ("true", "yes", "1", "t", "y", "on"), ("false", "no", "0", "f", "n", "off")
 
 
@@ -53,7 +54,7 @@ def real(text: str) -> float:
     return _read(float, text, "number")
 
 
-def _read(kind: Callable[[str], Any], text: str, what: str) -> Any:
+def _read(kind: Callable[[str], Number], text: str, what: str) -> Number:
     try:
         return kind(text)
     except ValueError:
