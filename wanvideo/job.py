@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, ClassVar, Protocol, TypeVar, Union
 
 from . import checks
 from .errors import InputError
@@ -228,7 +228,16 @@ def known_keys(data: dict[str, Any], known: Iterable[str], where: str) -> None:
             raise InputError(f"{where} has the unknown key {checks.brief(key)}.{hint} Rename or remove it.")
 
 
-def build(cls: type, data: Any, where: str) -> Any:
+class DataClass(Protocol):
+    """What every dataclass has."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Built = TypeVar("Built", bound=DataClass)
+
+
+def build(cls: type[Built], data: Any, where: str) -> Built:
     """A dataclass from plain data, field by field, following the types that the fields are declared with.
 
     Args: where: the place of `data`, for messages.
@@ -261,7 +270,7 @@ def _flat(hint: Any) -> Iterable[type]:
         yield hint
 
 
-def _is_required(item: dataclasses.Field) -> bool:
+def _is_required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 

@@ -24,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         raise InputError(f"{message[:300]}. Use {self.prog} --help to see every flag.")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # no overloads
-        flags, unknown = self.parse_known_args(args, namespace)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]  # always a new one
+        flags, unknown = self.parse_known_args(args)
         if unknown:
             near = checks.meant(unknown[0].partition("=")[0], self._option_string_actions)
             raise InputError(
