@@ -66,8 +66,8 @@ def _displayed(light: np.ndarray, kind: Range, is_wide: bool) -> np.ndarray:
     light = np.maximum(light, 0)  # colors outside Rec. 709 go to its edge
     if kind in (Range.HLG, Range.PQ):
         light *= _compression(light.max(-1, keepdims=True), HLG_PEAK if kind is Range.HLG else PQ_PEAK)
-    shown: np.ndarray = np.round(255 * np.minimum(light, 1) ** np.float32(1 / SDR_GAMMA))
-    return shown.astype(np.uint8)
+    levels: np.ndarray = np.round(255 * np.minimum(light, 1) ** np.float32(1 / SDR_GAMMA))
+    return levels.astype(np.uint8)
 
 
 def _compression(brightest: np.ndarray, peak: float) -> np.ndarray:
