@@ -16,7 +16,7 @@ def main(library: str, data: str, voice: str) -> None:
     speech = ctypes.CDLL(library)
     out = sys.stdout.buffer
 
-    def write(samples: ctypes._Pointer[ctypes.c_int16], count: int, events: int | None) -> int:
+    def write(samples: "ctypes._Pointer[ctypes.c_int16]", count: int, events: int | None) -> int:
         if samples and count > 0:
             out.write(ctypes.string_at(samples, 2 * count))
         return 0
