@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .nodes_all import NODES, REFUSED
-from .nodes_base import display_name
+from .nodes_base import Node, display_name
 from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
 from .nodes_prefixed import serve_texts
 from .nodes_replace import replace_other_names
@@ -48,7 +48,7 @@ place_samples()
 show_warnings()
 _other = _other_pack()
 _start = _prefix(_other)
-_nodes = {_start + node.__name__: node for node in NODES}
+_nodes: dict[str, type[Node]] = {_start + node.__name__: node for node in NODES}
 _nodes |= {node.__name__: node for node in REFUSED if _other is None and node.__name__ not in _REGISTERED}
 NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}

@@ -16,7 +16,7 @@ from .nodes_base import CATEGORY, DEVICES, LOADERS, Node, checked, choice, expec
 from .nodes_common import host, logger, models_folder, stop_if_interrupted
 from .nodes_files import AUDIO_ENCODERS, FileNode
 from .wanvideo.audio.features import silence_features
-from .wanvideo.audio.load import SAMPLE_RATE, from_array
+from .wanvideo.audio.load import SAMPLE_RATE, Sound, from_array
 from .wanvideo.audio.mix import mix
 from .wanvideo.audio.source import TensorAudio, padded
 from .wanvideo.audio.speech import Preparation, prepare_tracks
@@ -179,7 +179,7 @@ def encode_speech(
     """
     waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
     check_regions(0 if masks is None else len(masks), len(waves))
-    sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
+    sounds: list[Sound | None] = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
     sounds += [None] * ((0 if masks is None else len(masks)) - len(sounds))  # people who only listen
     say_if_other_rate(fps)
     say_if_cut([sound.duration_s for sound in sounds if sound], placement, num_frames, fps)

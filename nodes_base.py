@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from .nodes_common import page_language
 from .nodes_messages import translate
@@ -22,6 +22,7 @@ LOADERS = f"{CATEGORY}/loaders"
 DEVICES = ("main_device", "offload_device")
 logger = logging.getLogger("wanvideo")
 Socket = TypeVar("Socket")
+Other = TypeVar("Other")
 
 
 @cache
@@ -39,6 +40,10 @@ class Node:
 
     CATEGORY = CATEGORY
     DESCRIPTION = ""
+    FUNCTION: str
+    RETURN_TYPES: tuple[str | list[str], ...]
+    RETURN_NAMES: tuple[str, ...]
+    OUTPUT_TOOLTIPS: tuple[str, ...]
     REQUIRED: dict[str, Any] = {}
     OPTIONAL: dict[str, Any] = {}
     HIDDEN: dict[str, str] = {}
@@ -48,7 +53,7 @@ class Node:
         cls.DESCRIPTION = own.get("description", "")
         if "outputs" in own:
             cls.OUTPUT_TOOLTIPS = tuple(output.get("tooltip", "") for output in own["outputs"].values())
-        for name in (getattr(cls, "FUNCTION", None), "check_lazy_status"):
+        for name in (getattr(cls, "FUNCTION", ""), "check_lazy_status"):
             if name in vars(cls):
                 setattr(cls, name, _answering(vars(cls)[name]))
 
@@ -139,7 +144,11 @@ def unsupported(kind: str) -> tuple[str, dict[str, Any]]:
     return kind, {"unsupported": True}
 
 
-def expect(value: Any, kind: type[Socket] | tuple[type, ...], what: str) -> Socket:
+@overload
+def expect(value: Any, kind: type[Socket], what: str) -> Socket: ...
+@overload
+def expect(value: Any, kind: tuple[type[Socket], type[Other]], what: str) -> Socket | Other: ...
+def expect(value: Any, kind: type | tuple[type, ...], what: str) -> object:
     """`value` if this pack made it. Raises: InputError for what another pack's node of the same type hands over."""
     if isinstance(value, kind):
         return value

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .nodes_messages import translate
-from .wanvideo.engine.host import Host, ModelHandle, ProcessHost
+from .wanvideo.engine.host import Host, ModelHandle, Placeable, ProcessHost
 from .wanvideo.errors import TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
@@ -129,7 +129,7 @@ class ComfyHost:
     def make_room(self, num_bytes: int) -> None:
         comfy.model_management.free_memory(num_bytes, self.device)
 
-    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+    def place(self, handle: Placeable, place: Callable[[], None], num_bytes: int) -> None:
         if handle.managed is None:
             handle.managed = _managed()(handle.residency)
         handle.managed.place = place
@@ -290,7 +290,7 @@ def show_picture(picture: np.ndarray) -> dict[str, Any]:
 
 def _send_text(line: str, node_id: str | None) -> None:
     """Show a line under a node, below the warnings that it has given so far."""
-    server = getattr(PromptServer, "instance", None)
+    server = prompt_server()
     if node_id is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text("\n".join([*_warnings.of(node_id), line] if line else _warnings.of(node_id)), node_id)
 
@@ -357,8 +357,10 @@ def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
     def fill(request: dict[str, Any]) -> dict[str, Any]:
         graph = request.get("prompt")
         for item in graph.values() if isinstance(graph, dict) else ():
-            kind, inputs = (item.get("class_type"), item.get("inputs")) if isinstance(item, dict) else (None, None)
-            for name, default in defaults.get(str(kind), {}).items() if isinstance(inputs, dict) else ():
+            if not isinstance(item, dict) or not isinstance(inputs := item.get("inputs"), dict):
+                continue
+            kind = item.get("class_type")
+            for name, default in defaults.get(str(kind), {}).items():
                 if name in inputs and inputs[name] in ("", None):
                     logger.info("%s %s was empty: %s is used.", kind, name, default)
                     inputs[name] = default
@@ -376,7 +378,7 @@ def video_from_file(path: Path, *names: Path) -> Any:
         raise UnsupportedError(f"A VIDEO needs ComfyUI. Take the video from {path}")
     from comfy_api.latest import InputImpl
 
-    class LinkedVideo(InputImpl.VideoFromFile):  # type: ignore[misc, name-defined]  # a base of ComfyUI's
+    class LinkedVideo(InputImpl.VideoFromFile):
         """A finished mp4, which ComfyUI's nodes save as another name of itself."""
 
         def save_to(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -106,13 +106,22 @@ class TalkingPicture:
         if video is not None:
             return follow(video, plan, fps, options.scene_seg, options.region(video))
         if self.picture is None or options.camera is None:
-            return Pictures(list(self.references), None, plan)
+            return Pictures(list(self._drawn()), None, plan)
         picture = to_bytes(self.picture * 2 - 1).cpu().numpy()
         return Pictures(CameraReferences(picture, options.camera, self.width, self.height, plan, fps), None, plan)
 
+    def _drawn(self) -> Tensor:
+        """The references where no source video has them."""
+        assert self.references is not None, "only a source video goes without"
+        return self.references
+
+    @property
+    def reanchor(self) -> int:
+        return self.source.reanchor
+
     def identity(self) -> dict[str, str]:
         """What decides the references and what is kept, by name."""
-        known = identify([self.video]) if self.video else digest_of(*self.references, self.picture)
+        known = identify([self.video]) if self.video else digest_of(*self._drawn(), self.picture)
         return {"reference": known, **self.source.identity()}
 
     def image_embeds(self, pictures: Sequence[Tensor]) -> Tensor | None:
@@ -124,11 +133,25 @@ class TalkingPicture:
 
 @dataclass(frozen=True)
 class PlainClip:
-    """One clip of a given size. condition: [20, T, H/8, W/8], or None where nothing is known."""
+    """One clip of a given size, with the settings of a `TalkingPicture` that suit a clip.
+
+    Args: condition: [20, T, H/8, W/8], or None where nothing is known.
+    """
+
+    mode: ClassVar[str] = "auto"
+    motion_frames: ClassVar[int] = 1
+    color_match: ClassVar[str] = "disabled"
+    color_strength: ClassVar[float] = 1.0
+    tiled_vae: ClassVar[bool] = False
+    reanchor: ClassVar[int] = 0
 
     geometry: VideoGeometry
     condition: Tensor | None
     clip: ClipEmbeds | None
+
+    @property
+    def window_frames(self) -> int:
+        return self.geometry.num_frames
 
 
 class WanVideoClipVisionEncode(Node):

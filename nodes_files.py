@@ -199,7 +199,13 @@ class FileNode(Node):
     def check_files(cls, **names: Any) -> bool | str:
         """What VALIDATE_INPUTS answers. A name that is linked is not known yet, and a missing one ComfyUI's affair."""
         files = cls.files()
-        return checked(lambda: [files[item].check(name) for item, name in names.items() if name is not None])
+
+        def check() -> None:
+            for item, name in names.items():
+                if name is not None:
+                    files[item].check(name)
+
+        return checked(check)
 
 
 def folder_inside(text: str) -> Path | None:

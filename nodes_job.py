@@ -130,7 +130,7 @@ class Job:
         use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
         if isinstance(images, PlainClip):
             clip = Clip(
-                images.geometry, images.condition, self.prompts, images.clip and images.clip.tokens[:1],
+                images.geometry, images.condition, self.prompts, images.clip.tokens[:1] if images.clip else None,
                 self.extras.speech, samples,
             )  # fmt: skip
             latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
@@ -138,7 +138,7 @@ class Job:
         return self._talk(images, setup, use_tf32, progress)
 
     def _settings(self, images: TalkingPicture | PlainClip) -> LoopSettings:
-        speech, talking = self.extras.speech, isinstance(images, TalkingPicture)
+        speech = self.extras.speech
         audio_cfg = speech.guidance_scale if speech else 1.0
         cfg = tuple(self.cfg) if isinstance(self.cfg, list) else self.cfg
         if audio_cfg != 1 and isinstance(cfg, tuple):
@@ -147,20 +147,17 @@ class Job:
             )
         if audio_cfg != 1 and isinstance(cfg, int | float) and cfg != 1:
             audio_cfg *= cfg  # what the graphs of WanVideoWrapper mean by these two numbers
-        mode = images.mode if talking and images.mode != "auto" else self.model.mode
+        mode = images.mode if images.mode != "auto" else self.model.mode
         return LoopSettings(
             mode=mode or "infinitetalk",
-            window_frames=images.window_frames if talking else images.geometry.num_frames,
-            motion_frames=images.motion_frames if talking else 1,
+            window_frames=images.window_frames, motion_frames=images.motion_frames,
             scheduler=self.schedule.name, steps=self.schedule.steps, shift=self.schedule.shift,
             start_step=self.schedule.start_step, end_step=self.schedule.end_step, sigmas=self.schedule.sigmas,
             guidance_scale=cfg, audio_guidance_scale=audio_cfg, audio_scale=speech.scale if speech else 1.0,
             denoise_strength=self.denoise_strength, add_noise_to_samples=self.add_noise_to_samples,
-            color_match=images.color_match if talking else "disabled",
-            color_strength=images.color_strength if talking else 1.0,
-            tiled_vae=images.tiled_vae if talking else False,
+            color_match=images.color_match, color_strength=images.color_strength, tiled_vae=images.tiled_vae,
             step_cache=self.extras.cache, skip_layers=self.extras.skip_layers, apg=self.extras.apg,
-            reanchor=images.source.reanchor if talking else 0,
+            reanchor=images.reanchor,
         )  # fmt: skip
 
     def _talk(
@@ -168,18 +165,19 @@ class Job:
     ) -> dict[str, Any]:
         speech, settings = self.extras.speech, setup.settings
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
-        masks = speech and speech.masks(images.picture_size, images.width, images.height)
+        masks = speech.masks(images.picture_size, images.width, images.height) if speech else None
         pictures = images.pictures(num_frames, fps)
-        plan, num_frames = pictures.plan, pictures.plan.total_frames
+        plan = pictures.plan
         conditioning = make_conditioning(
-            setup, pictures.references, self.prompts, num_frames, audio=speech and speech.audio, speaker_masks=masks,
+            setup, pictures.references, self.prompts, plan.total_frames or num_frames,
+            audio=speech.audio if speech else None, speaker_masks=masks,
             image_embeds=images.image_embeds(pictures.references), samples=self._latents(), fps=fps,
             source=pictures.source, cuts=plan.cuts,
         )  # fmt: skip
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)
         folder = free_name((images.folder or output_folder()) / "talking_video")
-        run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech and speech.soundtrack)
+        run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
         if run.manifest.progress.num_windows:
@@ -197,6 +195,7 @@ class Job:
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as(free_name(images.folder / "talking_video.mp4"))
+        assert run.video is not None, "its last window is there"
         recording.path = run.video
         progress.show(path, len(plan), len(plan))
         progress.finish(path, run.folder)

@@ -120,7 +120,7 @@ class VideoModel:
     def engine(self, vae: ModelHandle | None, use_tf32: bool = False) -> Engine:
         """What samples with it."""
         options = replace(self.options, tf32=use_tf32)
-        adapter = self.adapter and self.adapter.checkpoint
+        adapter = self.adapter.checkpoint if self.adapter else None
         return Engine(host(), self.handle, vae, options, loras=self.loras, adapter=adapter)
 
 

@@ -36,8 +36,12 @@ class BlockSwap:
     prefetch: int = 1
     percent: float | None = None
 
-    def of(self, num_blocks: int) -> int:
-        return self.blocks if self.percent is None else round(self.percent * num_blocks)
+    def of(self, num_blocks: int | None) -> int:
+        """How many stream of a model's blocks, which are counted in every transformer that we know."""
+        if self.percent is None:
+            return self.blocks
+        assert num_blocks is not None, "a transformer without blocks is refused by its loader"
+        return round(self.percent * num_blocks)
 
 
 @dataclass(frozen=True)
@@ -280,8 +284,8 @@ class WanVideoScheduler(Node):
     REQUIRED = SCHEDULE
     OPTIONAL = {"sigmas": socket("SIGMAS"), "enhance_hf": advanced(flag(False))}
     HIDDEN = {"unique_id": "UNIQUE_ID"}
-    RETURN_TYPES = ("SIGMAS", "INT", "FLOAT", list(KNOWN_SCHEDULERS), "INT", "INT")
-    RETURN_NAMES = ("sigmas", "steps", "shift", "scheduler", "start_step", "end_step")
+    RETURN_TYPES: tuple[str | list[str], ...] = ("SIGMAS", "INT", "FLOAT", list(KNOWN_SCHEDULERS), "INT", "INT")
+    RETURN_NAMES: tuple[str, ...] = ("sigmas", "steps", "shift", "scheduler", "start_step", "end_step")
     FUNCTION = "process"
 
     @classmethod
@@ -319,9 +323,9 @@ def check_schedule(name: str | None, known: dict[str, Any], has_sigmas: bool) ->
     if not isinstance(name, str):
         raise InputError(f"scheduler is {type(name).__name__}, not text. Choose one of the list.")
     if "steps" not in known or has_sigmas:  # how many steps there are shows when it runs
-        known = {"steps": 4} | {item: known[item] for item in ("shift",) if item in known}
-    numbers = {"shift": 5.0, "start_step": 0, "end_step": -1} | known
-    make_schedule(name, **numbers, sigmas=None)
+        known = {"steps": 4, "shift": known.get("shift", 5.0)}
+    start_step, end_step = known.get("start_step", 0), known.get("end_step", -1)
+    make_schedule(name, known["steps"], known.get("shift", 5.0), start_step, end_step, None)
 
 
 def make_schedule(

@@ -50,6 +50,7 @@ class RefusedNode(Node):
 def _refused(name: str) -> type[RefusedNode]:
     kind, instead = KINDS[name]
     refused = type(name, (RefusedNode,), {"RETURN_TYPES": (kind,), "RETURN_NAMES": (kind.lower(),)})
+    assert issubclass(refused, RefusedNode)
     refused.DESCRIPTION = f"Not supported: {instead}."
     return refused
 

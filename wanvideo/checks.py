@@ -78,7 +78,7 @@ def text(name: str, value: Any, most: int) -> None:
 
 def path(name: str, value: Any) -> str:
     """The path as text; a pathlib.Path is one too."""
-    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    given: str = os.fspath(value) if isinstance(value, os.PathLike) else value
     text(name, given, MAX_PATH)
     if not given.strip():
         raise InputError(f"{name} is an empty path. Name a file, or leave it out.")

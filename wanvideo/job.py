@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, ClassVar, Protocol, TypeVar, Union
 
 from . import checks
 from .errors import InputError
@@ -179,10 +179,9 @@ def _regions(job: dict[str, Any], key: str, audios: dict[str, Any]) -> dict[str,
 
 def _order(audios: dict[str, Any]) -> list[str]:
     """person1, person2, ... by their numbers, as the reference takes them; other names as they are written."""
-    numbers = {name: NUMBERED.fullmatch(name) for name in audios}
-    if all(numbers.values()):
-        return sorted(audios, key=lambda name: int(numbers[name][1]))  # type: ignore[index]  # none is None, as all are true
-    return list(audios)
+    found = {name: NUMBERED.fullmatch(name) for name in audios}
+    numbers = {name: int(match[1]) for name, match in found.items() if match}
+    return sorted(audios, key=numbers.__getitem__) if len(numbers) == len(audios) else list(audios)
 
 
 def _audio(name: str, value: Any) -> str | None:
@@ -196,7 +195,7 @@ def _mask(name: str, value: Any) -> str | None:
 
 
 def _audio_type(job: dict[str, Any], num_people: int) -> str:
-    kind = job.get("audio_type")
+    kind: str | None = job.get("audio_type")
     if num_people < 2 and kind in (None, SINGLE):
         return "para"
     if kind is None:
@@ -229,7 +228,16 @@ def known_keys(data: dict[str, Any], known: Iterable[str], where: str) -> None:
             raise InputError(f"{where} has the unknown key {checks.brief(key)}.{hint} Rename or remove it.")
 
 
-def build(cls: type, data: Any, where: str) -> Any:
+class DataClass(Protocol):
+    """What every dataclass has."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Built = TypeVar("Built", bound=DataClass)
+
+
+def build(cls: type[Built], data: Any, where: str) -> Built:
     """A dataclass from plain data, field by field, following the types that the fields are declared with.
 
     Args: where: the place of `data`, for messages.
@@ -262,7 +270,7 @@ def _flat(hint: Any) -> Iterable[type]:
         yield hint
 
 
-def _is_required(item: dataclasses.Field) -> bool:
+def _is_required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 

@@ -6,7 +6,7 @@ Legend: S speakers, F video frames, H W pixel rows and columns, T latent frames,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Blocks = Sequence[nn.Module] | nn.ModuleList
 
 Key = TypeVar("Key", bound=Hashable)
+Block = TypeVar("Block", bound="nn.Module")
 NoiseFn = Callable[[tuple[int, ...]], "Tensor"]
 """Standard normal float32 noise of a shape. The order in which a window asks for it is part of the result."""
 
@@ -137,7 +138,7 @@ class BlockProvider(Protocol):
     may be resident, in host memory, or shards of other ranks. What changes weights does so inside `editing`.
     """
 
-    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """The blocks in order; the weights of each are on the device until the next one is asked for."""
         ...
 
@@ -149,7 +150,7 @@ class BlockProvider(Protocol):
 class ResidentBlocks:
     """The `BlockProvider` of a model whose weights are all on one device, which every model starts with."""
 
-    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         return iter(blocks)
 
     def editing(self, blocks: Blocks) -> AbstractContextManager[None]:
@@ -296,8 +297,10 @@ class WeightSource(Protocol):
 class BlockModel(Protocol):
     """A model that reads its blocks through a provider."""
 
-    blocks: nn.ModuleList
     block_provider: BlockProvider
+
+    @property
+    def blocks(self) -> nn.ModuleList: ...
 
     def get_parameter(self, target: str) -> nn.Parameter: ...
 

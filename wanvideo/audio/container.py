@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import InputError
 from ..untrusted import answered, regular_file
@@ -34,7 +35,22 @@ REFUSED = (  # what a file begins with, what it is, what to do
 )  # fmt: skip
 UTF8_SIGNATURE = b"\xef\xbb\xbf"
 
-T = TypeVar("T")
+
+class Timed(Protocol):
+    """A track, or a packet or frame of one, with the length of its clock's tick in seconds."""
+
+    @property
+    def time_base(self) -> Fraction | None: ...
+
+
+class Coded(Protocol):
+    """A track, with its decoder if there is one for it."""
+
+    @property
+    def codec_context(self) -> object: ...
+
+
+Track = TypeVar("Track", bound=Coded)
 
 
 def open_container(path: str | Path, what: str) -> av.container.InputContainer:
@@ -75,9 +91,15 @@ def refuse_by_head(file: Path, what: str) -> None:
             raise InputError(f"{file} is {kind}, not {what}. {advice}")
 
 
-def decodable(streams: Iterable[T]) -> T | None:
+def decodable(streams: Iterable[Track]) -> Track | None:
     """The first track that has a decoder; a file may hold tracks for special devices before it."""
-    return next((stream for stream in streams if stream.codec_context is not None), None)  # type: ignore[attr-defined]  # T has no bound
+    return next((stream for stream in streams if stream.codec_context is not None), None)
+
+
+def tick_s(timed: Timed) -> Fraction:
+    """Seconds of a tick of what was read or encoded, whose clock FFmpeg knows."""
+    assert timed.time_base is not None, "FFmpeg gives every track a clock"
+    return timed.time_base
 
 
 def sound_stream(container: av.container.InputContainer, path: str | Path) -> av.AudioStream:

@@ -22,6 +22,8 @@ from .wav_header import WavTail, read_wav_header
 if TYPE_CHECKING:
     import av
 
+    SoundPacket = av.Packet[av.AudioStream]
+
 RATES = (4_000, 768_000)  # Hz
 MAX_CHANNELS = 8
 LOUDEST = 100.0  # times full scale (+40 dB): beyond it the scale is wrong, and the coder of the soundtrack fails
@@ -158,7 +160,9 @@ class _Track:
         yield from self._remainder()
         yield from self._held_silence() if has_samples else ()
 
-    def _packets(self, container: av.container.InputContainer) -> Iterator[tuple[av.Packet, list | None]]:
+    def _packets(
+        self, container: av.container.InputContainer
+    ) -> Iterator[tuple[SoundPacket, list[av.AudioFrame] | None]]:
         """Packets and what each gives; None: it cannot be decoded."""
         import av
 
@@ -185,7 +189,7 @@ class _Track:
         self._next_s = time_s + frame.samples / frame.sample_rate
         return missing_s if GAP_S < missing_s < MAX_GAP_S else 0.0
 
-    def _length_s(self, packet: av.Packet) -> float:
+    def _length_s(self, packet: SoundPacket) -> float:
         length_s = float((packet.duration or 0) * (packet.time_base or 0))
         return length_s if 0 < length_s < MAX_PACKET_S else (self._stream.codec_context.frame_size or 0) / self._rate
 
@@ -235,7 +239,8 @@ def _as_float(samples: np.ndarray, channels: int, is_packed: bool) -> np.ndarray
     scale = np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
     if samples.dtype.kind == "u":
         samples = samples.astype(np.int16) - 128
-    return samples.astype(np.float32) * scale
+    scaled: np.ndarray = samples.astype(np.float32) * scale
+    return scaled
 
 
 def _stated_s(stream: av.AudioStream, container: av.container.InputContainer, path: Path) -> float:

@@ -16,17 +16,17 @@ def main(library: str, data: str, voice: str) -> None:
     speech = ctypes.CDLL(library)
     out = sys.stdout.buffer
 
-    @SAMPLES
-    def write(samples, count, events):  # noqa: ANN001, ANN202 as the library calls it
+    def write(samples: "ctypes._Pointer[ctypes.c_int16]", count: int, events: int | None) -> int:
         if samples and count > 0:
             out.write(ctypes.string_at(samples, 2 * count))
         return 0
 
+    callback = SAMPLES(write)  # the library calls it for as long as it speaks
     rate = speech.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DO_NOT_EXIT)
     if rate <= 0:
         sys.exit(f"its data in {data} cannot be read")
     out.write(rate.to_bytes(4, "little"))
-    speech.espeak_SetSynthCallback(write)
+    speech.espeak_SetSynthCallback(callback)
     if speech.espeak_SetVoiceByName(voice.encode()) != 0:
         sys.exit(f"it has no voice {voice}")
     speech.espeak_ng_SetRandSeed(ctypes.c_long(1))

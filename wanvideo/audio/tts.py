@@ -37,7 +37,8 @@ class Dialogue:
     def whole(self) -> np.ndarray:
         """All of it, [N]: the sum of the tracks."""
         spoken = [track for track in self.tracks if track is not None]
-        return np.stack(spoken).sum(0, dtype=np.float32)
+        whole: np.ndarray = np.stack(spoken).sum(0, dtype=np.float32)
+        return whole
 
 
 class InstalledVoices:

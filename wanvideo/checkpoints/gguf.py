@@ -146,7 +146,7 @@ class GGUFFile:
 
     def _count(self) -> int:
         """How many of something follow; all of them together are few enough to be read in a few seconds."""
-        count = self._number("Q")
+        count: int = self._number("Q")
         self._entries += count
         if self._entries > MAX_ENTRIES:
             raise self._damaged(f"{self._entries} entries announced in its header")

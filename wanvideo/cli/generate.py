@@ -175,10 +175,12 @@ def _free_bytes(first: Parser, argv: list[str]) -> int:
 
 
 def _streamed(flags: argparse.Namespace) -> int:
-    if flags.num_persistent_param_in_dit is None:
-        return -1 if flags.blocks_to_swap is None else flags.blocks_to_swap
-    checks.number("--num_persistent_param_in_dit", flags.num_persistent_param_in_dit, 0, 2**63, whole=True)
-    staying = max(0, flags.num_persistent_param_in_dit - OTHER_PARAMETERS) // BLOCK_PARAMETERS
+    swapped: int | None = flags.blocks_to_swap
+    persistent: int | None = flags.num_persistent_param_in_dit
+    if persistent is None:
+        return -1 if swapped is None else swapped
+    checks.number("--num_persistent_param_in_dit", persistent, 0, 2**63, whole=True)
+    staying = max(0, persistent - OTHER_PARAMETERS) // BLOCK_PARAMETERS
     return NUM_BLOCKS - min(staying, NUM_BLOCKS)
 
 
@@ -305,8 +307,6 @@ def make(job: Job) -> int:
 
     pipeline = TalkingVideoPipeline(job.files, job.options, user_cache())
     with Progress() as progress:
-        path = pipeline.generate(
-            job.request, Path(job.request.output), overwrite=job.overwrite, on_step=progress.step, resume=job.resume
-        )
+        path = pipeline.generate(job.request, overwrite=job.overwrite, on_step=progress.step, resume=job.resume)
     print(path)
     return 0

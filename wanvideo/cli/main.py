@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(import_module(f".{module}", __package__).main, rest)
 
 
-def run(command, arguments: list[str]) -> int:
+def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int:
     """Run `command(arguments)` with logging set up, and its errors as messages instead of tracebacks."""
     # Blocks and windows come and go in many sizes; without this a tenth of a small card is lost between them.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .. import checks
 from ..errors import InputError, TalkError
 
+Number = TypeVar("Number", int, float)
 YES, NO = ("true", "yes", "1", "t", "y", "on"), ("false", "no", "0", "f", "n", "off")
 
 
@@ -23,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         raise InputError(f"{message[:300]}. Use {self.prog} --help to see every flag.")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # no overloads
-        flags, unknown = self.parse_known_args(args, namespace)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]  # always a new one
+        flags, unknown = self.parse_known_args(args)
         if unknown:
             near = checks.meant(unknown[0].partition("=")[0], self._option_string_actions)
             raise InputError(
@@ -53,7 +54,7 @@ def real(text: str) -> float:
     return _read(float, text, "number")
 
 
-def _read(kind: Callable[[str], Any], text: str, what: str) -> Any:
+def _read(kind: Callable[[str], Number], text: str, what: str) -> Number:
     try:
         return kind(text)
     except ValueError:

@@ -19,13 +19,23 @@ from ..memory.residency import Residency, WholeResidency
 CPU = torch.device("cpu")
 
 
+class Placeable(Protocol):
+    """What a host brings to the device: residency: how it comes and leaves. managed: what the host keeps with it."""
+
+    @property
+    def residency(self) -> Any: ...
+
+    managed: Any
+
+
 class Host(Protocol):
     """Owns the memory of a device and lends it to models: this process alone, or ComfyUI's memory manager.
 
     device: where models run.
     """
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device: ...
 
     def obtainable_bytes(self) -> int:
         """Device memory that a run could have once everything else has made room, without what its models hold."""
@@ -35,7 +45,7 @@ class Host(Protocol):
         """Have others leave the device until so many bytes are free, as far as they can."""
         ...
 
-    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+    def place(self, handle: Placeable, place: Callable[[], None], num_bytes: int) -> None:
         """Call `place`, which brings the handle's weights to the device, with `num_bytes` free for it and its run."""
         ...
 
@@ -130,7 +140,7 @@ class ProcessHost:
     def make_room(self, num_bytes: int) -> None:
         """Nobody else is here."""
 
-    def place(self, handle: ModelHandle, place: Callable[[], None], num_bytes: int) -> None:
+    def place(self, handle: Placeable, place: Callable[[], None], num_bytes: int) -> None:
         place()
 
     def trim(self) -> None:

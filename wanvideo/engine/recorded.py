@@ -21,6 +21,7 @@ from ..runs.identity import digest_of
 from ..runs.manifest import Manifest
 from ..runs.store import Run
 from ..sampling.conditioning import Conditioning
+from ..sampling.contexts import AUDIO_CONTEXT
 from ..sampling.sampler import OnStep
 from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
@@ -30,7 +31,6 @@ from .render import FinishedWindow, render
 
 logger = logging.getLogger("wanvideo")
 Render = Callable[..., Generator[FinishedWindow, None, None]]
-CONTEXT = 2  # entries of speech that a frame attends to on either side
 
 
 def record(
@@ -74,7 +74,7 @@ def speech_digest(conditioning: Conditioning, overlapping: tuple[int, int], befo
     for index in indices:
         features = beyond = None
         if source is not None and source.num_frames is not None:
-            first, last = max(0, plan[index].start - CONTEXT), plan[index].stop + CONTEXT
+            first, last = max(0, plan[index].start - AUDIO_CONTEXT), plan[index].stop + AUDIO_CONTEXT
             end = min(last, source.num_frames)
             features = source.features(min(first, end - 1), end)
             beyond = source.silence if last > end else None

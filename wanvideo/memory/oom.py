@@ -25,6 +25,11 @@ class Fallback:
     apply: Callable[[], bool]
 
 
+def more_streaming(free_memory: Callable[[], bool] | None) -> list[Fallback]:
+    """The fallback that moves weights off the device, where someone can."""
+    return [] if free_memory is None else [Fallback("more blocks streaming", free_memory)]
+
+
 class OomRetry:
     """Runs the parts of one window; each fallback may help it once, in order, and all ranks take the same ones.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ ALIGNMENT = 256  # bytes; every tensor of a packed block starts at a multiple of
 logger = logging.getLogger("wanvideo")
 
 if TYPE_CHECKING:
-    from ..protocols import Blocks
+    from ..protocols import Block, Blocks
 
 
 def block_tensors(block: nn.Module) -> list[Tensor]:
@@ -139,7 +139,7 @@ class BlockStreamer:
         """Device memory of the slots that streamed blocks share."""
         return self.num_slots * max((packed.host.numel() for packed in self.packed.values()), default=0)
 
-    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         self._open()
         if self.order and self.num_run % len(self.order):
             self._restart()

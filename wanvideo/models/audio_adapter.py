@@ -80,7 +80,8 @@ class AudioProjection(nn.Module):
         hidden = torch.cat((F.relu(self.proj1(first)), F.relu(self.proj1_vf(later))), 1)
         tokens = self.proj3(F.relu(self.proj2(hidden)))
         tokens = tokens.view(speakers, -1, config.num_tokens, config.token_dim)
-        return self.norm(tokens.to(self.norm.weight.dtype)).to(audio.dtype)
+        normed: Tensor = self.norm(tokens.to(self.norm.weight.dtype))
+        return normed.to(audio.dtype)
 
 
 @dataclass

@@ -99,7 +99,7 @@ class ClipVisionEncoder(nn.Module):
         pixels = preprocess(images.to(self.device), self.config.image_size).to(self.dtype)
         tokens: list[Tensor] = []
 
-        def collect(module: nn.Module, args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+        def collect(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             tokens.append(output[0] if isinstance(output, tuple) else output)
 
         hook = self.vision_model.encoder.layers[self.config.num_layers - 2].register_forward_hook(collect)

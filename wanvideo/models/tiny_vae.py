@@ -60,7 +60,8 @@ class Multiply(nn.Module):
         self.conv = nn.Conv2d(width, times * width, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.conv(x).chunk(self.times, 1)
+        frames: Tensor = self.conv(x)
+        return frames.chunk(self.times, 1)
 
 
 class TinyVAE(nn.Module):

@@ -6,8 +6,9 @@ A forward is one video: there is no batch axis. Module names are those of the of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +17,20 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..geometry import PATCH
 from ..ops.attention.backends import Backend, choose
-from ..ops.attention.dispatch import SDPA, dual_context_attention, self_attention
-from ..ops.attention.operands import HeadNorm
-from ..ops.attention.regions import FrameRegions, RegionShares
+from ..ops.attention.regions import FrameRegions
 from ..ops.attention.rope import sinusoid, video_rope
-from ..ops.compiled import compile_disabled, compile_modules, release_modules
+from ..ops.compiled import CompileBackend, compile_modules, release_modules
 from ..ops.linear.layer import Linear
-from ..ops.norm import gelu, layer_norm, rms_norm_heads, rms_norm_keys
-from ..ops.quantized import QuantizedRows
+from ..ops.norm import layer_norm
 from ..ops.residual import Residual
 from ..protocols import AllTokens, BlockProvider, ResidentBlocks, StepWeights, TokenSplit, WeightSource
 from .audio_adapter import AudioConfig, AudioContext, AudioCrossAttention, AudioProjection, speaker_regions
+from .transformer_layers import EPS, ContextKeys, CrossAttention, FeedForward, KeysValues, SelfAttention, TextContext
 
 HEAD_WIDTH = 128
 NEEDED = "Use a Wan2.1 transformer, e.g. wan2.1_i2v_480p_14B_fp16.safetensors."
 TEXT_TOKENS = 512  # a prompt is padded to this many tokens, and the padding is attended to
-EPS = 1e-6
 
-KeysValues = tuple[Tensor, Tensor]
 AroundBlocks = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
 Transform = Callable[[Backend], Backend]
 
@@ -81,107 +78,6 @@ class TransformerConfig:
         return self.dim // HEAD_WIDTH
 
 
-@dataclass
-class TextContext:
-    """What all steps share about a prompt and the reference picture.
-
-    text [n + 1, D]: the prompt's tokens and one token of padding, which stands there `pad_count` times; image [257, D]
-    or None; keys_values is filled block by block. embeds: what text and image were made from; version: the weights that
-    made them.
-    """
-
-    text: Tensor
-    pad_count: int
-    image: Tensor | None
-    embeds: tuple[Tensor, Tensor | None]
-    version: int
-    keys_values: dict[int, ContextKeys] = field(default_factory=dict)
-
-
-@dataclass
-class ContextKeys:
-    """A block's keys and values [tokens, N, D/N] of the prompt, and of the reference picture if there is one."""
-
-    text: KeysValues
-    image: KeysValues | None
-    value_bound: Tensor  # what no result of attention to them exceeds
-
-
-class SelfAttention(nn.Module):
-    """Full attention over all video tokens, with normalized queries and keys and rotary positions."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.backend = SDPA
-        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
-
-    def project(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [L, D] -> query, key, value [1, L, N, D/N], each made as soon as its projection is there."""
-        make, dtype, heads = self.backend.operands, self.backend.query_dtype, self.num_heads
-        key = make.key(self.k(hidden), HeadNorm(self.norm_k.weight, EPS, heads, rope), dtype)
-        value = make.value(self.v(hidden), heads)
-        query = make.query(self.q(hidden), HeadNorm(self.norm_q.weight, EPS, heads, rope), dtype)
-        return query, key, value
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, regions: FrameRegions | None
-    ) -> tuple[Tensor, RegionShares | None]:
-        """Also the shares [R, L] of each token's attention to the first frame that its regions get."""
-        rows, shares = self_attention(query, key, value, regions, self.backend, self.o.input_dtype)
-        return self.o(rows), shares
-
-
-class CrossAttention(nn.Module):
-    """Attention to the prompt and, with a second set of keys and values, to the reference picture."""
-
-    def __init__(self, dim: int, num_heads: int, has_image: bool) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query_dtype: torch.dtype | None = None  # of queries and keys; None: as they are
-        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=EPS) for _ in range(2))
-        self.k_img = self.v_img = self.norm_k_img = None
-        if has_image:
-            self.k_img, self.v_img = Linear(dim, dim), Linear(dim, dim)
-            self.norm_k_img = nn.RMSNorm(dim, eps=EPS)
-
-    def keys_values(self, context: TextContext) -> ContextKeys:
-        text = self._keys_values(context.text, self.k, self.v, self.norm_k)
-        image = None
-        if context.image is not None:
-            image = self._keys_values(context.image, self.k_img, self.v_img, self.norm_k_img)
-        values = [pair[1] for pair in (text, image) if pair is not None]
-        return ContextKeys(text, image, sum(value.abs().amax().float() for value in values))
-
-    def _keys_values(self, tokens: Tensor, k: Linear, v: Linear, norm: nn.RMSNorm) -> KeysValues:
-        key = rms_norm_keys(k(tokens), norm.weight, EPS, self.num_heads, dtype=self.query_dtype)
-        return key, v(tokens).unflatten(-1, (self.num_heads, -1))
-
-    def forward(self, hidden: Tensor, context: TextContext, keys_values: ContextKeys) -> Tensor:
-        query = rms_norm_heads(self.q(hidden), self.norm_q.weight, EPS, self.num_heads, dtype=self.query_dtype)
-        return self.o(_attend_context(query, context, keys_values, self.o.input_dtype))
-
-
-@compile_disabled  # compiled code would be made anew for a prompt of another length
-def _attend_context(
-    query: Tensor, context: TextContext, keys_values: ContextKeys, dtype: torch.dtype
-) -> Tensor | QuantizedRows:
-    return dual_context_attention(
-        query, keys_values.text, keys_values.image, context.pad_count, keys_values.value_bound, dtype
-    )
-
-
-class FeedForward(nn.Sequential):
-    def __init__(self, dim: int, ffn_dim: int) -> None:
-        super().__init__(Linear(dim, ffn_dim), nn.GELU("tanh"), Linear(ffn_dim, dim))
-
-    def forward(self, hidden: Tensor | QuantizedRows) -> Tensor:
-        widen, _, narrow = self
-        return narrow(gelu(widen(hidden), narrow.input_dtype))
-
-
 class WanBlock(nn.Module):
     """Self-attention, attention to prompt and picture, attention to speech, feed-forward."""
 
@@ -207,7 +103,7 @@ class WanBlock(nn.Module):
         audio: AudioContext | None,
         audio_kv: KeysValues | None,
     ) -> None:
-        """stream [L, D], to which the block adds its changes, modulation [6, D] float32."""
+        """stream [L, D], to which the block adds its changes, modulation [6, D] float32; audio comes with its keys."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation[0].float() + modulation
         attn, cross, ffn = self.self_attn, self.cross_attn, self.ffn
 
@@ -216,11 +112,11 @@ class WanBlock(nn.Module):
         regions = None if audio is None else audio.regions
         changed, shares = attn(query, key, value, regions)
         stream.add(changed, gate)
-        labels = None if shares is None else audio.labels(shares)
+        labels = None if audio is None or shares is None else audio.labels(shares)
         del query, key, value, changed  # as large as what the feed-forward needs
         normed = stream.norm(*_affine(self.norm3), EPS, cross.q.input_dtype)
         stream.add(cross(normed, text, text_kv))
-        if audio is not None:
+        if audio is not None and audio_kv is not None:
             audio_attn = self.audio_cross_attn
             absorbed = audio_attn.absorbs(stream.hidden, audio_kv)
             normed = stream.norm(*_affine(self.norm_x), EPS, audio_attn.input_dtype(absorbed))
@@ -241,7 +137,8 @@ class ImageEmbedding(nn.Module):
         )
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        return self.proj(image_embeds)
+        embeds: Tensor = self.proj(image_embeds)
+        return embeds
 
 
 class Head(nn.Module):
@@ -256,6 +153,12 @@ class Head(nn.Module):
         weight, bias = self.head.weight.float(), self.head.bias.float()
         parts = (layer_norm(part, 1 + scale, shift, EPS) for part in hidden.split(8192))
         return torch.cat([_with_lora(self.head, part, F.linear(part, weight, bias)) for part in parts])
+
+
+class WanBlocks(nn.ModuleList):
+    if TYPE_CHECKING:  # torch's list says of its members only that they are modules
+
+        def __iter__(self) -> Iterator[WanBlock]: ...
 
 
 class WanTransformer(nn.Module):
@@ -275,13 +178,13 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.img_emb = ImageEmbedding(config.image_dim, dim) if config.image_dim else None
         self.audio_proj = AudioProjection(config.audio) if config.audio else None
-        self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
+        self.blocks = WanBlocks(WanBlock(config) for _ in range(config.num_layers))
         self.head = Head(dim, config.out_dim * PATCH**2)
         self.block_provider: BlockProvider = ResidentBlocks()  # where blocks' weights are is decided outside
         self.token_split: TokenSplit = AllTokens()  # and so is which tokens are computed here
         self.source: WeightSource | None = None  # the files of its weights; None where they came from memory
         self.loras: StepWeights | None = None  # what was done to its weights, which may change from step to step
-        self.compiled: tuple[str | None, str | Callable] = (None, "inductor")  # mode and backend
+        self.compiled: tuple[str | None, CompileBackend] = (None, "inductor")  # mode and backend
         self.weights_version = 0  # counts changes of weights, after which contexts are made anew
 
     @staticmethod
@@ -295,7 +198,7 @@ class WanTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.text_embedding[0].weight.dtype
+        return _linear(self.text_embedding[0]).weight.dtype
 
     def set_attention(self, name: str, transform: Transform | None = None, needs_lse: bool = False) -> str:
         """Use a backend of ops.backends for self-attention; returns the name of the one that is used.
@@ -312,7 +215,7 @@ class WanTransformer(nn.Module):
             block.self_attn.backend = backend
         return backend.name
 
-    def compile_blocks(self, mode: str | None, backend: str | Callable = "inductor") -> None:
+    def compile_blocks(self, mode: str | None, backend: CompileBackend = "inductor") -> None:
         """Compile the forward of every block in a mode of request.COMPILE_MODES; None: run them as written again."""
         if (mode, backend) == self.compiled:
             return
@@ -406,7 +309,7 @@ class WanTransformer(nn.Module):
         return TextContext(made[0], max(pad_count, 1), made[1], (padded, picture), self.weights_version)
 
     def _embed_context(self, text: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.text_embedding(text), None if picture is None else self.img_emb(picture)
+        return self.text_embedding(text), None if picture is None or self.img_emb is None else self.img_emb(picture)
 
     def _renew(self, text: TextContext, audio: AudioContext | None) -> None:
         """Make anew what contexts hold if weights have changed since."""
@@ -421,14 +324,15 @@ class WanTransformer(nn.Module):
 
     def _audio_tokens(self, features: Tensor) -> Tensor:
         """[S, F, 5, layers, channels] -> [T, S * A, C]."""
-        return self.audio_proj(features.to(self.device)).transpose(0, 1).flatten(1, 2)
+        if self.audio_proj is None:
+            raise InputError("This transformer has no audio adapter. Load one (InfiniteTalk or MultiTalk) with it.")
+        tokens: Tensor = self.audio_proj(features.to(self.device))
+        return tokens.transpose(0, 1).flatten(1, 2)
 
     def audio_context(
         self, audio: Tensor, speaker_masks: Tensor | None, height: int, width: int, scale: float = 1.0
     ) -> AudioContext:
         """What all steps of a window share about audio [S, F, 5, layers, channels]; height and width of the latents."""
-        if self.audio_proj is None:
-            raise InputError("This transformer has no audio adapter. Load one (InfiniteTalk or MultiTalk) with it.")
         speakers, tokens, regions = audio.shape[0], self._audio_tokens(audio), None
         if speakers > 1:
             if speaker_masks is None:
@@ -450,8 +354,8 @@ class WanTransformer(nn.Module):
         patches = video.to(weight).unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH))
         patches = self.token_split.take(patches.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2))
         hidden = F.linear(patches, weight.flatten(1), self.patch_embedding.bias).float()
-        time = self.time_embedding(sinusoid(timestep, self.config.freq_dim).to(self.time_embedding[0].weight))
-        modulation = _linear_float32(self.time_projection[1], F.silu(time.float()))
+        time = self.time_embedding(sinusoid(timestep, self.config.freq_dim).to(_linear(self.time_embedding[0]).weight))
+        modulation = _linear_float32(_linear(self.time_projection[1]), F.silu(time.float()))
         return hidden, time[0].float(), modulation.view(6, self.config.dim)
 
     def run_blocks(
@@ -484,6 +388,11 @@ class WanTransformer(nn.Module):
         frames, rows, columns = grid
         video = patches.view(frames, rows, columns, PATCH, PATCH, self.config.out_dim)
         return video.permute(5, 0, 1, 3, 2, 4).reshape(self.config.out_dim, frames, rows * PATCH, columns * PATCH)
+
+
+def _linear(layer: nn.Module) -> Linear:
+    assert isinstance(layer, Linear), "every storage format of a weight is one"
+    return layer
 
 
 def _linear_float32(layer: Linear, x: Tensor) -> Tensor:

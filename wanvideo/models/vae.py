@@ -74,15 +74,14 @@ class Stream:
         return self._frames.get(layer)
 
 
-class CausalConv3d(nn.Conv3d):
+class CausalConv3d(nn.Module):
     """A convolution that looks back in time only; before the clip's first frame there is nothing but zeros."""
 
-    def __init__(self, into: int, out: int, kernel: int | tuple[int, int, int], stride: int | tuple = 1) -> None:
-        kernel = (kernel,) * 3 if isinstance(kernel, int) else kernel
-        super().__init__(into, out, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
-
-    def reset_parameters(self) -> None:
-        """Weights always come from a checkpoint."""
+    def __init__(self, into: int, out: int, kernel: int | tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel_size = (kernel, kernel, kernel) if isinstance(kernel, int) else kernel
+        self.weight = nn.Parameter(torch.empty(out, into, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out))
 
     def forward(
         self, x: Tensor, stream: Stream, norm: PixelNorm | None = None, residual: Tensor | None = None
@@ -145,7 +144,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         norm_in, _, conv_in, norm_out, _, _, conv_out = self.residual
         hidden = conv_in(x, stream, norm_in)
-        return conv_out(hidden, stream, norm_out, x if self.shortcut is None else self.shortcut(x, stream))
+        out: Tensor = conv_out(hidden, stream, norm_out, x if self.shortcut is None else self.shortcut(x, stream))
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -180,7 +180,7 @@ class Resample(nn.Module):
         self.down = direction == "down"
         if self.down:
             self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
-            self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), (2, 1, 1)) if in_time else None
+            self.time_conv = CausalConv3d(dim, dim, (3, 1, 1)) if in_time else None
         else:
             self.resample = nn.Sequential(
                 nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(dim, dim // 2, 3, padding=1)
@@ -189,38 +189,43 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time_conv is not None and not self.down:
-            x = self._double_frames(x, stream)
-        filters, rows = self.resample[1], stream.rows
+            x = self._double_frames(x, stream, self.time_conv)
+        (weight, bias), rows = self._filters(), stream.rows
         if rows is None:
-            x = (conv2d_halving if self.down else conv2d_doubling)(x, filters.weight, filters.bias)
+            x = (conv2d_halving if self.down else conv2d_doubling)(x, weight, bias)
         elif self.down:  # the row above belongs to the pair before, which is not asked for
             pairs = _with_edges(x, rows)[:, :, :, 1:]
-            x = conv2d_halving(F.pad(pairs, (0, 0, 0, 1)), filters.weight, filters.bias)[:, :, :, :-1]
+            x = conv2d_halving(F.pad(pairs, (0, 0, 0, 1)), weight, bias)[:, :, :, :-1]
             x = x.contiguous(memory_format=torch.channels_last_3d)
         else:
-            x = conv2d_doubling(_with_edges(x, rows), filters.weight, filters.bias, has_edges=True)
-        return self._halve_frames(x, stream) if self.time_conv is not None and self.down else x
+            x = conv2d_doubling(_with_edges(x, rows), weight, bias, has_edges=True)
+        return x if self.time_conv is None or not self.down else self._halve_frames(x, stream, self.time_conv)
 
-    def _double_frames(self, x: Tensor, stream: Stream) -> Tensor:
+    def _filters(self) -> tuple[Tensor, Tensor]:
+        """Weight [N, C, 3, 3] and bias [N] of the convolution of rows and columns."""
+        layer = self.resample[1]
+        assert isinstance(layer, nn.Conv2d) and layer.bias is not None, "as it was made"
+        return layer.weight, layer.bias
+
+    def _double_frames(self, x: Tensor, stream: Stream, conv: CausalConv3d) -> Tensor:
         if not stream.knows(self):
             stream.remember(self, x[:, :, :1])
             first, rest = x[:, :, :1], x[:, :, 1:]
-            return torch.cat((first, self._double_frames(rest, stream)), 2) if rest.shape[2] else first
-        conv = self.time_conv
+            return torch.cat((first, self._double_frames(rest, stream, conv)), 2) if rest.shape[2] else first
         return conv3d_doubling_frames(conv.behind_history(x, stream), conv.weight, conv.bias)
 
-    def _halve_frames(self, x: Tensor, stream: Stream) -> Tensor:
+    def _halve_frames(self, x: Tensor, stream: Stream, conv: CausalConv3d) -> Tensor:
         last = stream.recall(self)
         stream.remember(self, x[:, :, -1:])
         if last is None:
             first, rest = x[:, :, :1], x[:, :, 1:]
-            return torch.cat((first, self._halved(x)), 2) if rest.shape[2] else first
-        return self._halved(torch.cat((last, x), 2))
+            return torch.cat((first, _halved(x, conv)), 2) if rest.shape[2] else first
+        return _halved(torch.cat((last, x), 2), conv)
 
-    def _halved(self, frames: Tensor) -> Tensor:
-        """Frames behind the one before them: [1, C, 1 + 2n, H, W] -> [1, C, n, H, W]."""
-        conv = self.time_conv
-        return conv3d_halving_frames(frames, conv.weight, conv.bias)
+
+def _halved(frames: Tensor, conv: CausalConv3d) -> Tensor:
+    """Frames behind the one before them: [1, C, 1 + 2n, H, W] -> [1, C, n, H, W]."""
+    return conv3d_halving_frames(frames, conv.weight, conv.bias)
 
 
 def _with_edges(x: Tensor, rows: RowSplit) -> Tensor:
@@ -254,7 +259,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [dim * factor for factor in WIDTHS]
         self.conv1 = CausalConv3d(3, dim, 3)
-        layers, width = [], dim
+        layers: list[nn.Module] = []
+        width = dim
         for level, out in enumerate(widths):
             layers += [ResidualBlock(width, out), ResidualBlock(out, out)]
             width = out
@@ -269,7 +275,8 @@ class Encoder(nn.Module):
         for layer in (*self.downsamples, *self.middle):
             x = layer(x, stream)
         norm, _, conv = self.head
-        return conv(x, stream, norm)
+        out: Tensor = conv(x, stream, norm)
+        return out
 
 
 class Decoder(nn.Module):
@@ -278,7 +285,8 @@ class Decoder(nn.Module):
         widths = [dim * factor for factor in reversed(WIDTHS)]
         self.conv1 = CausalConv3d(LATENT_CHANNELS, widths[0], 3)
         self.middle = _middle(widths[0])
-        layers, width = [], widths[0]
+        layers: list[nn.Module] = []
+        width = widths[0]
         for level, out in enumerate(widths):
             layers += [ResidualBlock(width, out), ResidualBlock(out, out), ResidualBlock(out, out)]
             width = out
@@ -293,7 +301,8 @@ class Decoder(nn.Module):
         for layer in (*self.middle, *self.upsamples):
             x = layer(x, stream)
         norm, _, conv = self.head
-        return conv(x, stream, norm)
+        out: Tensor = conv(x, stream, norm)
+        return out
 
 
 class WanVAE(nn.Module):
@@ -305,7 +314,8 @@ class WanVAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        self.config, self.chunk = config, None
+        self.config = config
+        self.chunk: int | None = None
         self.row_split: RowSplit | None = None  # who work on a picture together is decided outside
         self.encoder, self.decoder = Encoder(config.dim), Decoder(config.dim)
         self.conv1 = CausalConv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
@@ -392,8 +402,8 @@ class WanVAE(nn.Module):
         if self.device.type == "cuda":
             with torch.inference_mode(False):
                 for layer in self.modules():
-                    if isinstance(layer, nn.Conv3d | nn.Conv2d):
-                        order = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last
+                    if isinstance(layer, CausalConv3d | nn.Conv2d):
+                        order = torch.channels_last_3d if isinstance(layer, CausalConv3d) else torch.channels_last
                         if not layer.weight.is_contiguous(memory_format=order):
                             weight = layer.weight.detach().contiguous(memory_format=order)
                             layer.weight = nn.Parameter(weight, requires_grad=False)

@@ -208,7 +208,8 @@ class ConvFeatures:
 
     def _first_convolution(self, piece: Tensor) -> Tensor:
         piece = piece[None, None].to(self._encoder.device, self._encoder.dtype)
-        return self._encoder.feature_extractor.conv_layers[0].conv(piece)
+        frames: Tensor = self._encoder.feature_extractor.conv_layers[0].conv(piece)
+        return frames
 
     def _normalization(self) -> tuple[Tensor, Tensor]:
         """Factor and offset [C, 1] of the only norm among the convolutions; its moments are those of the whole clip."""

@@ -14,9 +14,11 @@ from torch import nn
 from ..errors import InputError, UnsupportedError
 from ..request import COMPILE_MODES
 
-Function = TypeVar("Function", bound=Callable)
-_EXCLUDED: list[tuple[Callable, Callable]] = []  # functions, and what is called in their place
-_DISABLED: dict[Callable, Callable] = {}  # filled when something is compiled: the compiler takes a second to import
+AnyFunction = Callable[..., object]
+Function = TypeVar("Function", bound=AnyFunction)
+CompileBackend = str | AnyFunction
+_EXCLUDED: list[tuple[AnyFunction, AnyFunction]] = []  # functions, and what is called in their place
+_DISABLED: dict[AnyFunction, AnyFunction] = {}  # filled when something is compiled: importing that takes a second
 # CUDA graphs record addresses, and those of streamed weights change; these are the same without them.
 WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 logger = logging.getLogger("wanvideo")
@@ -33,7 +35,7 @@ def compile_disabled(function: Function) -> Function:
     return cast(Function, call)
 
 
-def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Callable = "inductor") -> None:
+def compile_modules(modules: Iterable[nn.Module], mode: str, backend: CompileBackend = "inductor") -> None:
     """Compile the forward of each module, all of which share one compiled code where they are alike.
 
     Args:
@@ -53,7 +55,7 @@ def compile_modules(modules: Iterable[nn.Module], mode: str, backend: str | Call
             logger.info("Compiling: %r is used without CUDA graphs, as %r.", mode, WITHOUT_GRAPHS[mode])
             mode = WITHOUT_GRAPHS[mode]
     _leave_excluded_alone()
-    compiled: dict[type, Callable] = {}
+    compiled: dict[type, AnyFunction] = {}
     for module in modules:
         kind = type(module)
         if kind not in compiled:

@@ -6,6 +6,8 @@ Where a kernel can do them, bias, residual, resizing and reordering are part of 
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,7 +107,7 @@ def _summed_taps(weight: Tensor, axis: int, phase: int) -> Tensor:
     return torch.stack((first + middle, last) if phase else (first, middle + last), axis)
 
 
-def _kernel():
+def _kernel() -> ModuleType:
     return kernels.conv_kernels()
 
 

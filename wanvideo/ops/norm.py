@@ -8,6 +8,7 @@ Legend: L tokens, D width, N heads.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,12 @@ def _stored(x: Tensor, dtype: torch.dtype) -> Tensor | QuantizedRows:
     return quantize_rows(x, dtype) if dtype in LARGEST else x.to(dtype)
 
 
+@overload
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor: ...
+@overload
+def layer_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype | None
+) -> Tensor | QuantizedRows: ...
 def layer_norm(
     x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor | QuantizedRows:

@@ -8,7 +8,7 @@ while this one computes; events order the two and the host never waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from ..memory.streaming import PackedLayout, block_tensors
 from .groups import Group, Work
 
 if TYPE_CHECKING:
-    from ..protocols import Blocks
+    from ..protocols import Block, Blocks
 
 GRAIN = 256  # bytes; parts are a multiple of it
 
@@ -58,7 +58,7 @@ class ShardedBlocks:
         slots = 2 * max((part.numel() * self.group.size for part in self._parts), default=0)
         return slots + (0 if self.in_host else self.part_bytes)
 
-    def __call__(self, blocks: Blocks) -> Iterator[nn.Module]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         self._open()
         pending: list[tuple[Work, Tensor]] = [self._gather(0)]
         for index, block in enumerate(blocks):

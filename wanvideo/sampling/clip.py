@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import VideoGeometry, WindowSpan
-from ..memory.oom import Fallback, OomRetry
+from ..memory.oom import OomRetry, more_streaming
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
@@ -99,6 +99,5 @@ def sample_clip(
     if samples is not None:
         missing = max(0, geometry.latent_frames - samples.shape[1])
         samples = F.pad(samples, (0, 0, 0, 0, 0, missing))[:, : geometry.latent_frames]
-    fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
     inputs = WindowInputs(0, 1, audio=window, samples=samples)
-    return sampler.sample(inputs, draw, OomRetry(0, fallbacks), on_step)
+    return sampler.sample(inputs, draw, OomRetry(0, more_streaming(free_memory)), on_step)

@@ -15,7 +15,8 @@ from ..audio.features import audio_window
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowSpan
 from ..models.audio_adapter import AudioContext
-from ..models.transformer import TextContext, WanTransformer
+from ..models.transformer import WanTransformer
+from ..models.transformer_layers import TextContext
 from ..protocols import AudioSource
 from .cached import Cached
 from .conditioning import Conditioning

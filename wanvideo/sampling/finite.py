@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..models.transformer import SelfAttention, WanTransformer
+from ..models.transformer import WanTransformer
+from ..models.transformer_layers import SelfAttention
 from ..ops.linear.formats import format_of
 from ..ops.linear.layer import Linear
 

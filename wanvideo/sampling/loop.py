@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import VAE_STRIDE, VideoGeometry, WindowPlan, WindowSpan
-from ..memory.oom import Fallback, OomRetry
+from ..memory.oom import Fallback, OomRetry, more_streaming
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..protocols import NoiseFn, OneRank, Ranks
@@ -114,8 +114,7 @@ class _Run:
         if state is not None:
             state.check_fits(self.plan, self.geometry, self.settings.reanchor > 0)
         self.codec = VideoCodec(vae, self.settings.tiled_vae)
-        self.fallbacks = [Fallback("more blocks streaming", free_memory)] if free_memory else []
-        self.fallbacks.append(Fallback("a tiled VAE", self.codec.tile))
+        self.fallbacks = [*more_streaming(free_memory), Fallback("a tiled VAE", self.codec.tile)]
         self.condition = make_condition(
             self.settings, conditioning, self.codec, self.geometry, self.plan, lambda: self.anchor
         )  # fmt: skip

@@ -42,11 +42,11 @@ def random_transformer(
     with torch.device("meta"):
         model = WanTransformer(config)
     generator = torch.Generator(device).manual_seed(seed)
-    for name, part in model.named_children():
-        for unit in part if name == "blocks" else (part,):
+    for part in model.children():
+        for unit in part if isinstance(part, nn.ModuleList) else (part,):
             unit.to(dtype).to_empty(device=device)
             fill_(unit, generator)
-            if name == "blocks" and quantize:
+            if unit is not part and quantize:
                 pack_linears(unit, quantize)
     for name, parameter in model.named_parameters():
         if model.keep_float32(name):

@@ -44,8 +44,9 @@ class TextCache:
 
     def get(self, prompts: Sequence[str], encode: Callable[[list[str]], list[Tensor]]) -> list[Tensor]:
         """Embeddings [n_i, dim] of each prompt; `encode` is called once, for those that are not known yet."""
-        known = {prompt: self._read(prompt) for prompt in prompts}
-        missing = [prompt for prompt, embeds in known.items() if embeds is None]
+        found = {prompt: self._read(prompt) for prompt in prompts}
+        known = {prompt: embeds for prompt, embeds in found.items() if embeds is not None}
+        missing = [prompt for prompt in found if prompt not in known]
         if missing:
             for prompt, embeds in zip(missing, encode(missing), strict=True):
                 known[prompt] = embeds

@@ -99,6 +99,9 @@ def _embedded(path: Path) -> bytes:
     return stored.read().numpy().tobytes()
 
 
+Value = bytes | int | float
+
+
 @dataclass(frozen=True)
 class _Piece:
     text: str
@@ -116,7 +119,7 @@ def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
     """
     try:
         pieces, charsmap, collapses = _parse(data)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error):
+    except (ValueError, IndexError, KeyError, struct.error):
         raise CheckpointError(f"{name} is no SentencePiece model. Use {WANTED}.") from None
     names = [piece.text for piece in pieces]
     unknown = next((n for n, piece in enumerate(pieces) if piece.kind == _UNKNOWN_KIND), None)
@@ -133,7 +136,7 @@ def _built(pieces: list[_Piece], unknown: int, charsmap: bytes, collapses: bool)
     names = [piece.text for piece in pieces]
     has_bytes = any(piece.kind == _BYTE for piece in pieces)
     tokenizer = Tokenizer(Unigram([(piece.text, piece.score) for piece in pieces], unknown, has_bytes))
-    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
     if collapses:
         steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
     tokenizer.normalizer = normalizers.Sequence(steps)
@@ -149,28 +152,36 @@ def _built(pieces: list[_Piece], unknown: int, charsmap: bytes, collapses: bool)
 
 def _parse(data: bytes) -> tuple[list[_Piece], bytes, bool]:
     """The pieces, the normalizer's character map, and whether runs of spaces become one."""
-    pieces, charsmap, collapses = [], b"", True
+    pieces, charsmap, collapses = list[_Piece](), b"", True
     for number, value in _fields(data):
         if number == 1:
-            inner = dict(_fields(value))
-            piece = _Piece(inner[1].decode(), inner.get(2, 0.0), inner.get(3, _NORMAL))
-            if not isinstance(piece.score, float) or not isinstance(piece.kind, int) or not math.isfinite(piece.score):
-                raise ValueError("a piece that is none")
-            pieces.append(piece)
+            pieces.append(_piece(dict(_fields(_bytes(value)))))
         elif number == 3:
-            inner = dict(_fields(value))
-            charsmap, collapses = inner.get(2, b""), bool(inner.get(4, 1))
-            if not isinstance(charsmap, bytes):
-                raise ValueError("a map of characters that is none")
+            inner = dict(_fields(_bytes(value)))
+            charsmap, collapses = _bytes(inner.get(2, b"")), bool(inner.get(4, 1))
     return pieces, charsmap, collapses
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
+def _piece(fields: dict[int, Value]) -> _Piece:
+    text, score, kind = _bytes(fields[1]).decode(), fields.get(2, 0.0), fields.get(3, _NORMAL)
+    if not isinstance(score, float) or not isinstance(kind, int) or not math.isfinite(score):
+        raise ValueError("a piece that is none")
+    return _Piece(text, score, kind)
+
+
+def _bytes(value: Value) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a number where bytes belong")
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
     """(number, value) of each field of a protobuf message; only the wire types that the format uses."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
+        value: Value
         if wire == 0:
             value, at = _varint(data, at)
         elif wire == 1:

@@ -139,7 +139,8 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     inside = mask.copy()
     for row, column in ((0, 2), (4, 2), (2, 0), (2, 4)):
         inside &= padded[row : row + height, column : column + width]
-    return mask & ~inside
+    edge: np.ndarray = mask & ~inside
+    return edge
 
 
 def _draw_number(image: Image.Image, index: int, mask: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -30,6 +31,9 @@ from ..keep import CRF, MAX_CRF
 from .fragments import Sample, Track, fragment
 from .reader import SAMPLING
 from .soundtrack import Soundtrack, encode_soundtrack
+
+if TYPE_CHECKING:
+    Picture = av.Packet[av.VideoStream]
 
 PRESET = "medium"
 KEYFRAME_S = 4.0
@@ -129,7 +133,7 @@ class VideoPart:
     def _room(self, num_frames: int) -> int:
         return max(0, min(COPIED_AT_ONCE, num_frames - self.num_frames))
 
-    def _sample(self, packet: av.Packet) -> Sample:
+    def _sample(self, packet: Picture) -> Sample:
         delay = ((packet.pts or 0) - (packet.dts or 0)) * (packet.time_base or Fraction(1)) * self.rate
         return Sample(bytes(packet), self._ticks, round(delay) * self._ticks, packet.is_keyframe)
 
@@ -186,7 +190,7 @@ class VideoPart:
         """Pictures in decoding order, nothing held back: the next ones start with a key frame."""
         encoder = self._configure(av.CodecContext.create("libx264", "w"))
         start = self.num_frames
-        packets: list[av.Packet] = []
+        packets: list[Picture] = []
         for number, picture in enumerate(pixels, start):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=SAMPLING
@@ -206,7 +210,7 @@ class VideoPart:
         self._template = av.open(buffer, "w", format="mp4", options={"movflags": "empty_moov+default_base_moof"})
         stream = self._template.add_stream("libx264", rate=self.rate)
         self._configure(stream.codec_context)
-        packets: Iterator[av.Packet] = iter(())
+        packets: Iterator[av.Packet[av.AudioStream]] = iter(())
         if audio and num_frames:
             packets = encode_soundtrack(self._template, audio, num_frames / self.rate)
         self._template.start_encoding()
@@ -239,7 +243,7 @@ class VideoPart:
         return encoder
 
 
-def _time(packet: av.Packet) -> Fraction:
+def _time(packet: Picture | av.Packet[av.AudioStream]) -> Fraction:
     """Seconds at which it is shown."""
     return (packet.pts or 0) * (packet.time_base or Fraction(1))
 

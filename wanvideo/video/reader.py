@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container
+from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container, sound_stream, tick_s
 from ..errors import InputError
 from ..untrusted import answered
 from .animation import AnimatedPicture, is_animated_webp
@@ -35,6 +36,7 @@ SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at onc
 WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
 
+Packet = TypeVar("Packet")
 log = logging.getLogger("wanvideo")
 
 
@@ -124,10 +126,6 @@ class VideoFrames:
         self._is_damaged = False
         with answered(str(path)):
             self._start()
-            if self._next is None:
-                self._container.close()
-                raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
-            self._advance()
         self._first_s = self._current[0]
         height, width = self.frame_at(0.0).shape[:2]
         self.size: tuple[int, int] = (width, height)
@@ -162,7 +160,7 @@ class VideoFrames:
         Returns: [H, W, 3] uint8.
         """
         # Containers round times to their tick, so a frame may be stamped up to half a tick late.
-        target = self._first_s + max(time_s, 0.0) + float(self._stream.time_base) / 2
+        target = self._first_s + max(time_s, 0.0) + float(tick_s(self._stream)) / 2
         with answered(str(self.path)):
             if not self._current[0] <= target < self._current[0] + FORWARD_S:
                 self._seek(target)
@@ -178,7 +176,11 @@ class VideoFrames:
         context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         context.thread_type = "AUTO" if context.width * context.height <= SLICED_PIXELS else "SLICE"
         self._decoder = self._decode()
-        self._next = next(self._decoder, None)
+        first = next(self._decoder, None)
+        if first is None:
+            self._container.close()
+            raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
+        self._current, self._next = first, next(self._decoder, None)
 
     def _seek(self, target: float) -> None:
         """Continue at or before `target`: at a key frame, or from the start where the container cannot jump."""
@@ -187,7 +189,7 @@ class VideoFrames:
             if position <= self._first_s:
                 break
             try:
-                self._container.seek(int(position / self._stream.time_base), stream=self._stream)
+                self._container.seek(int(position / tick_s(self._stream)), stream=self._stream)
             except av.FFmpegError:
                 break
             self._decoder = self._decode()
@@ -197,15 +199,16 @@ class VideoFrames:
                 return
         self._container.close()
         self._start()
-        self._advance()
 
     def _advance(self) -> None:
-        self._current, self._next = self._next, next(self._decoder, None)
+        """To the next frame, if there is one."""
+        if self._next is not None:
+            self._current, self._next = self._next, next(self._decoder, None)
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
         time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        packets = self._container.demux(self._stream)
+        packets, tick = self._container.demux(self._stream), tick_s(self._stream)
         while (packet := _next_packet(packets)) is not None:
             try:
                 frames = packet.decode()
@@ -216,7 +219,7 @@ class VideoFrames:
                 continue
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
-                time_s = time_s + step_s if stamp is None else float(stamp * self._stream.time_base)
+                time_s = time_s + step_s if stamp is None else float(stamp * tick)
                 yield time_s, frame
 
     def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
@@ -278,7 +281,7 @@ def _say_range(name: str, kind: str) -> None:
     log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
 
 
-def _next_packet(packets: Iterator[av.Packet]) -> av.Packet | None:
+def _next_packet(packets: Iterator[Packet]) -> Packet | None:
     """None at the end, and where the file is damaged from here on."""
     try:
         return next(packets, None)
@@ -300,14 +303,16 @@ def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
 
 
 def _duration_s(stream: av.stream.Stream) -> float:
-    return float(stream.duration * stream.time_base) if stream.duration else 0.0
+    return float(stream.duration * tick_s(stream)) if stream.duration else 0.0
 
 
 def _scan(path: Path, kind: str) -> tuple[int, float]:
     """Packets and seconds of a stream, by reading it to its end without decoding."""
-    count, first, last = 0, None, 0
+    count, last = 0, 0
+    first: int | None = None
+    stream: av.VideoStream | av.AudioStream
     with closing(_open(path)) as container:
-        stream = _video_stream(container, path) if kind == "video" else decodable(container.streams.audio)
+        stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
         packets = container.demux(stream)
         while (packet := _next_packet(packets)) is not None:
             stamp = packet.pts if packet.pts is not None else packet.dts
@@ -316,6 +321,6 @@ def _scan(path: Path, kind: str) -> tuple[int, float]:
             if stamp is not None:
                 first = stamp if first is None else min(first, stamp)
                 last = max(last, stamp + (packet.duration or 0))
-        seconds = float((last - first) * stream.time_base) if first is not None else 0.0
+        seconds = float((last - first) * tick_s(stream)) if first is not None else 0.0
         rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
         return count, seconds or (count / float(rate) if rate else 0.0)

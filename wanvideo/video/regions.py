@@ -184,4 +184,5 @@ def resized_mask(mask: np.ndarray, what: str, width: int, height: int) -> np.nda
         return mask
     rows = (np.arange(height) * mask_height) // height
     columns = (np.arange(width) * mask_width) // width
-    return mask[rows[:, None], columns]
+    resized: np.ndarray = mask[rows[:, None], columns]
+    return resized

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..audio.container import open_container, sound_stream
+from ..audio.container import open_container, sound_stream, tick_s
 from ..audio.decode import LOUDEST, SoundFile, check_format, check_values
 from ..errors import InputError
 from ..request import AUDIO_TYPES
@@ -56,7 +56,7 @@ class Waveform:
 
     @property
     def channels(self) -> int:
-        return self.samples.shape[0]
+        return len(self.samples)
 
     @property
     def layout(self) -> None:
@@ -95,21 +95,21 @@ class Soundtrack:
 
 def add_soundtrack(
     output: av.container.OutputContainer, soundtrack: Soundtrack, duration_s: Fraction
-) -> Iterator[av.Packet]:
+) -> Iterator[av.Packet[av.AudioStream]]:
     """Add an audio stream to `output` at once, and return the packets that fill it for exactly `duration_s`.
 
     Returns: packets in order; they end with the video to within one audio frame, silence fills what is missing.
     """
     source = soundtrack.sources[0]
-    if len(soundtrack.sources) == 1 and _is_copyable(source) and _lasts(source, duration_s - Fraction(SHORTFALL_S)):
-        container, stream = _open(source)
-        return _copy(container, stream, output.add_stream_from_template(stream), duration_s)
-    return encode_soundtrack(output, soundtrack, duration_s)
+    if len(soundtrack.sources) > 1 or isinstance(source, Waveform) or not _is_copyable(source, duration_s):
+        return encode_soundtrack(output, soundtrack, duration_s)
+    container, stream = _open(source)
+    return _copy(container, stream, output.add_stream_from_template(stream), duration_s)
 
 
 def encode_soundtrack(
     output: av.container.OutputContainer, soundtrack: Soundtrack, duration_s: Fraction
-) -> Iterator[av.Packet]:
+) -> Iterator[av.Packet[av.AudioStream]]:
     """As `add_soundtrack`, as AAC in any case, which a file can hold whose end is not written yet."""
     sounds = tuple(source if isinstance(source, Waveform) else SoundFile(source) for source in soundtrack.sources)
     rate, channels = _format(sounds)
@@ -125,10 +125,13 @@ def _open(path: str | Path) -> tuple[av.container.InputContainer, av.AudioStream
     return container, sound_stream(container, path)
 
 
-def _is_copyable(source: str | Path | Waveform) -> bool:
+def _is_copyable(source: str | Path, duration_s: Fraction) -> bool:
+    """Whether a file's stream is long enough, and an mp4 takes it."""
+    return _is_taken(source) and _lasts(source, duration_s - Fraction(SHORTFALL_S))
+
+
+def _is_taken(source: str | Path) -> bool:
     """Whether an mp4 takes the stream, tried with its first packets: some kinds of a codec are refused."""
-    if isinstance(source, Waveform):
-        return False
     container, stream = _open(source)
     with closing(container):
         if stream.codec_context.codec.canonical_name not in COPYABLE:
@@ -136,7 +139,7 @@ def _is_copyable(source: str | Path | Waveform) -> bool:
         try:
             with av.open(io.BytesIO(), "w", format="mp4") as trial:
                 copy = trial.add_stream_from_template(stream)
-                for packet in itertools.islice(_shifted(container, stream), TRIAL_PACKETS):
+                for _, packet in itertools.islice(_shifted(container, stream), TRIAL_PACKETS):
                     packet.stream = copy
                     trial.mux(packet)
         except (av.FFmpegError, ValueError) as error:
@@ -148,23 +151,25 @@ def _is_copyable(source: str | Path | Waveform) -> bool:
 def _lasts(path: str | Path, duration_s: Fraction) -> bool:
     container, stream = _open(path)
     with closing(container):
-        ends = ((packet.pts + (packet.duration or 0)) * stream.time_base for packet in _shifted(container, stream))
-        return any(end >= duration_s for end in ends)
+        ends = (start_s + (packet.duration or 0) * tick_s(stream) for start_s, packet in _shifted(container, stream))
+        return any(end_s >= duration_s for end_s in ends)
 
 
 def _copy(
     container: av.container.InputContainer, stream: av.AudioStream, copy: av.AudioStream, duration_s: Fraction
-) -> Iterator[av.Packet]:
+) -> Iterator[av.Packet[av.AudioStream]]:
     with closing(container):
-        for packet in _shifted(container, stream):
-            if packet.pts * stream.time_base >= duration_s:
+        for start_s, packet in _shifted(container, stream):
+            if start_s >= duration_s:
                 break
             packet.stream = copy
             yield packet
 
 
-def _shifted(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
-    """Packets whose time 0 is the first audible sample: a coder's lead-in lies before it.
+def _shifted(
+    container: av.container.InputContainer, stream: av.AudioStream
+) -> Iterator[tuple[Fraction, av.Packet[av.AudioStream]]]:
+    """(start in seconds, packet), time 0 being that of the first audible sample: a coder's lead-in lies before it.
 
     They end where FFmpeg fails; what is too short for that is decoded, which goes further.
     """
@@ -172,9 +177,8 @@ def _shifted(container: av.container.InputContainer, stream: av.AudioStream) -> 
     with suppress(av.FFmpegError):
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
-                packet.pts -= start
-                packet.dts = packet.pts
-                yield packet
+                packet.pts = packet.dts = packet.pts - start
+                yield packet.pts * tick_s(stream), packet
 
 
 def _format(sounds: Sequence[SoundFile | Waveform]) -> tuple[int, int]:
@@ -192,7 +196,7 @@ def _format(sounds: Sequence[SoundFile | Waveform]) -> tuple[int, int]:
 
 def _encode(
     mix: Callable[[], Iterator[np.ndarray]], stream: av.AudioStream, rate: int, channels: int, could_clip: bool
-) -> Iterator[av.Packet]:
+) -> Iterator[av.Packet[av.AudioStream]]:
     gain = 1.0
     if could_clip:
         peak = max(float(np.abs(block).max()) for block in mix())
@@ -235,7 +239,7 @@ def _at_form(sound: SoundFile | Waveform, rate: int, channels: int) -> Iterator[
     is_mono, start = sound.channels == 1, 0
     resampler = av.AudioResampler("fltp", LAYOUTS[1 if is_mono else channels], rate)
     layout = sound.layout or LAYOUTS.get(sound.channels, f"{sound.channels} channels")
-    for piece in _bounded(sound):
+    for piece in _bounded(sound) if isinstance(sound, SoundFile) else sound.pieces():
         frame = _frame(piece, sound.rate, start, layout)
         start += len(piece)
         yield from _planes(resampler.resample(frame), channels if is_mono else 1)
@@ -246,7 +250,7 @@ def _planes(frames: list[av.AudioFrame], times: int) -> Iterator[np.ndarray]:
     return (np.repeat(frame.to_ndarray(), times, 0) for frame in frames)
 
 
-def _bounded(sound: SoundFile | Waveform) -> Iterator[np.ndarray]:
+def _bounded(sound: SoundFile) -> Iterator[np.ndarray]:
     """Pieces without what the coder would refuse, once all pictures are there: files may change after the check."""
     is_said = False
     for piece in sound.pieces():

@@ -66,7 +66,8 @@ def _displayed(light: np.ndarray, kind: Range, is_wide: bool) -> np.ndarray:
     light = np.maximum(light, 0)  # colors outside Rec. 709 go to its edge
     if kind in (Range.HLG, Range.PQ):
         light *= _compression(light.max(-1, keepdims=True), HLG_PEAK if kind is Range.HLG else PQ_PEAK)
-    return np.round(255 * np.minimum(light, 1) ** np.float32(1 / SDR_GAMMA)).astype(np.uint8)
+    levels: np.ndarray = np.round(255 * np.minimum(light, 1) ** np.float32(1 / SDR_GAMMA))
+    return levels.astype(np.uint8)
 
 
 def _compression(brightest: np.ndarray, peak: float) -> np.ndarray:
@@ -80,7 +81,12 @@ def _compression(brightest: np.ndarray, peak: float) -> np.ndarray:
 def _light_of_codes(kind: Range) -> np.ndarray:
     """Light, times white, of each 16-bit code: float32 [65536]."""
     signal = np.minimum(np.arange(65536) / FULL_SCALE, 1.0)
-    return {Range.PQ: _pq, Range.HLG: _hlg, Range.WIDE: lambda level: level**SDR_GAMMA}[kind](signal).astype(np.float32)
+    return {Range.PQ: _pq, Range.HLG: _hlg, Range.WIDE: _sdr}[kind](signal).astype(np.float32)
+
+
+def _sdr(signal: np.ndarray) -> np.ndarray:
+    light: np.ndarray = signal**SDR_GAMMA
+    return light
 
 
 def _pq(signal: np.ndarray) -> np.ndarray:

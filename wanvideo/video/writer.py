@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -27,6 +28,9 @@ from ..errors import InputError, OutputError
 from ..keep import CRF
 from .part import VideoPart, cause_of, frame_rate
 from .soundtrack import Soundtrack, add_soundtrack
+
+if TYPE_CHECKING:
+    AnyPacket = av.Packet[av.VideoStream] | av.Packet[av.AudioStream]
 
 log = logging.getLogger("wanvideo")
 
@@ -170,20 +174,26 @@ def _mux(part: Path, output: av.container.OutputContainer, rate: Fraction, audio
     with av.open(str(part.absolute())) as container:
         video = output.add_stream_from_template(container.streams.video[0], opaque=True)
         num_frames = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
-    streams = [_packets(part, video)]
+    streams: list[Iterator[AnyPacket]] = [_packets(part, video)]
     if audio:
         streams.append(add_soundtrack(output, audio, num_frames / rate))
-    for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
+    for packet in heapq.merge(*streams, key=_decoded_s):
         output.mux(packet)
 
 
-def _packets(part: Path, video: av.VideoStream) -> Iterator[av.Packet]:
+def _decoded_s(packet: AnyPacket) -> Fraction:
+    assert packet.dts is not None, "whoever makes packets says when they are decoded"
+    return packet.dts * packet.time_base
+
+
+def _packets(part: Path, video: av.VideoStream) -> Iterator[AnyPacket]:
     """The pictures of a part, on a time line that starts at 0."""
     with av.open(str(part.absolute())) as container:
-        start = None
+        start: int | None = None
         for packet in container.demux(container.streams.video[0]):
             if not packet.size:
                 continue
+            assert packet.pts is not None and packet.dts is not None, "as the part's writer made them"
             start = packet.pts if start is None else start
             packet.pts -= start
             packet.dts -= start

@@ -30,7 +30,9 @@ PROBE_TOKENS, PROBE_HEADS = 1024, 4
 TIMED_TOKENS = 16384
 
 
-def _needs(*modules: str, capability: tuple[int, int] | None = None, exactly: int | None = None):
+def _needs(
+    *modules: str, capability: tuple[int, int] | None = None, exactly: int | None = None
+) -> Callable[[torch.device], str | None]:
     """A check for packages (any of `modules`) and for a GPU generation; it answers with the reason, or None."""
 
     def check(device: torch.device) -> str | None:

@@ -5,6 +5,8 @@ Legend: L rows of activations, K input features, N output features.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,10 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         self.lora: LoraBranch | None = None
+
+    if TYPE_CHECKING:  # torch's own says nothing of what goes in and comes out
+
+        def __call__(self, x: Tensor | QuantizedRows) -> Tensor: ...
 
     def reset_parameters(self) -> None:
         """Weights always come from a checkpoint."""
