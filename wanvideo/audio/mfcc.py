@@ -35,7 +35,7 @@ def _rows(sound: Sound, start: int, stop: int) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(_emphasized(sound, start, stop), WINDOW)[::STEP]
     powers = np.square(np.abs(np.fft.rfft(windows, NUM_POINTS))) / NUM_POINTS
     bands = np.log(_above_zero(powers @ _filters().T))
-    coefficients = dct(bands, type=2, axis=1, norm="ortho")[:, :NUM_COEFFICIENTS]
+    coefficients: np.ndarray = dct(bands, type=2, axis=1, norm="ortho")[:, :NUM_COEFFICIENTS]
     coefficients *= 1 + LIFTER / 2 * np.sin(np.pi * np.arange(NUM_COEFFICIENTS) / LIFTER)
     coefficients[:, 0] = np.log(_above_zero(powers.sum(1)))
     return coefficients
@@ -58,7 +58,8 @@ def _filters() -> np.ndarray:
     bins = np.floor((NUM_POINTS + 1) * corners / SAMPLE_RATE)[:, None]
     left, middle, right = bins[:-2], bins[1:-1], bins[2:]
     points = np.arange(NUM_POINTS // 2 + 1)
-    return np.clip(np.minimum((points - left) / (middle - left), (right - points) / (right - middle)), 0, None)
+    filters: np.ndarray = np.minimum((points - left) / (middle - left), (right - points) / (right - middle))
+    return filters.clip(0)
 
 
 def _above_zero(energies: np.ndarray) -> np.ndarray:

@@ -72,7 +72,8 @@ class SyncNet(nn.Module):
         """Each five frames that follow one another: faces [F, 224, 224, 3] uint8 RGB -> [F - 4, D], F >= 5."""
         pixels = faces.flip(3).permute(3, 0, 1, 2)[None].float()  # it was trained with BGR
         # Only the first layer looks along time, so that frames which spans share are read once.
-        return self.netfclip(self.netcnnlip(pixels)[0, :, :, 0, 0].T)
+        vectors: Tensor = self.netfclip(self.netcnnlip(pixels)[0, :, :, 0, 0].T)
+        return vectors
 
     @torch.no_grad()
     def sounds(self, mfccs: Tensor) -> Tensor:
