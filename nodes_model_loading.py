@@ -41,7 +41,7 @@ from .wanvideo.errors import InputError
 from .wanvideo.lora.file import check_lora
 from .wanvideo.lora.use import LoraUse
 from .wanvideo.memory.residency import Residency
-from .wanvideo.ops.attention.backends import ATTENTION_MODES, STAND_INS
+from .wanvideo.ops.attention.names import ATTENTION_MODES, STAND_INS
 from .wanvideo.request import EngineOptions
 from .wanvideo.sampling.conditions import mode_of_adapter
 from .wanvideo.video.picture import fit_images

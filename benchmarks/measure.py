@@ -6,13 +6,12 @@ Times are CUDA events, the median of the repeats after a warm-up.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from baseline import Row, Run, read_runs, this_run, to_json
 
 from wanvideo.geometry import VideoGeometry
 
@@ -27,23 +26,25 @@ class Report:
     """
 
     def __init__(self, repeats: int, peer: dict[tuple[str, str], float], out: Path | None) -> None:
-        self.repeats, self.peer, self.out, self.rows = repeats, peer, out, []
+        self.repeats, self.peer, self.out, self.rows = repeats, peer, out, list[Row]()
 
     def add(self, section: str, what: str, value: float, unit: str, note: str = "") -> None:
-        self.rows.append({"section": section, "what": what, "value": value, "unit": unit, "note": note})
+        self.rows.append(Row(section, what, value, unit, note))
         other = self.peer.get((section, what))
         beside = "" if other is None else f"  peer {other:.4g}"
         print(f"{section:<10} {what:<54} {value:>10.4g} {unit:<8} {note}{beside}", flush=True)
         if self.out:
-            head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-            text = json.dumps({**head, "date": time.strftime("%Y-%m-%d"), "rows": self.rows}, indent=1)
-            self.out.write_text(text, encoding="utf-8")
+            self.out.write_text(to_json([self.run]), encoding="utf-8")
+
+    @property
+    def run(self) -> Run:
+        """What was measured so far."""
+        return this_run(torch.cuda.get_device_name(), 1, self.rows)
 
 
 def read_peer(path: Path | None) -> dict[tuple[str, str], float]:
     """Another engine's numbers, in a file like the one this program writes."""
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path else []
-    return {(row["section"], row["what"]): row["value"] for row in rows}
+    return {row.name: row.value for run in (read_runs(path) if path else []) for row in run.rows}
 
 
 def seconds(function, repeats: int, warm_up: int = 1) -> float:

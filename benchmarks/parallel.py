@@ -5,6 +5,7 @@
 A layout is ulysses x ring. Weights are random and full-size, the same on all ranks; the one GPU that others are
 compared with is every rank by itself, in the same run. Times are those of the slowest rank. After each section all rows
 are written to --out, and a section that does not fit the rest of the budget is left out, which is said.
+With --against benchmarks/baseline.json what is slower or larger than recorded makes it exit with 1 (see baseline.py).
 --tiny runs the same code on a CPU with gloo and a tiny model.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import statistics
 import sys
@@ -30,7 +30,9 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+import baseline  # noqa: E402
 
 from wanvideo.geometry import VideoGeometry  # noqa: E402
 from wanvideo.models.audio_adapter import AudioConfig  # noqa: E402
@@ -79,7 +81,7 @@ class Bench:
 
     def __init__(self, scale: Scale, place: Place, flags: argparse.Namespace) -> None:
         self.scale, self.place, self.repeats, self.out = scale, place, flags.repeats, flags.out
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[baseline.Row] = []
         self._stop = time.perf_counter() + flags.budget_s
         self.layouts = [Layout(1, *map(int, name.split("x"))) for name in flags.layouts.split(",") if name]
         self.teams = {self.name(layout): Team(Mesh(layout, scale.device)) for layout in self.layouts}
@@ -95,16 +97,20 @@ class Bench:
         return self._stop - time.perf_counter()
 
     def add(self, section: str, what: str, value: float, unit: str) -> None:
-        self.rows.append({"section": section, "what": what, "value": value, "unit": unit})
+        self.rows.append(baseline.Row(section, what, value, unit))
         if self.place.rank == 0:
             print(f"{section:<10} {what:<60} {value:>10.5g} {unit}", flush=True)
 
     def flush(self) -> None:
         if self.place.rank or self.out is None:
             return
+        self.out.write_text(baseline.to_json([self.run]), encoding="utf-8")
+
+    @property
+    def run(self) -> baseline.Run:
+        """What was measured so far."""
         name = "cpu" if self.scale.is_tiny else torch.cuda.get_device_name()
-        head = {"device": name, "world": self.place.world, "torch": torch.__version__}
-        self.out.write_text(json.dumps({**head, "rows": self.rows}, indent=1), encoding="utf-8")
+        return baseline.this_run(name, self.place.world, self.rows)
 
     def model(self, storage: str) -> WanTransformer:
         """The one that is held; another storage format takes its place."""
@@ -392,7 +398,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], float]] = {
 DEFAULT = [name for name in SECTIONS if name != "profile"]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layouts", default="", help="ulysses x ring, comma-separated; all GPUs by Ulysses if empty")
     parser.add_argument("--sections", default=",".join(DEFAULT), help=f"of {', '.join(SECTIONS)}")
@@ -400,7 +406,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs; the median counts")
     parser.add_argument("--budget_s", type=float, default=230, help="seconds for everything")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on a CPU")
+    baseline.add_flags(parser)
     flags = parser.parse_args()
+    runs = baseline.check_flags(parser, flags)
     place = Place.of_environment()
     flags.layouts = flags.layouts or f"{place.world}x1"
     scale = Scale.of(flags.tiny, place)
@@ -426,7 +434,8 @@ def main() -> None:
         bench.add("took", name, time.perf_counter() - start, "s")
         bench.flush()
     dist.destroy_process_group()
+    return 0 if place.rank else baseline.finish(flags, bench.run, runs)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

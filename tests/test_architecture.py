@@ -213,3 +213,18 @@ def test_the_lowest_layer_needs_no_torch():
         "assert time.process_time() < 0.5"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_flags_are_judged_before_torch_is_loaded():
+    """Help and wrong flags of the commands that people type most answer at once."""
+    code = (
+        "import contextlib, sys; from wanvideo.cli.main import main\n"
+        "for arguments in (['generate', '--help'], ['generate', '--size', 'huge'],\n"
+        "                  ['generate', '--input_json', 'none'],\n"
+        "                  ['plan', '--help'], ['plan', '--attention', 'none'], ['download', '--help'], ['presets'],\n"
+        "                  ['batch', '--help'], ['runs', '--help'], ['voices', '--help']):\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main(arguments)\n"
+        "    assert not {'torch', 'av', 'PIL'} & set(sys.modules), arguments"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

@@ -20,7 +20,7 @@ from .engine.render import FinishedWindow, render
 from .engine.shared import Beginning, share_beginning
 from .errors import CheckpointError, UnsupportedError
 from .memory.planner import Device, RunPlan
-from .ops.attention.backends import known
+from .ops.attention.names import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest, draw_seed
 from .runs.find import AUTO

@@ -9,7 +9,7 @@ from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError, UnsupportedError
 from wanvideo.models import transformer
-from wanvideo.ops.attention import backends, functions, lse
+from wanvideo.ops.attention import backends, functions, lse, names
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,13 +39,18 @@ def test_unknown_name():
         backends.choose("sage", CPU, torch.float32, 128, 2)
 
 
+def test_every_backend_has_a_name_and_every_name_a_backend():
+    assert names.ATTENTION_MODES == ("auto", *backends.BACKENDS)
+    assert set(names.STAND_INS.values()) <= set(names.ATTENTION_MODES)
+
+
 def planted(function, **traits):
     return backends.Backend("planted", function, lambda device: None, 0.01, **traits)
 
 
 def plant(monkeypatch, function, **traits):
     monkeypatch.setitem(backends.BACKENDS, "planted", planted(function, **traits))
-    monkeypatch.setattr(backends, "ATTENTION_MODES", ("planted",))
+    monkeypatch.setattr(names, "ATTENTION_MODES", ("planted",))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ..engine.host import ProcessHost
 from ..errors import InputError
 from ..geometry import VideoGeometry, parse_size
 from ..memory.budget import GIB
-from ..ops.attention.backends import known
+from ..ops.attention.names import known
 from ..ops.precision import DTYPES
 from ..request import QUANTIZERS, EngineOptions, LoopSettings
 from .bench_table import print_tables

@@ -1,165 +1,141 @@
-"""`bench --table`: what every preset takes for half a minute of video, and what every format of weights loses.
+"""`bench --table`: what every preset takes for half a minute of video, row by row as it is known.
 
-Legend: L rows of activations; N output and K input features of a matrix.
+A step of each preset and the VAE at each size are measured; the time of a video is derived from them by the formula
+that the planner uses.
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
 
-from ..checkpoints.quantize import pack_linears
-from ..errors import UnsupportedError
-from ..geometry import FPS, VideoGeometry, WindowPlan
+from ..errors import TalkError, UnsupportedError
+from ..geometry import FPS, VideoGeometry, WindowPlan, parse_size
 from ..memory.budget import GIB
-from ..ops.linear.layer import Linear
+from ..memory.speed import PartSeconds
 from ..presets import Preset, load_preset, preset_names
-from ..request import QUANTIZERS
+from ..sampling.setup import SamplingSetup
+from .bench_formats import print_formats
 from .costs import cost
-from .measure import Measured, Size, measure
+from .measure import Size
+from .measure_parts import Parts
 
 SECONDS = 30
-MEASURED_STEPS = 2
-SIZES = {"infinitetalk-480": (832, 480), "infinitetalk-720": (1280, 720)}
-REPEATS = 10
 
 
 @dataclass(frozen=True)
 class PresetRow:
-    """A preset: seconds of a video of `SECONDS`, how many blocks streamed, the peak of device memory."""
+    """A preset: its steps and passes, what was measured of it, and what a video of `SECONDS` takes with that.
+
+    peak_bytes: of the device, 0 on a CPU.
+    """
 
     name: str
     steps: int
     passes: int
+    parts: PartSeconds
     seconds: float
     num_streamed: int
+    is_tiled: bool
     peak_bytes: int
-
-
-@dataclass(frozen=True)
-class FormatRow:
-    """A format of a block's largest matrix. error: of the result, relative to the dense one; speed: against bf16."""
-
-    name: str
-    bits: float
-    error: float
-    cosine: float
-    seconds: float
+    is_finite: bool
 
 
 def print_tables(size: Size, device: torch.device, price: float | None = None) -> int:
-    """Measure and print both tables. Args: price: of the GPU for an hour. Raises: UnsupportedError without one."""
-    if device.type != "cuda":
+    """Measure and print both tables; 1 where something is not finite.
+
+    Args: price: of the GPU for an hour. Raises: UnsupportedError for models of full width on a CPU.
+    """
+    if device.type != "cuda" and size.vae_dim >= 96:
         raise UnsupportedError(
-            "--table needs a GPU: on a CPU the presets would take days. Leave it out to measure --size tiny."
+            "--table needs a GPU: on a CPU the presets would take days. Add --size tiny to see what it prints."
         )
-    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, random weights of the published sizes")
-    print(preset_table([preset_row(load_preset(name), size, device) for name in preset_names()], price))
-    rows = 32760  # of a window at 832x480
-    config = size.transformer
-    print(format_table([format_row(to, rows, config.ffn_dim, config.dim, device) for to in (None, *QUANTIZERS)]))
-    return 0
+    start = time.perf_counter()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, random weights, windows of {size.frames} frames", flush=True)
+    is_finite = print_presets(size, device, price)
+    is_finite = print_formats(size, device) and is_finite
+    print(f"\nMeasured in {time.perf_counter() - start:.0f} s.", flush=True)
+    return 0 if is_finite else 1
 
 
-def preset_row(preset: Preset, size: Size, device: torch.device) -> PresetRow:
-    """Measure a preset with few of its steps; all steps cost the same. What does not fit streams all blocks."""
-    wanted, blocks = preset.options.blocks_to_stream, size.transformer.num_layers
-    width, height = (
-        SIZES[preset.size] if size.frames == preset.settings.window_frames else map(int, size.video.split("x"))
-    )
-    geometry = VideoGeometry(width, height, size.frames)
-    settings = replace(
-        preset.settings, steps=MEASURED_STEPS, scheduler="multitalk", window_frames=size.frames,
-        motion_frames=size.motion,
-    )  # fmt: skip
-    for streamed in dict.fromkeys((min(max(wanted, 0), blocks), blocks)):
-        options = replace(preset.options, device=str(device), blocks_to_stream=streamed)
+def print_presets(size: Size, device: torch.device, price: float | None = None) -> bool:
+    """A row for each preset as soon as it is measured; those of one format follow each other, the slowest format first.
+
+    Returns: whether all that was computed is finite.
+    """
+    presets, parts, is_finite = in_order([load_preset(name) for name in preset_names()]), Parts(size, device), True
+    first: float | None = None
+    print("\n".join(head_lines(presets[0].name, price)), flush=True)
+    for number, preset in enumerate(presets):
         try:
-            found = measure(size, geometry, settings, options)
-        except torch.OutOfMemoryError:
-            if streamed == blocks:
-                raise
-            gc.collect()
-            torch.cuda.empty_cache()
+            row = preset_row(preset, size, parts)
+        except TalkError as error:
+            print(f"| {preset.name} | does not fit: {str(error).splitlines()[0]} |", flush=True)
             continue
-        break
-    passes = 1 + (preset.settings.guidance_scale != 1) + (preset.settings.audio_guidance_scale != 1)
-    return PresetRow(
-        preset.name, preset.settings.steps, passes, video_seconds(found, preset, size), streamed, found.peak_bytes
+        first = row.seconds if number == 0 else first
+        is_finite = is_finite and row.is_finite
+        print(preset_line(row, first, price), flush=True)
+    windows = num_windows(size)
+    print(
+        "\nMeasured: one step with its passes, the VAE's decode and encode of a window, and the peak of these.\n"
+        f"Derived: {SECONDS} s of video = {windows} windows x (steps x a step + decode) + one whole encode and "
+        f"{windows - 1} of {size.motion} frames.\nModels are loaded already.",
+        flush=True,
     )
+    return is_finite
 
 
-def video_seconds(found: Measured, preset: Preset, size: Size) -> float:
-    """Seconds of a video of `SECONDS`, from windows of fewer steps."""
-    windows = len(WindowPlan(round(SECONDS * FPS), size.frames, size.motion))
-    more = (preset.settings.steps - MEASURED_STEPS) * found.step
-    first, later = found.windows[0] + more, found.windows[-1] + more
-    return first + (windows - 1) * later
+def in_order(presets: list[Preset]) -> list[Preset]:
+    """Those that share a format of weights together, so that it is made once, and with rising numbers of blocks that
+    stream; the format of the most passes first, so that its preset is known when others are compared with it."""
+
+    def format_of(preset: Preset) -> tuple[str, str]:
+        return preset.options.quantize or "", preset.options.dtype
+
+    most: dict[tuple[str, str], int] = {}
+    for preset in presets:
+        passes = preset.settings.steps * len(SamplingSetup.of(preset.settings, has_audio=True).passes)
+        most[format_of(preset)] = max(passes, most.get(format_of(preset), 0))
+    return sorted(presets, key=lambda p: (-most[format_of(p)], format_of(p), p.options.blocks_to_stream))
 
 
-def preset_table(rows: list[PresetRow], price: float | None = None) -> str:
-    """Markdown: time, time against the slowest preset, memory, and what a video costs at a price an hour."""
-    slowest = max(row.seconds for row in rows)
-    lines = [f"| preset | steps x passes | {SECONDS} s of video | against the slowest | streaming | peak memory |"]
-    lines.append("|---|---|---|---|---|---|")
-    if price is not None:
-        lines = [lines[0] + f" cost at {price:g} an hour |", lines[1] + "---|"]
-    for row in rows:
-        minutes = f"{int(row.seconds) // 60}:{int(row.seconds) % 60:02}"
-        lines.append(
-            f"| {row.name} | {row.steps} x {row.passes} | {minutes} | {slowest / row.seconds:.1f}x "
-            f"| {row.num_streamed} blocks | {row.peak_bytes / GIB:.1f} GiB |"
-            + ("" if price is None else f" {cost(row.seconds, price):.2f} |")
-        )
-    return "\n".join(lines)
+def num_windows(size: Size) -> int:
+    """Of a video of `SECONDS`."""
+    return len(WindowPlan(round(SECONDS * FPS), size.frames, size.motion))
 
 
-@torch.no_grad()
-def format_row(to: str | None, rows: int, out_features: int, in_features: int, device: torch.device) -> FormatRow:
-    """One matrix [N, K] with activations [L, K], dense in bf16 (None) or in a format of QUANTIZERS."""
-    generator = torch.Generator(device).manual_seed(3)
-    layer = Linear(in_features, out_features).to(device, torch.bfloat16)
-    layer.weight.data = (torch.randn(out_features, in_features, device=device, generator=generator) * 0.02).bfloat16()
-    layer.bias.data.zero_()
-    hidden = torch.randn(rows, in_features, device=device, generator=generator).bfloat16()
-    expected = layer(hidden).float()
-    holder = nn.ModuleList([layer])
-    if to is not None:
-        pack_linears(holder, to)
-    out = holder[0](hidden).float()
-    held = sum(tensor.numel() * tensor.element_size() for tensor in holder.state_dict().values())
-    return FormatRow(
-        to or "bf16", 8 * held / (out_features * in_features), float((out - expected).norm() / expected.norm()),
-        float(nn.functional.cosine_similarity(out.flatten(), expected.flatten(), 0)), _seconds(holder[0], hidden),
+def preset_row(preset: Preset, size: Size, parts: Parts) -> PresetRow:
+    """Measure what is not measured yet. Raises: TalkError where it does not fit the device."""
+    pixels = parse_size(size.large if "720" in preset.size else size.video)
+    assert not isinstance(pixels, str)  # as of every size here
+    geometry = VideoGeometry(*pixels, size.frames)
+    settings = replace(preset.settings, window_frames=size.frames, motion_frames=size.motion)
+    found = parts.measure(geometry, settings, replace(preset.options, device=str(parts.device)))
+    steps, seconds = found.setup.num_steps, found.seconds.of_video(num_windows(size), found.setup.num_steps)
+    return PresetRow(
+        preset.name, steps, len(found.setup.passes), found.seconds, seconds, found.step.num_streamed,
+        found.codec.is_tiled, found.peak_bytes, found.step.is_finite,
     )  # fmt: skip
 
 
-def _seconds(layer: nn.Module, hidden: Tensor) -> float:
-    """The least of a few times of a layer."""
-    times = []
-    for _ in range(REPEATS):
-        start = _now(hidden.device)
-        layer(hidden)
-        times.append(_now(hidden.device) - start)
-    return min(times)
+def head_lines(slowest: str, price: float | None = None) -> list[str]:
+    names = ["preset", "steps x passes", "a step", "VAE of a window", f"{SECONDS} s of video, derived",
+             f"against {slowest}", "blocks that stream", "peak memory"]  # fmt: skip
+    names += [] if price is None else [f"cost at {price:g} an hour"]
+    return ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def format_table(rows: list[FormatRow]) -> str:
-    """Markdown: what a format loses, and how much faster it is than bf16 here; one that is slower says so."""
-    dense = next(row.seconds for row in rows if row.name == "bf16")
-    lines = ["| weights | bits a weight | error | cosine | speed against bf16 |", "|---|---|---|---|---|"]
-    for row in rows:
-        speed = dense / row.seconds
-        note = "" if row.name == "bf16" or speed >= 1.05 else ": no gain in speed on this device, only in memory"
-        lines.append(f"| {row.name} | {row.bits:.1f} | {row.error:.2%} | {row.cosine:.5f} | {speed:.2f}x{note} |")
-    return "\n".join(lines)
+def preset_line(row: PresetRow, slowest_s: float | None, price: float | None = None) -> str:
+    """Markdown. slowest_s: of the preset that others are compared with; None where it does not fit."""
+    minutes = f"{int(row.seconds) // 60}:{int(row.seconds) % 60:02}"
+    against = "" if slowest_s is None else f"{slowest_s / row.seconds:.1f}x"
+    cells = [
+        row.name, f"{row.steps} x {row.passes}", f"{row.parts.step:.2f} s",
+        f"{row.parts.decode + row.parts.encode_overlap:.2f} s{' in tiles' if row.is_tiled else ''}", minutes, against,
+        str(row.num_streamed), f"{row.peak_bytes / GIB:.1f} GiB" if row.peak_bytes else "",
+    ]  # fmt: skip
+    cells += [] if price is None else [f"{cost(row.seconds, price):.2f}"]
+    return f"| {' | '.join(cells)} |" + ("" if row.is_finite else " not finite")

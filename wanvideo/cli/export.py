@@ -14,7 +14,7 @@ from ..checkpoints.dialects import Kind
 from ..durable import write_atomically
 from ..errors import InputError, OutputError
 from ..keep import AUTO, DEFAULT_FEATHER
-from ..ops.attention.backends import ATTENTION_MODES, STAND_INS
+from ..ops.attention.names import ATTENTION_MODES, STAND_INS
 from ..prompts import PromptList
 from ..request import NEGATIVE_PROMPT
 from .graphs import CONTROL, WIDGETS, Graph, GraphNode, read_graph

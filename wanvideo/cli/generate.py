@@ -18,7 +18,7 @@ from ..geometry import parse_size, snap_frames
 from ..job import parse_speech, read_object
 from ..keep import Camera, Keep
 from ..lora.few_steps import few_steps_of
-from ..ops.attention.backends import known
+from ..ops.attention.names import known
 from ..parallel.layout import WantedRanks
 from ..presets import AUTO, Preset, choose_preset, load_preset
 from ..request import Apg, EngineOptions, LoopSettings, LoraFile, ModelFiles, StepCache, TalkRequest
@@ -289,9 +289,11 @@ def _name(flags: argparse.Namespace, request: TalkRequest) -> str:
 
 
 def main(argv: list[str]) -> int:
-    from ..parallel.launch import Place
+    job = read_job(argv)
 
-    job, place = read_job(argv), Place.of_environment()
+    from ..parallel.launch import Place  # here: flags are judged before PyTorch is loaded
+
+    place = Place.of_environment()
     if place.world > 1:
         from .ranks import generate_together
 

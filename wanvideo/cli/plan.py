@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .. import checks
 from ..errors import UnsupportedError
 from ..memory.planner import Device
-from ..quality.faces import FaceMesh, doubts
 from .generate import read_job
 from .parser import Parser, real
 
@@ -20,10 +17,6 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Print the plan of the job that the same flags of `generate` describe."""
-    from ..engine.conditioning import workload_of_request
-    from ..pipeline import TalkingVideoPipeline
-    from ..video.overlay import draw_speakers, save_picture
-
     parser = Parser("python -m wanvideo plan", description=f"{__doc__} All other flags are those of `generate`.")
     parser.add_argument("--memory_gb", type=real, help="plan for a GPU with so many free GB, not for this one")
     parser.add_argument("--gpu", default="", help="its name, for the time it takes, e.g. H200")
@@ -34,6 +27,11 @@ def main(argv: list[str]) -> int:
         checks.number("--memory_gb", flags.memory_gb, 0.1, 10_000)
         device = Device(flags.gpu or "a GPU", int(flags.memory_gb * 1e9))
     job = read_job(rest, "python -m wanvideo plan")
+
+    from ..engine.conditioning import workload_of_request  # here: flags are judged before PyTorch is loaded
+    from ..pipeline import TalkingVideoPipeline
+    from ..video.overlay import draw_speakers, save_picture
+
     pipeline = TalkingVideoPipeline(job.files, job.options)
     inputs = pipeline.check(job.request)
     print(pipeline.engine.plan(workload_of_request(job.request, inputs), device).describe())
@@ -47,6 +45,10 @@ def main(argv: list[str]) -> int:
 
 def face_lines(inputs: Inputs, num_speakers: int) -> list[str]:
     """What speaks against the first picture, as it is fitted to the video."""
+    import numpy as np
+
+    from ..quality.faces import FaceMesh, doubts
+
     if not num_speakers:
         return ["Faces: nobody speaks."]
     try:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14: 16 x 16 patches of a picture, and the class
@@ -20,6 +22,8 @@ CONTEXT_SLACK = GIB  # kernels' workspaces, and what lies between the allocator'
 
 def free_device_bytes(device: torch.device) -> int:
     """Memory of a GPU that this process could take: free, or held by its allocator and unused."""
+    import torch
+
     index = torch.cuda.current_device() if device.index is None else device.index  # the fraction wants a number
     free, _ = torch.cuda.mem_get_info(index)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -8,8 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from .budget import free_device_bytes, free_host_bytes
 from .nvml import Nvml, read_nvml
 
@@ -60,6 +58,8 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    import torch  # here, since disk and downloads need none of it
+
     if not torch.cuda.is_available():
         built = torch.version.cuda
         return (), f"built for CUDA {built}, and no GPU answers" if built else "this PyTorch is built without CUDA"

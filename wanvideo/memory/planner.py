@@ -15,7 +15,7 @@ from ..geometry import VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
 from .budget import GIB, WindowNeed, vae_bytes, window_need
 from .learned import Measured, learned_seconds
-from .speed import Flops, forward_flops, speeds_of
+from .speed import Flops, PartSeconds, forward_flops, speeds_of
 
 HOST_BASE = 3 * GIB  # of a process with its libraries and one window of frames
 
@@ -261,8 +261,7 @@ def _seconds(
         kind_of_run(geometry, weights, device, work, num_streamed)
     )  # fmt: skip
     if learned is not None:
-        step = learned * work.num_passes
-        return step, None if windows.num_windows is None else len(windows) * work.num_steps * step
+        return _in_all(PartSeconds(learned * work.num_passes), windows, work)
     speeds = speeds_of(device.name) if device.name else None
     if speeds is None:
         return None, None
@@ -270,12 +269,16 @@ def _seconds(
     forward = speeds.forward_seconds(flops, weights.stored, device.attention, num_streamed * weights.block_bytes)
     if forward is None:
         return None, None
-    step, pixels = forward * work.num_passes, geometry.width * geometry.height
-    if windows.num_windows is None:
-        return step, None
-    decoding = len(windows) * geometry.num_frames * pixels / speeds.decode
-    encoded = work.num_references * geometry.num_frames + (len(windows) - 1) * windows.overlap
-    return step, len(windows) * work.num_steps * step + decoding + encoded * pixels / speeds.encode
+    pixels = geometry.width * geometry.height
+    decode, encode = (geometry.num_frames * pixels / rate for rate in (speeds.decode, speeds.encode))
+    parts = PartSeconds(forward * work.num_passes, decode, encode, windows.overlap * pixels / speeds.encode)
+    return _in_all(parts, windows, work)
+
+
+def _in_all(parts: PartSeconds, windows: WindowPlan, work: Work) -> tuple[float, float | None]:
+    """Seconds of a step, and of all windows where their number is known."""
+    count = windows.num_windows
+    return parts.step, None if count is None else parts.of_video(count, work.num_steps, work.num_references)
 
 
 def kind_of_run(

@@ -59,6 +59,26 @@ class Speeds:
         return max(flops.matmul / self.matmul[weights] + flops.attention / rate, streamed_bytes / self.host_bytes)
 
 
+@dataclass(frozen=True)
+class PartSeconds:
+    """Seconds of what the windows of a video consist of, measured or estimated.
+
+    Args:
+        step: with all of its passes. decode: of a window.
+        encode: of as many frames as a window has. encode_overlap: of those that it shares with the one before.
+    """
+
+    step: float
+    decode: float = 0.0
+    encode: float = 0.0
+    encode_overlap: float = 0.0
+
+    def of_video(self, num_windows: int, num_steps: int, num_references: int = 1) -> float:
+        """Of windows one after another, for which each reference picture is encoded once."""
+        windows = num_windows * (num_steps * self.step + self.decode)
+        return windows + num_references * self.encode + (num_windows - 1) * self.encode_overlap
+
+
 def speeds_of(device_name: str) -> Speeds | None:
     """The measured speeds of a GPU by the name that CUDA gives it (`NVIDIA H200`); None if it was not measured."""
     for entry in json.loads(TABLE.read_text(encoding="utf-8"))["devices"]:

@@ -19,6 +19,10 @@ class VideoCodec:
     def __init__(self, vae: WanVAE, tiled: bool = False) -> None:
         self._vae, self._tiling = vae, Tiling.default() if tiled else None
 
+    @property
+    def is_tiled(self) -> bool:
+        return self._tiling is not None
+
     def encode(self, frames: Tensor) -> Tensor:
         """frames [3, F, H, W] in -1..1, F = 4n + 1 -> latents [16, T, H/8, W/8] float32."""
         return self._vae.encode(frames.to(self._vae.device), tiling=self._tiling)

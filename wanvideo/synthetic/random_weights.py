@@ -37,8 +37,12 @@ def random_transformer(
     dtype: torch.dtype,
     quantize: str | None = None,
     seed: int = 0,
+    rest: str | torch.device | None = None,
 ) -> WanTransformer:
-    """A transformer whose weights never were in host memory; quantize: fp8, int8 or fp4 for the blocks' matrices."""
+    """A transformer whose weights are made on a device, block by block.
+
+    Args: quantize: fp8, int8 or fp4 for the blocks' matrices. rest: where it is put as it is made; None: it stays.
+    """
     with torch.device("meta"):
         model = WanTransformer(config)
     generator = torch.Generator(device).manual_seed(seed)
@@ -48,6 +52,8 @@ def random_transformer(
             fill_(unit, generator)
             if unit is not part and quantize:
                 pack_linears(unit, quantize)
+            if rest is not None:
+                unit.to(rest)
     for name, parameter in model.named_parameters():
         if model.keep_float32(name):
             parameter.data = parameter.data.float()

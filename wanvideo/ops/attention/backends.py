@@ -17,11 +17,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ... import checks
 from ...errors import UnsupportedError
 from ..quantized import FP8, QuantizedRows
 from . import functions
 from .lse import eager_attention
+from .names import known
 from .operands import Operands, OwnOperands
 from .regions import RegionShares
 
@@ -113,16 +113,6 @@ BACKENDS = {
         ),
     )
 }  # fmt: skip
-ATTENTION_MODES = ("auto", *BACKENDS)
-# Names that users' graphs hold for backends that are not offered, and what is used in their place.
-STAND_INS = {
-    "comfy": "auto",
-    "flash_attn_3_fp8": "fp8",
-    "radial_sage_attention": "sageattn",
-    "sageattn_compiled": "sageattn",
-    "sageattn_ultravico": "sageattn",
-    "xformers": "sdpa",
-}
 
 
 @cache
@@ -160,13 +150,6 @@ def refusal(
     if not lse_error <= backend.error:
         return f"its log-sum-exp is off by {lse_error:.3f}, at most {backend.error} is allowed"
     return None
-
-
-def known(name: str) -> str:
-    """The mode that a name of ATTENTION_MODES or STAND_INS stands for. Raises: InputError for any other name."""
-    wanted = STAND_INS.get(name, name)
-    checks.choice("attention_mode", wanted, ATTENTION_MODES)
-    return wanted
 
 
 @cache
