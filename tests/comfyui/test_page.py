@@ -78,12 +78,14 @@ def linked_to_a_refused_input():
     """A graph as others save it: all sockets are in it, and one that is refused is linked."""
     graph = template("01_talking_person")
     sampler = next(node for node in graph["nodes"] if node["type"] == "WanVideoSampler")
-    refused = [{"name": f"{name}_args", "type": f"{name.upper()}ARGS", "link": None} for name in ("feta", "flowedit")]
-    linked = {"name": "context_options", "type": "WANVIDCONTEXT", "link": 999}
-    sampler["inputs"] = [*sampler["inputs"][:1], *refused, linked, *sampler["inputs"][1:]]
+    kinds = {"feta_args": "FETAARGS", "flowedit_args": "FLOWEDITARGS", "context_options": "WANVIDCONTEXT"}
+    refused = [{"name": name, "type": kind, "link": None} for name, kind in kinds.items()]
+    refused[-1]["link"] = 999
+    first, *others = (item for item in sampler["inputs"] if item["name"] not in kinds)
+    sampler["inputs"] = [first, *refused, *others]
+    places = {item["link"]: place for place, item in enumerate(sampler["inputs"])}
     for link in graph["links"]:
-        if link[3] == sampler["id"] and link[4] > 0:
-            link[4] += 3
+        link[4] = places[link[0]] if link[3] == sampler["id"] else link[4]
     output = {"name": "wanvidcontext", "type": "WANVIDCONTEXT", "links": [999]}
     graph["nodes"].append(
         {"id": 900, "type": "WanVideoContextOptions", "pos": [0, -400], "size": [200, 60], "flags": {}, "mode": 0,
