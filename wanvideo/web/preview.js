@@ -45,8 +45,11 @@ function textOf(node) {
     frame.style.overflow = "hidden";
     text.style.cssText = "padding: 4px 8px; font: 12px/1.4 sans-serif; color: var(--input-text); user-select: text; "
         + "white-space: pre-wrap; overflow-wrap: anywhere";
-    new ResizeObserver(() => fit(node)).observe(text);
-    return elementOf(node, "talking_text", frame, () => text.offsetHeight + MARGIN, () => text.textContent).firstChild;
+    // While the page puts it in place it may be a letter wide, and as high as it has letters.
+    const isPlaced = () => text.offsetWidth > node.size[0] / 2;
+    const height = () => (isPlaced() ? text.offsetHeight : 0) + MARGIN;
+    new ResizeObserver(() => isPlaced() && fit(node)).observe(text);
+    return elementOf(node, "talking_text", frame, height, () => text.textContent).firstChild;
 }
 
 // Not the page's own text under a node: newer pages remove that with the end of a run, and with it the result's name.
