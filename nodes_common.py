@@ -43,7 +43,7 @@ except ImportError:
 
 LANGUAGES = ("en", "zh")
 MAX_PREVIEW = 768  # pixels of a preview's longer edge
-VIDEO_EVENT = "wanvideo.video"  # wanvideo/web/preview.js plays what it names
+VIDEO_EVENT, TEXT_EVENT = "wanvideo.video", "wanvideo.text"  # what wanvideo/web/preview.js plays, and writes
 logger = logging.getLogger("wanvideo")
 
 
@@ -222,11 +222,10 @@ class RunProgress:
 
     def show(self, path: Path, num_windows: int, total: int) -> None:
         """Let the page play what is finished, `num_windows` of `total`, from a file that may still grow."""
-        server, inside = getattr(PromptServer, "instance", None), _in_output(path)
-        if server is None or self.node_id is None or inside.is_absolute():
-            return
-        names = {"filename": inside.name, "subfolder": inside.parent.as_posix(), "status": f"{num_windows}/{total}"}
-        server.send_sync(VIDEO_EVENT, {"node": self.node_id, **names}, server.client_id)
+        inside = _in_output(path)
+        if not inside.is_absolute():
+            names = {"filename": inside.name, "subfolder": inside.parent.as_posix()}
+            _send(VIDEO_EVENT, self.node_id, names | {"status": f"{num_windows}/{total}"})
 
     def finish(self, path: Path, folder: Path) -> None:
         """Say under the node where the video is, and the folder of its run."""
@@ -290,9 +289,16 @@ def show_picture(picture: np.ndarray) -> dict[str, Any]:
 
 def _send_text(line: str, node_id: str | None) -> None:
     """Show a line under a node, below the warnings that it has given so far."""
+    if node_id is not None:
+        lines = _warnings.of(node_id)
+        _send(TEXT_EVENT, node_id, {"text": "\n".join([*lines, line] if line else lines)})
+
+
+def _send(event: str, node_id: str | None, values: dict[str, str]) -> None:
+    """Tell the page that has queued the graph something of one of its nodes."""
     server = prompt_server()
-    if node_id is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text("\n".join([*_warnings.of(node_id), line] if line else _warnings.of(node_id)), node_id)
+    if server is not None and node_id is not None:
+        server.send_sync(event, {"node": node_id, **values}, server.client_id)
 
 
 class _PageWarnings(logging.Handler):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, overridden, template, write_wrong_files
 from support.comfy_server import PACK_NAME
-from support.comfy_templates import assert_opens_whole, assert_same_graph
+from support.comfy_templates import assert_opens_whole, assert_shows_a_refused_input_where_it_is_linked
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 SMALL = {
@@ -74,42 +74,9 @@ def test_what_is_wrong_is_marked_at_its_node(server, open_page):
         assert run.status == ("error" if kind == "LoadAudio" else "refused") and page.marked() == [marked], (name, run)
 
 
-def linked_to_a_refused_input():
-    """A graph as others save it: all sockets are in it, and one that is refused is linked."""
-    graph = template("01_talking_person")
-    sampler = next(node for node in graph["nodes"] if node["type"] == "WanVideoSampler")
-    refused = [{"name": f"{name}_args", "type": f"{name.upper()}ARGS", "link": None} for name in ("feta", "flowedit")]
-    linked = {"name": "context_options", "type": "WANVIDCONTEXT", "link": 999}
-    sampler["inputs"] = [*sampler["inputs"][:1], *refused, linked, *sampler["inputs"][1:]]
-    for link in graph["links"]:
-        if link[3] == sampler["id"] and link[4] > 0:
-            link[4] += 3
-    output = {"name": "wanvidcontext", "type": "WANVIDCONTEXT", "links": [999]}
-    graph["nodes"].append(
-        {"id": 900, "type": "WanVideoContextOptions", "pos": [0, -400], "size": [200, 60], "flags": {}, "mode": 0,
-         "order": 0, "inputs": [], "outputs": [output], "properties": {}, "widgets_values": []}
-    )  # fmt: skip
-    graph["links"].append([999, 900, 0, sampler["id"], 3, "WANVIDCONTEXT"])
-    return graph
-
-
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
 def test_a_refused_input_is_shown_only_where_it_is_linked(server, client, open_page, nodes2):
-    page = open_page(server, nodes2=nodes2)
-    page.load(template("01_talking_person"))
-    own = page.sockets("WanVideoSampler")
-    assert len(own) == 10 and not {"context_options", "feta_args", "uni3c_embeds"} & set(own)
-    page.load(linked_to_a_refused_input())
-    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
-    graph = page.api_graph()
-    sampler = next(node for node in graph.values() if node["class_type"] == "WanVideoSampler")
-    assert sampler["inputs"]["context_options"] == ["900", 0]
-    del sampler["inputs"]["context_options"], graph["900"]
-    assert_same_graph(graph, client, "01_talking_person")  # the other links are where they were
-    page.save_and_reload()
-    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
-    run = page.queue(timeout_s=30)
-    assert run.status == "refused" and "900 WanVideoContextOptions" in page.marked()
+    assert_shows_a_refused_input_where_it_is_linked(open_page(server, nodes2=nodes2), client)
 
 
 def test_the_server_offers_templates_help_and_translations(client):

@@ -4,14 +4,26 @@ The other tests run in one ComfyUI, which COMFYUI_VERSION, COMFYUI_PAGE or COMFY
 can be had from the package index, beside that one.
 """
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from support.comfy_client import ComfyClient
-from support.comfy_models import MULTI, TEMPLATES, api_template, required, shrink, start_with_pack
+from support.comfy_models import (
+    HEIGHT,
+    MULTI,
+    TEMPLATES,
+    WIDTH,
+    api_template,
+    overridden,
+    required,
+    shrink,
+    start_with_pack,
+    template,
+)
 from support.comfy_server import NEWEST, NEWEST_PAGE, OLDEST, PACK_NAME, find_comfyui
-from support.comfy_templates import assert_opens_whole
+from support.comfy_templates import assert_opens_whole, assert_shows_a_refused_input_where_it_is_linked
 
 pytestmark = pytest.mark.comfyui
 MATRIX = [(OLDEST, None), (NEWEST, NEWEST_PAGE)]
@@ -55,6 +67,25 @@ def test_templates_open_whole(other, open_page, nodes2):
     before, after = page.save_and_reload()
     assert before == after
     assert page.console_errors == [] and page.http_errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
+def test_a_refused_input_is_shown_only_where_it_is_linked(other, open_page, nodes2):
+    assert_shows_a_refused_input_where_it_is_linked(open_page(other, nodes2=nodes2), ComfyClient(other.url))
+
+
+@pytest.mark.browser
+def test_the_result_is_named_in_its_node_in_both_renderers(other, open_page, pictures):
+    page = open_page(other)
+    page.load(template("00_quick_start"))
+    with overridden(other, {"WanVideoTalk": {"width": WIDTH, "height": HEIGHT, "size": "custom"}}):
+        run = page.queue()
+    assert run.status == "success", run.detail
+    for nodes2 in (False, True):
+        page.draw_nodes(nodes2=nodes2)
+        page.screenshot(pictures / f"named_{ComfyClient(other.url).version()}{'_nodes2' if nodes2 else ''}.png")
+        assert re.fullmatch(r"talking_video\S*/video.mp4", page.said("WanVideoTalk"))
 
 
 @pytest.mark.parametrize("name", ["01_talking_person", "02_two_people_masks", "06_from_wanvideowrapper"])

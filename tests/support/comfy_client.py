@@ -23,7 +23,7 @@ END_STATES = {
     "execution_error": "error",
     "execution_interrupted": "interrupted",
 }
-PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # kinds of binary message
+PREVIEW, PREVIEW_WITH_METADATA = 1, 4  # kinds of binary message
 JPEG, PNG = 1, 2
 
 
@@ -72,12 +72,16 @@ class Run:
     status: str = ""
     events: list[Event] = field(default_factory=list)
     previews: list[Preview] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  # shown under a node while it runs
     history: dict[str, Any] = field(default_factory=dict)
 
     def data_of(self, kind: str) -> list[dict[str, Any]]:
         """The data of every event of a type, in order."""
         return [event.data for event in self.events if event.kind == kind]
+
+    @property
+    def texts(self) -> list[str]:
+        """What was shown under this pack's nodes, in order."""
+        return [data["text"] for data in self.data_of("wanvideo.text")]
 
     def executed_nodes(self) -> list[str]:
         """Ids of the nodes that ran, in order; those taken from the cache are not among them."""
@@ -251,7 +255,6 @@ class ComfyClient:
             if message.type == aiohttp.WSMsgType.BINARY:
                 preview = read_preview(message.data, at_s)
                 run.previews.extend([preview] if preview else [])
-                run.texts.extend(read_text(message.data))
             elif message.type == aiohttp.WSMsgType.TEXT:
                 content = json.loads(message.data)
                 event = Event(content["type"], content.get("data") or {}, at_s)
@@ -276,13 +279,6 @@ def read_preview(message: bytes, at_s: float) -> Preview | None:
         metadata = json.loads(message[8 : 8 + length])
         return Preview(metadata["image_type"], message[8 + length :], at_s, metadata.get("node_id"))
     return None
-
-
-def read_text(message: bytes) -> list[str]:
-    """The text of a binary websocket message that shows one, after the ids that lie before it; else nothing."""
-    if struct.unpack_from(">I", message)[0] != TEXT:
-        return []
-    return [message[4:].decode("utf-8", "replace").replace("\0", "")]
 
 
 def _refusal(answer: dict[str, Any]) -> str:

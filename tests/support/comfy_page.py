@@ -78,13 +78,21 @@ WIDGETS = f"""() => {{
 
 SOCKETS = """(kind) => window.app.graph.nodes.find((node) => node.type === kind)
     .inputs.filter((input) => !input.widget).map((input) => input.name)"""
+# What this pack has written under a node, if it can be seen.
+SAID = """(kind) => {
+    const node = window.app.graph.nodes.find((node) => node.type === kind);
+    const shown = node.widgets.find((widget) => widget.name === 'talking_text')?.element.firstChild;
+    const box = shown?.getBoundingClientRect(), frame = shown?.parentElement.getBoundingClientRect();
+    return shown?.isConnected && box.height > 5 && frame.height + 1 >= box.height ? shown.innerText : '';
+}"""
 SET_WIDGET = """([kind, name, value]) => {
     for (const node of window.app.graph.nodes.filter((node) => node.type === kind))
         node.widgets.find((widget) => widget.name === name).value = value;
 }"""
 
 MARKED = """() => window.app.graph.nodes
-    .filter((node) => node.has_errors || node.strokeStyles?.executionError?.call(node))
+    .filter((node) => node.has_errors
+        || ['nodeError', 'executionError'].some((drawn) => node.strokeStyles?.[drawn]?.call(node)))
     .map((node) => `${node.id} ${node.type}`)"""
 
 FIT = """() => {
@@ -288,6 +296,10 @@ class ComfyPage:
     def sockets(self, kind: str) -> list[str]:
         """Names of the inputs of a node that are no widgets, as they are shown."""
         return self.page.evaluate(SOCKETS, kind)
+
+    def said(self, kind: str) -> str:
+        """What is written under a node and can be seen in whole; else nothing."""
+        return self.page.evaluate(SAID, kind)
 
     def set_widget(self, kind: str, name: str, value: Any) -> None:
         """Set a widget of every node of a kind."""

@@ -36,3 +36,42 @@ def assert_same_graph(sent: dict[str, Any], client: ComfyClient, name: str) -> N
             for inputs in (sent[number]["inputs"], node["inputs"])
         )
         assert page_inputs == file_inputs, f"{name}, node {number} {node['class_type']}"
+
+
+def linked_to_a_refused_input() -> dict[str, Any]:
+    """A graph as others save it: all sockets are in it, and one that is refused is linked."""
+    graph = template("01_talking_person")
+    sampler = next(node for node in graph["nodes"] if node["type"] == "WanVideoSampler")
+    kinds = {"feta_args": "FETAARGS", "flowedit_args": "FLOWEDITARGS", "context_options": "WANVIDCONTEXT"}
+    refused = [{"name": name, "type": kind, "link": None} for name, kind in kinds.items()]
+    refused[-1]["link"] = 999
+    first, *others = (item for item in sampler["inputs"] if item["name"] not in kinds)
+    sampler["inputs"] = [first, *refused, *others]
+    places = {item["link"]: place for place, item in enumerate(sampler["inputs"])}
+    for link in graph["links"]:
+        link[4] = places[link[0]] if link[3] == sampler["id"] else link[4]
+    output = {"name": "wanvidcontext", "type": "WANVIDCONTEXT", "links": [999]}
+    graph["nodes"].append(
+        {"id": 900, "type": "WanVideoContextOptions", "pos": [0, -400], "size": [200, 60], "flags": {}, "mode": 0,
+         "order": 0, "inputs": [], "outputs": [output], "properties": {}, "widgets_values": []}
+    )  # fmt: skip
+    graph["links"].append([999, 900, 0, sampler["id"], 3, "WANVIDCONTEXT"])
+    return graph
+
+
+def assert_shows_a_refused_input_where_it_is_linked(page: ComfyPage, client: ComfyClient) -> None:
+    """In no other graph, where it was linked, also when it is saved and loaded again, and it is refused when queued."""
+    page.load(template("01_talking_person"))
+    own = page.sockets("WanVideoSampler")
+    assert len(own) == 10 and not {"context_options", "feta_args", "uni3c_embeds"} & set(own)
+    page.load(linked_to_a_refused_input())
+    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
+    graph = page.api_graph()
+    sampler = next(node for node in graph.values() if node["class_type"] == "WanVideoSampler")
+    assert sampler["inputs"]["context_options"] == ["900", 0]
+    del sampler["inputs"]["context_options"], graph["900"]
+    assert_same_graph(graph, client, "01_talking_person")  # the other links are where they were
+    page.save_and_reload()
+    assert page.sockets("WanVideoSampler") == [*own, "context_options"]
+    run = page.queue(timeout_s=30)
+    assert run.status == "refused" and "900 WanVideoContextOptions" in page.marked()

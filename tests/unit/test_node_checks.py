@@ -134,7 +134,7 @@ def test_a_node_that_feeds_what_is_refused_says_what_to_do(name):
 
 def test_a_warning_is_shown_under_the_node_that_runs(monkeypatch):
     shown, running = [], SimpleNamespace(prompt_id="1", node_id="7")
-    server = SimpleNamespace(send_progress_text=lambda text, number: shown.append((number, text)))
+    server = SimpleNamespace(client_id="page", send_sync=lambda *message: shown.append(message))
     monkeypatch.setattr(common, "PromptServer", SimpleNamespace(instance=server))
     monkeypatch.setattr(common, "get_executing_context", lambda: running, raising=False)
     handler = common._PageWarnings()
@@ -147,7 +147,9 @@ def test_a_warning_is_shown_under_the_node_that_runs(monkeypatch):
         logging.getLogger("wanvideo").warning("other")
     finally:
         common.logger.removeHandler(handler)
-    assert shown == [("7", "too short"), ("7", "too short\nstep 1"), ("7", "other")]
+    assert shown == [
+        ("wanvideo.text", {"node": "7", "text": text}, "page") for text in ("too short", "too short\nstep 1", "other")
+    ]
 
 
 def test_emptied_numbers_are_the_defaults(monkeypatch):

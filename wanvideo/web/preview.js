@@ -1,10 +1,9 @@
-// Plays under a sampler what is finished of its video, with sound, while the rest is made; a window at a time it grows.
+// Shows under a node what its run says of it (progress, warnings, where the result is), and plays under a sampler what
+// is finished of its video, with sound, while the rest is made; a window at a time it grows.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const EVENT = "wanvideo.video";
-const WIDGET = "talking_video";
 const MAX_HEIGHT = 480, MARGIN = 20;
 
 // The node of an execution id: "7", or "5:7" for node 7 in the subgraph of node 5.
@@ -14,32 +13,61 @@ function findNode(id) {
         node = graph?.getNodeById(Number(part));
         graph = node?.subgraph;
     }
-    return node;
+    return node?.addDOMWidget && node;
+}
+
+// Makes a node as high as what it shows; never lower, as its user may have drawn it larger.
+function fit(node) {
+    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+    node.setDirtyCanvas(true, true);
+}
+
+// The element under a node that bears this name; it is made at its first use and is no part of a saved graph.
+function elementOf(node, name, element, height, getValue) {
+    const known = node.widgets?.find((widget) => widget.name === name);
+    if (known) return known.element;
+    const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height, getValue };
+    node.addDOMWidget(name, name, element, options).serialize = false;
+    return element;
 }
 
 function playerOf(node) {
-    const known = node.widgets?.find((widget) => widget.name === WIDGET);
-    if (known) return known.element;
     const video = document.createElement("video");
     Object.assign(video, { controls: true, loop: true, muted: true, autoplay: true, playsInline: true });
     video.style.width = "100%";
     const height = () => Math.min(MAX_HEIGHT, (node.size[0] - MARGIN) * (video.videoHeight / video.videoWidth || 0.6));
-    const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height };
-    node.addDOMWidget(WIDGET, "video", video, options).serialize = false;
-    return video;
+    return elementOf(node, "talking_video", video, height);
+}
+
+function textOf(node) {
+    const frame = document.createElement("div"), text = document.createElement("div");
+    frame.append(text);
+    frame.style.overflow = "hidden";
+    text.style.cssText = "padding: 4px 8px; font: 12px/1.4 sans-serif; color: var(--input-text); user-select: text; "
+        + "white-space: pre-wrap; overflow-wrap: anywhere";
+    // While the page puts it in place it may be a letter wide, and as high as it has letters.
+    const isPlaced = () => text.offsetWidth > node.size[0] / 2;
+    const height = () => (isPlaced() ? text.offsetHeight : 0) + MARGIN;
+    new ResizeObserver(() => isPlaced() && fit(node)).observe(text);
+    return elementOf(node, "talking_text", frame, height, () => text.textContent).firstChild;
+}
+
+// Not the page's own text under a node: newer pages remove that with the end of a run, and with it the result's name.
+function tell({ node: id, text }) {
+    const node = findNode(id);
+    if (node) textOf(node).textContent = text;
 }
 
 function show({ node: id, filename, subfolder, status }) {
     const node = findNode(id);
-    if (!node?.addDOMWidget) return;
+    if (!node) return;
     const video = playerOf(node);
     const { currentTime } = video;
     const query = new URLSearchParams({ filename, subfolder, type: "output", r: Date.now() });  // it grows under one name
     video.title = status;
     video.onloadedmetadata = () => {
         video.currentTime = currentTime;
-        node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
-        node.setDirtyCanvas(true, true);
+        fit(node);
     };
     // It goes on where it is, and stays paused where the user has paused it: what is still loading is paused too.
     if (video.readyState === HTMLMediaElement.HAVE_ENOUGH_DATA) video.autoplay = !video.paused;
@@ -49,6 +77,7 @@ function show({ node: id, filename, subfolder, status }) {
 app.registerExtension({
     name: "wanvideo.preview",
     setup() {
-        api.addEventListener(EVENT, (event) => show(event.detail));
+        api.addEventListener("wanvideo.text", (event) => tell(event.detail));
+        api.addEventListener("wanvideo.video", (event) => show(event.detail));
     },
 });
