@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..audio.container import refuse_by_head
 from ..errors import InputError
 from ..untrusted import answered, regular_file
+from .jpeg import decode_jpeg
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "JPEG2000", "QOI")
 MAX_PIXELS = 2**26  # of a picture: 67 million
@@ -159,21 +160,31 @@ class _BoundedFile(io.BufferedReader):
         self.close()
 
 
-def to_array(image: Image.Image, behind: str, name: str) -> np.ndarray:
+def to_array(image: Image.Image, behind: str, name: str, file: Path | None = None) -> np.ndarray:
     """The pixels [H, W, 3] uint8 of a picture, upright, its transparent parts on the color `behind`.
 
+    Args: file: that it is in, if it may be a JPEG, which is read as ComfyUI does (see `jpeg`).
     Raises: InputError when it is damaged or holds values that cannot be shown; `name` says which picture.
     """
     with answered(f"The picture {name}"):
-        image.load()
+        image.load()  # refuses what is damaged, also where its pixels are decoded anew
         orientation = image.getexif().get(ORIENTATION, 1)
-        width, height = image.size
-        pixels = np.empty((height, width, 3), np.uint8)
-        rows = max(1, BAND_PIXELS // width)
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom)), behind, name))
+        is_jpeg = file is not None and image.format in ("JPEG", "MPO") and image.mode == "RGB"
+        pixels = decode_jpeg(file, *image.size) if is_jpeg else None
+        if pixels is None:
+            pixels = _rgb_pixels(image, behind, name)
         return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _rgb_pixels(image: Image.Image, behind: str, name: str) -> np.ndarray:
+    """[H, W, 3] uint8 of a loaded picture, converted band by band."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom)), behind, name))
+    return pixels
 
 
 def _load(path: Path, behind: str) -> np.ndarray:
@@ -181,7 +192,7 @@ def _load(path: Path, behind: str) -> np.ndarray:
     if image is None:
         raise InputError(f"{path} is not a picture that can be read. Save it as PNG or JPEG.")
     with image:
-        return to_array(image, behind, str(path))
+        return to_array(image, behind, str(path), path.expanduser())
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
