@@ -169,8 +169,9 @@ def to_array(image: Image.Image, behind: str, name: str, file: Path | None = Non
     with answered(f"The picture {name}"):
         image.load()  # refuses what is damaged, also where its pixels are decoded anew
         orientation = image.getexif().get(ORIENTATION, 1)
-        is_jpeg = file is not None and image.format in ("JPEG", "MPO") and image.mode == "RGB"
-        pixels = decode_jpeg(file, *image.size) if is_jpeg else None
+        pixels = None
+        if file is not None and image.format in ("JPEG", "MPO") and image.mode == "RGB":
+            pixels = decode_jpeg(file, *image.size)
         if pixels is None:
             pixels = _rgb_pixels(image, behind, name)
         return np.ascontiguousarray(_upright(pixels, orientation))
