@@ -11,9 +11,9 @@ from torch import Tensor
 from .nodes_common import host
 from .nodes_files import TINY_NAME, TINY_VAES
 from .wanvideo.checkpoints.load import load_tiny_vae
+from .wanvideo.engine.talk import choose
 from .wanvideo.errors import TalkError
 from .wanvideo.models.tiny_vae import TinyVAE
-from .wanvideo.presets.talk import choose
 from .wanvideo.video.overlay import picture_of
 
 logger = logging.getLogger("wanvideo")

@@ -27,10 +27,11 @@ from .nodes_source import SourceOptions
 from .nodes_text import WanVideoTextEncodeCached
 from .wanvideo.audio.speech import Preparation
 from .wanvideo.checkpoints.dialects import Kind
+from .wanvideo.engine import talk
+from .wanvideo.engine.talk import NONE, Models, Numbers, Shelves
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
-from .wanvideo.presets import AUTO, Preset, preset_names, talk
-from .wanvideo.presets.talk import NONE, Models, Numbers, Shelves
+from .wanvideo.presets import AUTO, Preset, preset_names
 from .wanvideo.prompts import PromptList
 from .wanvideo.request import AUDIO_TYPES, MAX_SPEAKERS, NEGATIVE_PROMPT
 

@@ -14,7 +14,7 @@ from ..checkpoints.dialects import Kind
 from ..checkpoints.load import open_checkpoint
 from ..checkpoints.sets import ComfyFiles, RemoteFile
 from ..errors import CheckpointError
-from . import AUTO, Preset, PresetLora, choose_preset, load_preset
+from ..presets import AUTO, Preset, PresetLora, choose_preset, load_preset
 
 NONE = "none"
 WITHOUT_LORA, QUICK, BALANCED = "04_high_quality", "02_comfyui_equivalent", "03_balanced"

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..checkpoints.checkpoint import identity_of
 from ..checkpoints.detect import SLOTS, Identity
 from ..checkpoints.dialects import Kind
+from ..engine.talk import Shelves
 from ..errors import CheckpointError
-from .talk import Shelves
 
 # Folders of ComfyUI below its own of models, in its order: newer and older names of the same.
 DIFFUSION, TEXT = ("unet", "diffusion_models"), ("text_encoders", "clip")
