@@ -15,7 +15,7 @@ from ..job import read_object
 from ..prompts import PromptList
 from ..request import Apg, EngineOptions, ModelFiles, TalkRequest, draw_seed
 from ..video.reader import is_video
-from .export import CUSTOM
+from .export_talk import CUSTOM
 from .generate import Job, read_job
 from .parser import Parser
 

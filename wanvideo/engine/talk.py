@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -84,6 +85,20 @@ class Numbers:
             self.lora_strength or tuned, self.steps or settings.steps,
             self.audio_cfg_scale or settings.audio_guidance_scale, preset.size if self.size == AUTO else self.size,
         )  # fmt: skip
+
+
+def audio_guidance_of(audio_cfg_scale: float, cfg: float) -> float:
+    """The audio guidance that these two numbers of a graph mean: their product where neither is 1."""
+    return audio_cfg_scale if audio_cfg_scale == 1 or cfg == 1 else audio_cfg_scale * cfg
+
+
+def audio_cfg_scale_of(audio_guidance_scale: float, guidance_scale: float) -> float:
+    """What audio_cfg_scale of a graph has to be for this audio guidance."""
+    if audio_guidance_scale == 1 or guidance_scale in (0, 1):
+        return audio_guidance_scale
+    found = audio_guidance_scale / guidance_scale
+    near = (found, math.nextafter(found, 0), math.nextafter(found, math.inf))
+    return next((scale for scale in near if scale * guidance_scale == audio_guidance_scale), found)
 
 
 def choose(

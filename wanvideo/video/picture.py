@@ -43,6 +43,19 @@ def load_picture(path: str | Path) -> np.ndarray:
     return _load(Path(path), "white")
 
 
+def load_channels(path: str | Path) -> np.ndarray:
+    """A picture with the colors that its transparent parts have, as ComfyUI's LoadImage gives both, turned upright.
+
+    Returns: [H, W, 4] uint8, red, green, blue and opacity.
+    Raises: InputError as `load_picture`.
+    """
+    with _opened(Path(path)) as image:
+        colors = to_array(image, "", str(path), Path(path).expanduser())
+        orientation = image.getexif().get(ORIENTATION, 1)
+        opacity = np.asarray(image.convert("RGBA").getchannel("A"))
+    return np.dstack((colors, _upright(opacity, orientation)))
+
+
 def load_mask(path: str | Path) -> np.ndarray:
     """Where a mask picture is white (above half); transparent parts count as black.
 
@@ -163,7 +176,8 @@ class _BoundedFile(io.BufferedReader):
 def to_array(image: Image.Image, behind: str, name: str, file: Path | None = None) -> np.ndarray:
     """The pixels [H, W, 3] uint8 of a picture, upright, its transparent parts on the color `behind`.
 
-    Args: file: that it is in, if it may be a JPEG, which is read as ComfyUI does (see `jpeg`).
+    Args: behind: empty for the colors that they have themselves. file: that it is in, if it may be a JPEG, which is
+        read as ComfyUI does (see `jpeg`).
     Raises: InputError when it is damaged or holds values that cannot be shown; `name` says which picture.
     """
     with answered(f"The picture {name}"):
@@ -188,11 +202,15 @@ def _rgb_pixels(image: Image.Image, behind: str, name: str) -> np.ndarray:
     return pixels
 
 
-def _load(path: Path, behind: str) -> np.ndarray:
+def _opened(path: Path) -> Image.Image:
     image = identify(path)
     if image is None:
         raise InputError(f"{path} is not a picture that can be read. Save it as PNG or JPEG.")
-    with image:
+    return image
+
+
+def _load(path: Path, behind: str) -> np.ndarray:
+    with _opened(path) as image:
         return to_array(image, behind, str(path), path.expanduser())
 
 
@@ -213,7 +231,7 @@ def _to_rgb(image: Image.Image, behind: str, name: str) -> Image.Image:
         return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise InputError(f"The picture {name} holds floating point values. Save it with 8 or 16 bits a channel.")
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+    if behind and ({"A", "a"} & set(image.getbands()) or "transparency" in image.info):
         backdrop = Image.new("RGBA", image.size, behind)
         return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
