@@ -95,6 +95,8 @@ class Media:
         """The path of a picture to be written; what it is made of may be on another machine."""
         file = Path(path.replace("\\", "/"))
         derived = Derived(f"{self.beside}{file.stem}.{part}.png", str(file), part)
+        if part in CHANNELS[:3] and (not file.is_file() or _is_gray(file)):
+            return str(file)  # what a job reads of it is that channel
         if not file.is_file():
             self.notes.append(f"{part} of {file}, which is not there: name ComfyUI's folder of pictures with --inputs")
         elif derived not in self.derived:
@@ -117,3 +119,9 @@ class Media:
         if place not in ("", "input"):
             self.notes.append(f"{name} is in ComfyUI's {place} folder: copy it into its input folder")
         return f"{self.inputs}/{name}"
+
+
+def _is_gray(file: Path) -> bool:
+    """Whether all channels of a picture are one, and nothing of it is transparent."""
+    pixels = load_channels(file)
+    return bool((pixels[..., :1] == pixels[..., 1:3]).all() and (pixels[..., 3] == 255).all())

@@ -15,7 +15,7 @@ from .graphs import GraphNode
 from .widgets import WIDGETS
 
 # Inputs that are read, or change nothing of the frames, by node.
-OPTIONS_READ = {*WIDGETS["WanVideoSourceOptions"], "mask_video"}
+OPTIONS_READ = {*WIDGETS["WanVideoSourceOptions"], "mask_video", "keep_mask"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what other inputs say where they change nothing
     "riflex_freq_index": (0,), "denoise_strength": (1,), "start_step": (0,), "end_step": (-1,),
     "add_noise_floor": (False,), "smooth_transients": (False,), "enhance_hf": (False,),
@@ -65,6 +65,8 @@ class Reader(Media):
                 flags += ["--dub", AUTO]
             elif "mask_video" in node.links:
                 flags += ["--dub", self._file(node, "mask_video", PICTURES)]
+            elif "keep_mask" in node.links:
+                flags += [part for path in self.masks(node, ["keep_mask"]) for part in ("--dub", path)]
             if "--dub" in flags:
                 flags += ["--dub_feather", self.value(node, "feather", DEFAULT_FEATHER)]
             if (crf := self.value(node, "crf", -1)) >= 0:

@@ -102,14 +102,14 @@ class SamplerReader(Reader):
         if node is not None and node.kind == "WanVideoSpeakers" and "masks" not in node.links:
             order = str(self.value(node, "order", ""))
             rows = ordered(numbers_of(str(self.value(node, "regions", ""))), order)
-            if not rows and not order.strip() and len(sounds) == 2:
-                return {}  # left and right, as of themselves
+            names = [f"person{number}" for number in range(1, (len(rows) or max(2, len(sounds))) + 1)]
+            people: dict[str, Any] = {"cond_audio": {name: sounds.get(name, "None") for name in names}}
+            if len(names) > 1:
+                people["audio_type"] = self.value(speech, "multi_audio_type", "para")
+            if not rows and not order.strip() and len(names) == 2:
+                return people  # left and right, as of themselves
             if rows and len(rows[0]) == 4:
-                names = [f"person{number}" for number in range(1, len(rows) + 1)]
-                return {
-                    "cond_audio": {name: sounds.get(name, "None") for name in names},
-                    "bbox": dict(zip(names, rows, strict=True)),
-                }
+                return people | {"bbox": dict(zip(names, rows, strict=True))}
         self.notes.append(f"ref_target_masks of {speech.kind} (from {node.kind if node else 'nothing'})")
         return {}
 
@@ -169,7 +169,8 @@ class SamplerReader(Reader):
         if quant is not None:
             flags += ["--quant", quant]
             encoders = self.upward(self.sampler, "text_embeds", "WanVideoTextEncodeCached")
-            if not any(quant in str(self.value(encoder, "quantization", "")) for encoder in encoders):
+            kind = "fp8" if quant == "fp4" else quant  # what the command line has for it
+            if not any(kind in str(self.value(encoder, "quantization", "")) for encoder in encoders):
                 self.notes.append(f"--quant {quant} holds for the text encoder too")
         attention = self.value(self.model, "attention_mode", "auto")
         if attention in (*ATTENTION_MODES, *STAND_INS):
