@@ -55,7 +55,8 @@ def export(graph: Graph, models: str = "models", inputs: str = "input", beside: 
     reader: TalkReader | SamplerReader = kind(graph, found[0], models, inputs, beside)
     job, flags = reader.job(), reader.flags()
     reader.note_rest()
-    texts = (str(flag).removesuffix(".0") if isinstance(flag, float) else str(flag) for flag in flags)
+    # Sliders leave 1.0000000000000002, which would cost a pass of guidance that nobody sees.
+    texts = (f"{flag:.15g}" if isinstance(flag, float) else str(flag) for flag in flags)
     return Exported(job, tuple(texts), tuple(reader.derived), tuple(dict.fromkeys(reader.notes)))
 
 

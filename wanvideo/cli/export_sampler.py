@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints.detect import SLOTS
@@ -16,6 +17,7 @@ from .export_reader import Reader
 from .export_talk import CUSTOM
 from .generate import ALWAYS_COMPUTED
 from .graphs import Graph, GraphNode, Link
+from .shelf import folder_shelves
 from .widgets import CONTROL
 
 SAMPLERS = ("WanVideoSampler", "WanVideoSamplerv2")
@@ -62,6 +64,7 @@ class SamplerReader(Reader):
     def __init__(self, graph: Graph, node: GraphNode, models: str, inputs: str, beside: str) -> None:
         super().__init__(graph, inputs, beside)
         self.models, self.sampler = models, node
+        self.shelves = {shelf.kind: shelf for shelf in folder_shelves(Path(models))}
         self.image = self.wanted(node, "image_embeds", "WanVideoImageToVideoMultiTalk")
         self.model = self.wanted(node, "model", "WanVideoModelLoader")
         self.extra = next(iter(self.upward(node, "extra_args", "WanVideoSamplerExtraArgs")), node)
@@ -76,8 +79,10 @@ class SamplerReader(Reader):
         return super().value(node, name, default)
 
     def model_path(self, node: GraphNode, name: str, kind: Kind) -> str:
+        """Where a loader's file is; where it is not there, in the folder that ComfyUI has for its kind."""
         file = str(node.inputs.get(name, "")).replace("\\", "/")
-        return f"{self.models}/{SLOTS[kind].folder}/{file}"
+        found = self.shelves[kind].path(file)
+        return f"{self.models}/{SLOTS[kind].folder}/{file}" if found is None else str(found)
 
     def job(self) -> dict[str, Any]:
         text = self.wanted(self.sampler, "text_embeds", *TEXTS)

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ..engine.talk import UNLIMITED, Numbers, find_models, settled_preset
+from ..engine.talk import UNLIMITED, Numbers, Shelves, find_models, settled_preset
 from ..errors import CheckpointError, InputError
 from ..presets import AUTO
 from ..request import MAX_SPEAKERS
 from ..sampling.conditions import mode_of_adapter
 from .export_reader import Reader
 from .graphs import Graph, GraphNode
-from .shelf import shelves_of
+from .shelf import folder_shelves
 from .widgets import CONTROL, WIDGETS
 
 CUSTOM = "custom"  # size of a node whose width and height count
@@ -31,7 +31,7 @@ class TalkReader(Reader):
         super().__init__(graph, inputs, beside)
         self.node, self.models = node, models
         self.num_speakers = sum(name in node.links for name in AUDIOS)
-        self.shelves = shelves_of(Path(models))
+        self.shelves = Shelves(*folder_shelves(Path(models)))
         lora = self.value(node, "lora", AUTO)
         try:
             asked = str(self.value(node, "preset", AUTO))

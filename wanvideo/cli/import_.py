@@ -22,7 +22,10 @@ from .graph_writer import GraphWriter, inputs_of, set_people, set_source
 from .parser import Parser
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
-FOLDERS = ("diffusion_models", "model_patches", "unet", "vae", "text_encoders", "clip_vision", "wav2vec2", "loras")
+FOLDERS = (
+    "diffusion_models", "model_patches", "unet", "vae", "text_encoders", "clip", "clip_vision", "wav2vec2",
+    "audio_encoders", "loras",
+)  # fmt: skip
 logger = logging.getLogger("wanvideo")
 
 
@@ -172,7 +175,9 @@ def without_counterpart(job: Job) -> Iterator[str]:
 def _in_folder(path: str) -> str:
     """The name that ComfyUI lists a file by: its path in its folder of models, or its name."""
     parts = path.replace("\\", "/").split("/")
-    at = next((i for i, part in enumerate(parts) if part in FOLDERS), len(parts) - 2)
+    known = [i for i, part in enumerate(parts) if part in FOLDERS]
+    below = [i for i in known if i and parts[i - 1] == "models"]  # a folder further up may have such a name too
+    at = next(iter((*below, *known)), len(parts) - 2)
     return "/".join(parts[at + 1 :])
 
 

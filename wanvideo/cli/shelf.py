@@ -9,7 +9,6 @@ from pathlib import Path
 from ..checkpoints.checkpoint import identity_of
 from ..checkpoints.detect import SLOTS, Identity
 from ..checkpoints.dialects import Kind
-from ..engine.talk import Shelves
 from ..errors import CheckpointError
 
 # Folders of ComfyUI below its own of models, in its order: newer and older names of the same.
@@ -45,12 +44,16 @@ class FolderShelf:
         """See `talk.Shelf`."""
         return identity_of(self._paths[name], self.kind) if name in self._paths else None
 
-    def find(self, name: str) -> Path:
-        """By its name, on any system, else by its bare name where only one file has it."""
+    def path(self, name: str) -> Path | None:
+        """Of a file by its name, on any system, else by its bare name where only one file has it; or None."""
         plain = name.replace("\\", "/")
         same = [path for path in self._paths.values() if path.name == plain.rpartition("/")[2]]
-        if plain in self._paths or len(same) == 1:
-            return self._paths.get(plain, *same[:1])
+        return self._paths.get(plain, same[0] if len(same) == 1 else None)
+
+    def find(self, name: str) -> Path:
+        """See `path`. Raises: CheckpointError when there is none."""
+        if (found := self.path(name)) is not None:
+            return found
         slot = SLOTS[self.kind]
         raise CheckpointError(
             f"{name} is not in {self.models / slot.folder}. Needed is {slot.wanted}: put it there, or name ComfyUI's "
@@ -58,13 +61,13 @@ class FolderShelf:
         )
 
 
-def shelves_of(models: Path) -> Shelves:
-    """All shelves of a folder of models."""
+def folder_shelves(models: Path) -> tuple[FolderShelf, ...]:
+    """All shelves of a folder of models, in the order of `Shelves`."""
 
     def shelf(kind: Kind, *folders: str, suffixes: tuple[str, ...] = SUFFIXES) -> FolderShelf:
         return FolderShelf(kind, models, folders, suffixes)
 
-    return Shelves(
+    return (
         shelf(Kind.TRANSFORMER, *DIFFUSION, suffixes=WITH_GGUF),
         shelf(Kind.ADAPTER, *DIFFUSION, "model_patches", suffixes=WITH_GGUF),
         shelf(Kind.VAE, "vae"),
