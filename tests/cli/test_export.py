@@ -61,7 +61,7 @@ def test_both_forms_of_a_template_are_one_command_that_is_understood(path, tmp_p
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_there_and_back_is_the_same_request(path, tmp_path, capsys):
-    first = export(read_graph(path), beside="input/")
+    first = export(read_graph(path), prefix="input/")
     command = command_of(first, tmp_path)
     assert import_main([*command, "--out", str(tmp_path / "graph.json")]) == 0
     second = export(read_graph(tmp_path / "graph.json"))

@@ -39,10 +39,10 @@ class Exported:
             picture.save()
 
 
-def export(graph: Graph, models: str = "models", inputs: str = "input", beside: str = "") -> Exported:
+def export(graph: Graph, models: str = "models", inputs: str = "input", prefix: str = "") -> Exported:
     """A graph as a job and flags.
 
-    Args: models, inputs: ComfyUI's folders. beside: how paths of pictures that are made begin.
+    Args: models, inputs: ComfyUI's folders. prefix: how paths of pictures that are made begin.
     Raises: InputError for other graphs.
     """
     found = graph.of_kind(TALK, *SAMPLERS)
@@ -52,7 +52,7 @@ def export(graph: Graph, models: str = "models", inputs: str = "input", beside: 
             "Export the graph of one talking video."
         )
     kind = TalkReader if found[0].kind == TALK else SamplerReader
-    reader: TalkReader | SamplerReader = kind(graph, found[0], models, inputs, beside)
+    reader: TalkReader | SamplerReader = kind(graph, found[0], models, inputs, prefix)
     job, flags = reader.job(), reader.flags()
     reader.note_rest()
     # Sliders leave 1.0000000000000002, which would cost a pass of guidance that nobody sees.

@@ -52,10 +52,10 @@ class Derived:
 
 
 class Media:
-    """What a graph loads from ComfyUI's input folder. beside: how paths of derived pictures begin."""
+    """What a graph loads from ComfyUI's input folder. prefix: how paths of derived pictures begin."""
 
-    def __init__(self, graph: Graph, inputs: str, beside: str) -> None:
-        self.graph, self.inputs, self.beside = graph, inputs, beside
+    def __init__(self, graph: Graph, inputs: str, prefix: str) -> None:
+        self.graph, self.inputs, self.prefix = graph, inputs, prefix
         self.notes: list[str] = []
         self.derived: list[Derived] = []
 
@@ -94,7 +94,7 @@ class Media:
     def _derive(self, path: str, part: str) -> str:
         """The path of a picture to be written; what it is made of may be on another machine."""
         file = Path(path.replace("\\", "/"))
-        derived = Derived(f"{self.beside}{file.stem}.{part}.png", str(file), part)
+        derived = Derived(f"{self.prefix}{file.stem}.{part}.png", str(file), part)
         if part in CHANNELS[:3] and (not file.is_file() or _is_gray(file)):
             return str(file)  # what a job reads of it is that channel
         if not file.is_file():

@@ -61,8 +61,8 @@ PRESET_OUTPUTS = (
 class SamplerReader(Reader):
     """Reads a graph from its sampler upwards."""
 
-    def __init__(self, graph: Graph, node: GraphNode, models: str, inputs: str, beside: str) -> None:
-        super().__init__(graph, inputs, beside)
+    def __init__(self, graph: Graph, node: GraphNode, models: str, inputs: str, prefix: str) -> None:
+        super().__init__(graph, inputs, prefix)
         self.models, self.sampler = models, node
         self.shelves = {shelf.kind: shelf for shelf in folder_shelves(Path(models))}
         self.image = self.wanted(node, "image_embeds", "WanVideoImageToVideoMultiTalk")

@@ -27,8 +27,8 @@ logger = logging.getLogger("wanvideo")
 class TalkReader(Reader):
     """Reads a graph whose video WanVideoTalk makes."""
 
-    def __init__(self, graph: Graph, node: GraphNode, models: str, inputs: str, beside: str) -> None:
-        super().__init__(graph, inputs, beside)
+    def __init__(self, graph: Graph, node: GraphNode, models: str, inputs: str, prefix: str) -> None:
+        super().__init__(graph, inputs, prefix)
         self.node, self.models = node, models
         self.num_speakers = sum(name in node.links for name in AUDIOS)
         self.shelves = Shelves(*folder_shelves(Path(models)))
