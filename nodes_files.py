@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
@@ -11,7 +10,7 @@ from typing import Any
 
 from .nodes_base import Node, checked
 from .nodes_common import folder_names, folder_roots, in_comfyui, output_folder
-from .wanvideo.checkpoints.checkpoint import check_image_to_video, recognize
+from .wanvideo.checkpoints.checkpoint import identity_of
 from .wanvideo.checkpoints.detect import SLOTS, Identity
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.checkpoints.load import open_checkpoint
@@ -57,17 +56,6 @@ class Files:
             return _identity(path, self.kind, stamp_of(path))
         except (TalkError, OSError):
             return None
-
-    def choose(
-        self, words: Sequence[str], fits: Callable[[str, Identity], bool] = lambda name, identity: True
-    ) -> str | None:
-        """The file of this kind whose name has most of `words`, in lower case; None where none is of this kind.
-
-        Args: fits: what else it has to be. As few headers as possible are read, and each only once.
-        """
-        ranked = sorted(self.names(), key=lambda name: -sum(word in name.lower() for word in words))
-        found = ((name, self.identity(name)) for name in ranked if name not in self.first)
-        return next((name for name, identity in found if identity is not None and fits(name, identity)), None)
 
     def find(self, name: str) -> Path:
         """The file that a widget's value means, on any system: by its path, else by its bare name.
@@ -173,15 +161,8 @@ def _check_kind(path: Path, kind: Kind, stamp: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _identity(path: Path, kind: Kind, stamp: str) -> Identity | None:
-    """What a file is, once for each of its states; None where it is not of this kind or cannot be used."""
-    try:
-        with answered(path.name, CheckpointError):
-            found = recognize(path)
-            if found.kind is Kind.TRANSFORMER:
-                check_image_to_video(found)
-    except (TalkError, OSError):
-        return None
-    return found.identity if found.kind is kind else None
+    """See `identity_of`; once for each state of a file."""
+    return identity_of(path, kind)
 
 
 class FileNode(Node):

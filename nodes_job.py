@@ -18,6 +18,7 @@ from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, 
 from .wanvideo.engine.manifests import manifest_of_conditioning
 from .wanvideo.engine.recorded import begin_run, record
 from .wanvideo.engine.render import render_clip
+from .wanvideo.engine.talk import audio_guidance_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry
 from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
@@ -145,8 +146,8 @@ class Job:
             raise InputError(
                 "A cfg list leaves no room for audio guidance. Set audio_cfg_scale to 1, or cfg to a number."
             )
-        if audio_cfg != 1 and isinstance(cfg, int | float) and cfg != 1:
-            audio_cfg *= cfg  # what the graphs of WanVideoWrapper mean by these two numbers
+        if isinstance(cfg, int | float):
+            audio_cfg = audio_guidance_of(audio_cfg, cfg)
         mode = images.mode if images.mode != "auto" else self.model.mode
         return LoopSettings(
             mode=mode or "infinitetalk",

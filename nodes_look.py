@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import Any
 
 import torch
@@ -20,10 +19,12 @@ from .wanvideo.audio.speech import Preparation, prepare_tracks
 from .wanvideo.checkpoints.checkpoint import check_speakers
 from .wanvideo.engine.conditioning import Workload
 from .wanvideo.engine.forecast import forecast
+from .wanvideo.engine.talk import audio_guidance_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import FPS, VideoGeometry, WindowPlan, frames_of, snap_frames
 from .wanvideo.request import Apg, LoopSettings
 from .wanvideo.sampling.setup import SamplingSetup
+from .wanvideo.video.drawn import numbers_of, order_of, ordered
 from .wanvideo.video.overlay import draw_speakers
 from .wanvideo.video.picture import fit_images
 from .wanvideo.video.regions import box_region, left_to_right, point_regions, stack_masks
@@ -62,9 +63,9 @@ class WanVideoSpeakers(Node):
                 cls, width=width, height=height, frame_window_size=frame_window_size, motion_frame=motion_frame
             )  # fmt: skip
             written = cls.known(regions=regions, order=order)
-            if _numbers(written.get("regions", "")) and masks is not False:
+            if numbers_of(written.get("regions", "")) and masks is not False:
                 raise InputError("regions are written, and masks are connected. Use one of both.")
-            _order(written.get("order", ""))
+            order_of(written.get("order", ""))
 
         return checked(check)
 
@@ -76,7 +77,7 @@ class WanVideoSpeakers(Node):
         waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
         size = image.shape[2], image.shape[1]
-        found = _ordered(_regions(regions, masks, len(sounds), *size), order)
+        found = _ordered_regions(_regions(regions, masks, len(sounds), *size), order)
         if len(sounds) > len(found):
             raise InputError(f"{len(sounds)} voices have {len(found)} regions. Give one for each, in their order.")
         tracks = None
@@ -96,7 +97,7 @@ class WanVideoSpeakers(Node):
 
 def _regions(regions: str, masks: Tensor | None, num_voices: int, width: int, height: int) -> Tensor:
     """[S, H, W] of everybody in pixels of the picture: masks, boxes, points, or parts from left to right."""
-    rows = _numbers(regions)
+    rows = numbers_of(regions)
     if masks is not None:
         if rows:
             raise InputError("regions are written, and masks are connected. Use one of both.")
@@ -113,36 +114,8 @@ def _regions(regions: str, masks: Tensor | None, num_voices: int, width: int, he
     return torch.stack([torch.from_numpy(region).float() for region in found])
 
 
-def _numbers(regions: str) -> list[list[int]]:
-    """The numbers of each line: four of a box or two of a point, the same in all lines."""
-    lines = [line.strip(" ,[]()") for line in regions.splitlines()]
-    rows = [re.split(r"[\s,]+", line) for line in lines if line]
-    is_whole = all(re.fullmatch(r"[0-9]{1,6}", item) for row in rows for item in row)
-    if not is_whole or len({len(row) for row in rows}) > 1 or any(len(row) not in (2, 4) for row in rows):
-        raise InputError(
-            f"regions {regions!r:.200} are not usable. Write a line for each speaker: a box (row_min, col_min, "
-            "row_max, col_max) or a point (row, column); or nothing for from left to right."
-        )
-    return [[int(item) for item in row] for row in rows]
-
-
-def _order(order: str) -> list[int]:
-    """Numbers of the regions that voice 1, voice 2 and so on have; empty for their own order."""
-    items = [item for item in re.split(r"[\s,]+", order.strip(" ,")) if item]
-    numbers = [int(item) if re.fullmatch(r"[1-9]", item) else 0 for item in items]
-    if sorted(numbers) != list(range(1, len(numbers) + 1)):
-        raise InputError(
-            f"order {order!r:.200} is not usable: it says which region voice 1, voice 2 and so on have. "
-            "Write each region's number once, e.g. 2, 1; or nothing."
-        )
-    return numbers
-
-
-def _ordered(regions: Tensor, order: str) -> Tensor:
-    numbers = _order(order)
-    if numbers and len(numbers) != len(regions):
-        raise InputError(f"order {order!r:.200} names {len(numbers)} of {len(regions)} regions. Name all of them.")
-    return regions[[number - 1 for number in numbers]] if numbers else regions
+def _ordered_regions(regions: Tensor, order: str) -> Tensor:
+    return torch.stack(ordered(list(regions), order))
 
 
 class WanVideoPlan(Node):
@@ -201,7 +174,7 @@ class WanVideoPlan(Node):
         settings = LoopSettings(
             mode=model.mode or "infinitetalk", window_frames=window, motion_frames=motion, scheduler=scheduler,
             steps=steps, shift=shift, guidance_scale=cfg, tiled_vae=tiled_vae,
-            audio_guidance_scale=audio_cfg_scale * cfg if audio_cfg_scale != 1 and cfg != 1 else audio_cfg_scale,
+            audio_guidance_scale=audio_guidance_of(audio_cfg_scale, cfg),
         )  # fmt: skip
         setup = SamplingSetup.of(settings, has_audio=bool(voices))
         with _Warnings() as warnings:

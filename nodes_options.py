@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .nodes_base import CATEGORY, DEVICES, Node, advanced, checked, choice, flag, number, refuse, socket, text, whole
+from .wanvideo.engine.talk import audio_cfg_scale_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
 from .wanvideo.presets import load_preset, preset_names
@@ -389,7 +390,7 @@ def _check_span(start: float, end: float) -> None:
 def audio_guidance(settings: LoopSettings, scale: float) -> float:
     """What audio_cfg_scale has to be for this audio guidance: the sampler multiplies it by cfg where neither is 1."""
     cfg = settings.guidance_scale
-    return scale if scale == 1 or cfg == 1 or isinstance(cfg, tuple) else scale / cfg
+    return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
 
 
 class WanVideoTalkingPreset(Node):

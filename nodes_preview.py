@@ -11,6 +11,7 @@ from torch import Tensor
 from .nodes_common import host
 from .nodes_files import TINY_NAME, TINY_VAES
 from .wanvideo.checkpoints.load import load_tiny_vae
+from .wanvideo.engine.talk import choose
 from .wanvideo.errors import TalkError
 from .wanvideo.models.tiny_vae import TinyVAE
 from .wanvideo.video.overlay import picture_of
@@ -43,7 +44,7 @@ class TinyPreview:
 
     def _loaded(self) -> TinyVAE | None:
         # HunyuanVideo's has the same tensors, so here the name counts too.
-        name = TINY_VAES.choose(("taew2_1",), lambda name, _: TINY_NAME.search(name) is not None)
+        name = choose(TINY_VAES, ("taew2_1",), lambda name, _: TINY_NAME.search(name) is not None)
         if name is None:
             self._is_absent = True
             return None

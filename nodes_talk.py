@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import groupby
-from pathlib import PurePosixPath, PureWindowsPath
+from dataclasses import fields, replace
 from typing import Any
 
 from .nodes_audio import Wav2VecModelLoader, check_regions, encode_speech, regions
@@ -30,138 +26,35 @@ from .nodes_sampler import SEED, WanVideoTalkingVideo
 from .nodes_source import SourceOptions
 from .nodes_text import WanVideoTextEncodeCached
 from .wanvideo.audio.speech import Preparation
-from .wanvideo.checkpoints.detect import Identity
 from .wanvideo.checkpoints.dialects import Kind
-from .wanvideo.checkpoints.load import open_checkpoint
-from .wanvideo.checkpoints.sets import ComfyFiles, RemoteFile
-from .wanvideo.errors import CheckpointError, InputError
+from .wanvideo.engine import talk
+from .wanvideo.engine.talk import NONE, Models, Numbers, Shelves
+from .wanvideo.errors import InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
-from .wanvideo.presets import AUTO, Preset, PresetLora, choose_preset, load_preset, preset_names
+from .wanvideo.presets import AUTO, Preset, preset_names
 from .wanvideo.prompts import PromptList
 from .wanvideo.request import AUDIO_TYPES, MAX_SPEAKERS, NEGATIVE_PROMPT
 
-NONE = "none"
 AUDIOS, MASKS = (tuple(f"{name}_{number}" for number in range(1, MAX_SPEAKERS + 1)) for name in ("audio", "mask"))
-WITHOUT_LORA, QUICK, BALANCED = "04_high_quality", "02_comfyui_equivalent", "03_balanced"
-OTHER_MODEL = re.compile("(?i)wan_?2[._]?2|high_?noise|low_?noise")  # the LoRAs of Wan2.2 have the same shapes
 TALK_LORAS = Files(Kind.LORA, LORAS.folders, first=(AUTO, NONE))
-PUBLISHED = ComfyFiles()
-
-
-@dataclass(frozen=True)
-class Models:
-    """Names of a video's files in ComfyUI's folders; no adapter where the transformer has it, and maybe no LoRA."""
-
-    transformer: str
-    adapter: str
-    vae: str
-    text_encoder: str
-    clip_vision: str
-    audio_encoder: str
-    lora: str
-
-    def stamp(self) -> str:
-        """What changes when one of the files, or what they are chosen from, does."""
-        named = [getattr(self, field.name) for field in fields(self)]
-        return " ".join(f"{name} {slot.stamp(name)}" for name, slot in zip(named, SLOTS, strict=True) if name)
-
-
-SLOTS = (TRANSFORMERS, ADAPTERS, VAES, TEXT_ENCODERS, CLIP_VISIONS, AUDIO_ENCODERS, LORAS)
+SHELVES = Shelves(TRANSFORMERS, ADAPTERS, VAES, TEXT_ENCODERS, CLIP_VISIONS, AUDIO_ENCODERS, LORAS)
 
 
 def settled_preset(name: str, lora: str) -> Preset:
-    """The preset of a name; auto: what suits the chosen LoRA, or else the card and the LoRAs that are there."""
-    if name != AUTO:
-        return load_preset(name)
-    if lora == NONE:
-        return load_preset(WITHOUT_LORA)
-    device = host().device
-    small = choose_preset(host().obtainable_bytes() if device.type == "cuda" else 2**63)
-    names = [QUICK, BALANCED] if small.name == BALANCED else [small.name, QUICK, BALANCED]
-    presets = [load_preset(name) for name in names]
-    if lora != AUTO:
-        found = (preset for preset in presets if _family(preset.loras[0]) in lora.lower())
-    else:
-        found = (preset for preset in presets if _lora_of(preset.loras[0]) is not None)
-    return next(found, presets[0])
+    """See `talk.settled_preset`, here and now."""
+    is_card = host().device.type == "cuda"
+    return talk.settled_preset(SHELVES, name, lora, host().obtainable_bytes() if is_card else talk.UNLIMITED)
 
 
 def find_models(preset: Preset, lora: str, num_speakers: int) -> Models:
-    """The files for a video, by their content; of several the ones whose names suit the preset best.
-
-    Raises: CheckpointError with everything that is missing.
-    """
-    missing: list[RemoteFile] = []
-
-    def found(name: str | None, published: RemoteFile) -> str:
-        if name is None:
-            missing.append(published)
-        return name or ""
-
-    is_large, is_packed = "720" in preset.size, preset.options.quantize is not None
-    storage = ("fp8", "scaled") if is_packed else ("bf16", "fp16")
-    words = ("wan", "i2v", "720p" if is_large else "480p", *storage)
-    base = TRANSFORMERS.choose(words, lambda _, found: not found.has_audio) or TRANSFORMERS.choose(words)
-    transformer = found(base, PUBLISHED.transformer_720 if is_large else PUBLISHED.transformer)
-    identity = TRANSFORMERS.identity(transformer) if transformer else None
-    adapter = ""
-    if identity is None or not identity.has_audio:
-        several = num_speakers > 1
-        fitting = ADAPTERS.choose(("infini", "multi" if several else "single"), _fits(identity, several))
-        adapter = found(fitting, PUBLISHED.multi if several else PUBLISHED.single)
-    chosen = lora if lora not in (AUTO, NONE) else ""
-    if lora == AUTO and preset.loras:
-        is_fusion = _family(preset.loras[0]) in PUBLISHED.fusionx.name.lower()
-        chosen = found(_lora_of(preset.loras[0]), PUBLISHED.fusionx if is_fusion else PUBLISHED.lightx2v)
-    models = Models(
-        transformer, adapter,
-        found(VAES.choose(("wan", "2.1", "2_1")), PUBLISHED.vae),
-        found(TEXT_ENCODERS.choose(("umt5", *storage)), PUBLISHED.text_encoder),
-        found(CLIP_VISIONS.choose(("clip_vision_h", "vit-h", "vit_h")), PUBLISHED.clip_vision),
-        found(AUDIO_ENCODERS.choose(("chinese", "base")), PUBLISHED.audio_encoder),
-        chosen,
-    )  # fmt: skip
-    if missing:
-        raise CheckpointError(
-            f"Models are missing: {_listed(missing)}.\n"
-            f"Put each into its folder in {models_folder()}, press R in the page and run again."
-        )
-    return models
+    """See `talk.find_models`, in ComfyUI's folders."""
+    return talk.find_models(SHELVES, preset, lora, num_speakers, models_folder())
 
 
-def _fits(base: Identity | None, several: bool) -> Callable[[str, Identity], bool]:
-    """Whether an adapter is made for a transformer of this size and for so many speakers."""
-
-    def fits(name: str, found: Identity) -> bool:
-        if base is not None and (found.dim, found.num_layers) != (base.dim, base.num_layers):
-            return False
-        return not (several and open_checkpoint(ADAPTERS.find(name), Kind.ADAPTER).is_single)
-
-    return fits
-
-
-def _listed(missing: Sequence[RemoteFile]) -> str:
-    """Names, sizes and folders, those of one repository together with its address."""
-    parts = []
-    for repository, files in groupby(sorted(missing, key=lambda file: file.repository), lambda file: file.repository):
-        placed = [(PurePosixPath(file.local), file.size_bytes / 1e9) for file in files]
-        names = ", ".join(f"{path.name} ({size:.2g} GB) into {path.parent}" for path, size in placed)
-        parts.append(f"{names} from https://huggingface.co/{repository}")
-    return "; ".join(parts)
-
-
-def _family(lora: PresetLora) -> str:
-    """What the names of a preset's LoRAs have in common."""
-    return lora.what.partition(",")[0].lower()
-
-
-def _lora_of(lora: PresetLora) -> str | None:
-    """The first of a preset's LoRAs that is there, under whatever folder, else another one of its family."""
-    there = {PureWindowsPath(name).name: name for name in LORAS.names()}
-    known = (there.get(PureWindowsPath(file).name) for file in lora.files)
-    name = next((name for name in known if name is not None), None)
-    word = _family(lora)
-    return name or LORAS.choose((word, "i2v"), lambda name, _: word in name.lower() and not OTHER_MODEL.search(name))
+def _stamp(models: Models) -> str:
+    """What changes when one of the files, or what they are chosen from, does."""
+    shelves = {field.name: (getattr(SHELVES, field.name), getattr(models, field.name)) for field in fields(models)}
+    return " ".join(f"{name} {files.stamp(name)}" for files, name in shelves.values() if name)
 
 
 class WanVideoTalk(Node):
@@ -228,7 +121,7 @@ class WanVideoTalk(Node):
     def IS_CHANGED(cls, preset=AUTO, lora=AUTO, **inputs: Any) -> str:
         num_speakers = sum(name in inputs for name in AUDIOS)
         chosen = settled_preset(preset or AUTO, lora or AUTO)
-        return f"{chosen.name} {find_models(chosen, lora or AUTO, num_speakers).stamp()}"
+        return f"{chosen.name} {_stamp(find_models(chosen, lora or AUTO, num_speakers))}"
 
     def talk(
         self, audio_1, prompt="A person looks into the camera and talks.", preset=AUTO, seed=0, image=None, video=None,
@@ -248,10 +141,10 @@ class WanVideoTalk(Node):
         check_regions(0 if masks is None else len(masks), len(given))
         chosen = settled_preset(preset, lora)
         models = find_models(chosen, lora, len(given))
-        settings = chosen.settings
-        guidance = audio_guidance(settings, audio_cfg_scale or settings.audio_guidance_scale)
-        schedule = make_schedule(settings.scheduler, steps or settings.steps, settings.shift, 0, -1, None)
-        model = self._model(chosen, models, lora_strength)
+        settings, numbers = chosen.settings, Numbers(lora_strength, steps, audio_cfg_scale, size).settled(chosen)
+        guidance = audio_guidance(settings, numbers.audio_cfg_scale)
+        schedule = make_schedule(settings.scheduler, numbers.steps, settings.shift, 0, -1, None)
+        model = self._model(chosen, models, numbers.lora_strength)
 
         def job(picture: Any, prompts: Any, extras: Extras) -> Job:
             return Job(model, picture, prompts, schedule, settings.guidance_scale, seed, extras, None, 1.0, False)
@@ -265,7 +158,7 @@ class WanVideoTalk(Node):
         picture, _ = WanVideoImageToVideoMultiTalk().process(
             vae, width, height, settings.window_frames, settings.motion_frames, colormatch=settings.color_match,
             colormatch_strength=settings.color_strength, start_image=image, source_video=video,
-            tiled_vae=settings.tiled_vae, clip_vision=clip, size=chosen.size if size == AUTO else size,
+            tiled_vae=settings.tiled_vae, clip_vision=clip, size=numbers.size,
             source_options=source_options,
         )  # fmt: skip
         progress = RunProgress(unique_id, TinyPreview())
@@ -275,8 +168,7 @@ class WanVideoTalk(Node):
     def _model(self, preset: Preset, models: Models, strength: float) -> VideoModel:
         lora = None
         if models.lora:
-            tuned = preset.loras[0].strength if preset.loras else 1.0
-            (lora,) = WanVideoLoraSelect().getlorapath(models.lora, strength or tuned)
+            (lora,) = WanVideoLoraSelect().getlorapath(models.lora, strength)
         adapter = MultiTalkModelLoader().loadmodel(models.adapter)[0] if models.adapter else None
         quantization = {None: "disabled", "fp8": "fp8_e4m3fn"}.get(preset.options.quantize, preset.options.quantize)
         swap = BlockSwap(-1, preset.options.prefetch)  # as many blocks as the card has room for stay on it

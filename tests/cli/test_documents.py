@@ -88,6 +88,7 @@ def test_flags_in_the_documents_exist(language):
         "--max_upload_mb",
         "--table",
         "--price",
+        "--models",
         "--audio",
         "--syncnet",
     }

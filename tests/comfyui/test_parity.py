@@ -27,6 +27,7 @@ class Case:
     """What differs from template 01 at its own numbers."""
 
     picture: tuple[int, int] = (200, 150)
+    kind: str = "png"
     size: tuple[int, int] = (96, 64)
     speakers: int = 1
     is_video: bool = False
@@ -43,6 +44,7 @@ CASES = {
     "fp8": Case(quantize="fp8", has_lora=True),
     "24 fps": Case(fps=24),
     "portrait": Case(picture=(120, 210), size=(64, 96)),
+    "jpeg": Case(picture=(250, 170), kind="jpg"),
 }
 
 
@@ -70,13 +72,17 @@ def inputs(server):
     for number, frequency in ((1, 220.0), (2, 330.0)):
         jobs.speech(folder, SECONDS, f"parity_{number}.wav", rate=22050, frequency=frequency)
     for case in CASES.values():
-        jobs.picture(folder, *case.picture, f"parity_{case.picture[0]}.png")
+        jobs.picture(folder, *case.picture, name_of(case))
     for number, (top, left, bottom, right) in enumerate(BOXES, 1):
         mask = np.zeros((150, 200), np.uint8)
         mask[top:bottom, left:right] = 255
         Image.fromarray(mask).convert("RGB").save(folder / f"parity_mask_{number}.png")
     media_files.video(folder / "parity.mp4", media_files.numbered_frames(60, 96, 128))
     return folder
+
+
+def name_of(case):
+    return f"parity_{case.picture[0]}.{case.kind}"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -109,7 +115,7 @@ def graph_of(case, models, name):
     text["positive_prompt"] = PROMPT
     graph[ids["WanVideoSampler"]]["inputs"]["seed"] = SEED
     graph[ids["LoadAudio"]]["inputs"]["audio"] = "parity_1.wav"
-    graph[ids["LoadImage"]]["inputs"]["image"] = f"parity_{case.picture[0]}.png"
+    graph[ids["LoadImage"]]["inputs"]["image"] = name_of(case)
     graph[ids["MultiTalkModelLoader"]]["inputs"]["model"] = Path(models[case.speakers]).name
     speech["fps"] = case.fps
     if not case.has_lora:
@@ -139,7 +145,7 @@ def graph_of(case, models, name):
 
 def command_of(case, models, inputs, folder):
     """`generate` for the same video."""
-    source = "parity.mp4" if case.is_video else f"parity_{case.picture[0]}.png"
+    source = "parity.mp4" if case.is_video else name_of(case)
     names = [f"person{number}" for number in range(1, case.speakers + 1)]
     job = {
         "prompt": PROMPT,

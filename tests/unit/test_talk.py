@@ -11,6 +11,7 @@ from support import media_files as media
 from support.folders import comfy_folders
 from support.pack import load_pack, node
 
+from wanvideo.presets import load_preset
 from wanvideo.synthetic.models import LORA_NAME, make_models
 
 NODES = load_pack().NODE_CLASS_MAPPINGS
@@ -34,7 +35,7 @@ def models(made, tmp_path, monkeypatch):
     shutil.copytree(made, models)
     monkeypatch.setattr(common, "folder_paths", comfy_folders(models, tmp_path))
     monkeypatch.setattr(sampler, "video_from_file", lambda path, *names: path)
-    monkeypatch.setattr(talk, "choose_preset", lambda free_bytes: talk.load_preset("03_balanced"))
+    monkeypatch.setattr(talk.talk, "choose_preset", lambda free_bytes: load_preset("03_balanced"))
     return models
 
 
@@ -88,7 +89,7 @@ def test_models_are_found_by_what_they_are(models):
     for path in sorted(models.rglob("*.safetensors")):
         path.rename(path.with_name(f"{path.parent.name}_{len(path.name)}.safetensors"))
     (models / "vae" / "a.safetensors").write_bytes(b"nothing")
-    preset = talk.load_preset("02_comfyui_equivalent")
+    preset = load_preset("02_comfyui_equivalent")
     with pytest.raises(ValueError, match="lightx2v.*GB. into loras from https") as missing:
         talk.find_models(preset, "auto", 1)
     assert "vae" not in str(missing.value).split("Put each")[0], "what is there is not asked for"
@@ -99,7 +100,7 @@ def test_models_are_found_by_what_they_are(models):
 def test_a_preset_suits_the_lora_and_an_adapter_the_speakers(models):
     names = {lora: talk.settled_preset("auto", lora).name for lora in ("auto", "none", "my_FusionX.safetensors")}
     assert list(names.values()) == ["02_comfyui_equivalent", "04_high_quality", "03_balanced"]
-    preset = talk.load_preset("02_comfyui_equivalent")
+    preset = load_preset("02_comfyui_equivalent")
     assert "Single" in talk.find_models(preset, "auto", 1).adapter
     assert "Multi" in talk.find_models(preset, "auto", 2).adapter
     next(models.rglob("*Multi*")).unlink()

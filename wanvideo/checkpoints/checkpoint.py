@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TalkError
 from ..untrusted import answered
 from .detect import SLOTS, Identity, canonical, check_fit, describe, identify
 from .dialects import Kind, dequantized
@@ -97,6 +97,18 @@ def recognize(weights: Tensors) -> Checkpoint:
         paths = tuple(Path(path).expanduser() for path in listed)
     is_borrowed = isinstance(weights, Mapping) and not isinstance(weights, TensorSource)
     return Checkpoint(paths, source, identity, is_borrowed)
+
+
+def identity_of(path: Path, kind: Kind) -> Identity | None:
+    """What a file is; None where it is of another kind or cannot be used."""
+    try:
+        with answered(path.name, CheckpointError):
+            found = recognize(path)
+            if found.identity.kind is Kind.TRANSFORMER:
+                check_image_to_video(found)
+    except (TalkError, OSError):
+        return None
+    return found.identity if found.identity.kind is kind else None
 
 
 def check_image_to_video(base: Checkpoint) -> None:

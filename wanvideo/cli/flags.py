@@ -30,7 +30,7 @@ FLAGS = {
     "The path of a job": "--input_json", "keep.mask": "--dub", "keep.feather": "--dub_feather",
     "crf": "--crf", "camera.zoom": "--camera", "camera.pan": "--camera_pan", "camera.pan[0]": "--camera_pan: right",
     "camera.pan[1]": "--camera_pan: down", "camera.period_s": "--camera_period",
-    "reanchor": "--reanchor",
+    "reanchor": "--reanchor", "audio_scale": "--audio_scale", "normalize_loudness": "--normalize_loudness",
 }  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def build_parser(program: str) -> Parser:
     add("--sample_shift", type=real, help="time shift; 7 at 480, 11 at 720 if not given")
     add("--sample_text_guide_scale", type=real, default=5.0, help="1: none")
     add("--sample_audio_guide_scale", type=real, default=4.0, help="1: none")
+    add("--audio_scale", type=real, default=1.0, help="factor on what the speech adds in each block")
     add("--use_teacache", **switch, help="skip steps that change little")
     add("--teacache_thresh", type=real, default=0.2, help="0.2 to 0.5; higher is faster and coarser")
     add("--use_apg", **switch, help="adaptive projected guidance")
@@ -115,4 +116,5 @@ def _add_source_flags(parser: Parser, switch: dict[str, Any]) -> None:
     add("--camera_pan", type=real, nargs=2, metavar=("RIGHT", "DOWN"), help="where it moves, each -1 to 1; 0 0")
     add("--camera_period", type=real, metavar="SECONDS", help="until it is back where it began; 30")
     add("--reanchor", type=whole, metavar="WINDOWS", help="after so many, the last good frame becomes the reference")
+    add("--normalize_loudness", type=yes_or_no, default=True, metavar="BOOL", help="bring speech to -23 LUFS first")
     add("--voice_activity", **switch, help="mouths rest where a speaker is quiet (needs silero-vad)")

@@ -96,7 +96,7 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
         fps=flags.fps,
         max_frames=flags.frame_num if flags.mode == "clip" else most,
         source_end=flags.source_end, scene_seg=flags.scene_seg, voice_activity=flags.voice_activity,
-        crf=flags.crf,
+        crf=flags.crf, normalize_loudness=flags.normalize_loudness,
     )  # fmt: skip
     if flags.dub is not None:
         request = replace(request, keep=Keep.named(flags.dub, flags.dub_feather))
@@ -201,6 +201,7 @@ def _settings(flags: argparse.Namespace, size: str | tuple[int, int]) -> LoopSet
         shift=DEFAULT_SHIFT[_table(size)] if flags.sample_shift is None else flags.sample_shift,
         guidance_scale=flags.sample_text_guide_scale,
         audio_guidance_scale=flags.sample_audio_guide_scale,
+        audio_scale=flags.audio_scale,
         apg=apg if flags.use_apg else None,
         color_match=flags.color_match,
         color_strength=flags.color_correction_strength,

@@ -9,69 +9,18 @@ from typing import Any
 
 from ..errors import InputError
 from ..job import read_object
+from .subgraphs import expanded
+from .widgets import WIDGETS
 
-CONTROL = "control_after_generate"  # the page keeps a second value beside a seed
 MOST_HOPS = 100
-# Names of the values that the page stores by position, for the nodes that `export` reads.
-WIDGETS: dict[str, tuple[str, ...]] = {
-    "WanVideoLoraSelect": ("lora", "strength", "low_mem_load", "merge_loras"),
-    "WanVideoLoraSelectMulti": (
-        *(f"{name}_{i}" for i in range(5) for name in ("lora", "strength")), "low_mem_load", "merge_loras",
-    ),
-    "MultiTalkModelLoader": ("model",),
-    "WanVideoModelLoader": (
-        "model", "base_precision", "quantization", "load_device", "attention_mode", "rms_norm_function",
-    ),
-    "WanVideoBlockSwap": (
-        "blocks_to_swap", "offload_img_emb", "offload_txt_emb", "use_non_blocking", "vace_blocks_to_swap",
-        "prefetch_blocks", "block_swap_debug",
-    ),
-    "WanVideoTorchCompileSettings": ("backend", "fullgraph", "mode", "dynamic"),
-    "WanVideoVAELoader": ("model_name", "precision"),
-    "Wav2VecModelLoader": ("model", "base_precision", "load_device"),
-    "DownloadAndLoadWav2VecModel": ("model", "base_precision", "load_device"),
-    "LoadWanVideoClipTextEncoder": ("model_name", "precision", "load_device"),
-    "LoadWanVideoT5TextEncoder": ("model_name", "precision", "load_device", "quantization"),
-    "CLIPVisionLoader": ("clip_name",),
-    "LoadImage": ("image",),
-    "LoadAudio": ("audio",),
-    "LoadVideo": ("file",),
-    "ImageScale": ("upscale_method", "width", "height", "crop"),
-    "ImageResizeKJv2": ("width", "height"),
-    "INTConstant": ("value",),
-    "PrimitiveInt": ("value",),
-    "WanVideoImageToVideoMultiTalk": (
-        "width", "height", "frame_window_size", "motion_frame", "force_offload", "colormatch", "tiled_vae", "mode",
-        "output_path", "colormatch_strength", "size",
-    ),
-    "WanVideoSourceOptions": (
-        "source_end", "mouth", "feather", "scene_seg", "crf", "camera_zoom", "camera_right", "camera_down",
-        "camera_period", "reanchor",
-    ),
-    "MultiTalkWav2VecEmbeds": (
-        "normalize_loudness", "num_frames", "fps", "audio_scale", "audio_cfg_scale", "multi_audio_type",
-        "add_noise_floor", "smooth_transients",
-    ),
-    "WanVideoTextEncode": ("positive_prompt", "negative_prompt", "force_offload", "use_disk_cache", "device"),
-    "WanVideoTextEncodeCached": (
-        "model_name", "precision", "positive_prompt", "negative_prompt", "quantization", "use_disk_cache", "device",
-    ),
-    "WanVideoTeaCache": ("rel_l1_thresh", "start_step", "end_step", "cache_device", "use_coefficients", "mode"),
-    "WanVideoSampler": (
-        "steps", "cfg", "shift", "seed", CONTROL, "force_offload", "scheduler", "riflex_freq_index",
-        "denoise_strength", "batched_cfg", "rope_function", "start_step", "end_step", "add_noise_to_samples",
-    ),
-    "SaveVideo": ("filename_prefix", "format", "codec"),
-    "SetNode": ("name",),
-    "GetNode": ("name",),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Link:
-    """Where an input comes from: a node, by its id."""
+    """Where an input comes from: a node, by its id, and which of its outputs."""
 
     node: str
+    slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,18 +107,17 @@ def _from_queue(data: dict[str, Any]) -> list[GraphNode]:
 
 def _linked(value: Any) -> Any:
     is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and isinstance(value[0], str)
-    return Link(value[0]) if is_link else value
+    return Link(*value) if is_link else value
 
 
 def _from_page(data: dict[str, Any]) -> list[GraphNode]:
     """Nodes that are muted (mode 2) or bypassed (4) do not run."""
-    links = {link[0]: Link(str(link[1])) for link in data["links"]}
     nodes = []
-    for entry in data["nodes"]:
-        if entry.get("mode", 0) in (2, 4):
+    for entry in expanded(data):
+        if entry.mode in (2, 4):
             continue
-        kind, values = entry["type"], entry.get("widgets_values") or ()
-        named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(kind, ()), values, strict=False))
-        linked = {item["name"]: links[item["link"]] for item in entry.get("inputs", ()) if item.get("link") in links}
-        nodes.append(GraphNode(str(entry["id"]), kind, {**named, **linked}))
+        values = entry.values
+        named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(entry.kind, ()), values, strict=False))
+        linked = {name: Link(*source) for name, source in entry.links.items()}
+        nodes.append(GraphNode(entry.id, entry.kind, {**named, **linked, **entry.set}))
     return nodes

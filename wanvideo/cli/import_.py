@@ -10,51 +10,31 @@ from typing import Any
 
 from .. import checks
 from ..durable import write_atomically
-from ..errors import InputError, OutputError, UnsupportedError
+from ..engine.talk import audio_cfg_scale_of
+from ..errors import InputError, OutputError
 from ..job import read_object
+from ..parallel.layout import WantedRanks
 from ..prompts import PromptList
-from ..request import Apg, EngineOptions, ModelFiles, TalkRequest, draw_seed
-from ..video.reader import is_video
-from .export import CUSTOM
+from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest, draw_seed
+from .export_talk import CUSTOM
 from .generate import Job, read_job
+from .graph_writer import GraphWriter, inputs_of, set_people, set_source
 from .parser import Parser
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
-FOLDERS = ("diffusion_models", "model_patches", "unet", "vae", "text_encoders", "clip_vision", "wav2vec2", "loras")
+FOLDERS = (
+    "diffusion_models", "model_patches", "unet", "vae", "text_encoders", "clip", "clip_vision", "wav2vec2",
+    "audio_encoders", "loras",
+)  # fmt: skip
 logger = logging.getLogger("wanvideo")
 
 
+# Of --quant: what the loader of the transformer has for it, and what the node of the text encoder has.
+QUANTIZATIONS = {
+    None: ("disabled", "disabled"), "fp8": ("fp8_e4m3fn", "fp8_e4m3fn"), "fp4": ("fp4", "fp8_e4m3fn"),
+    "int8": ("int8", "disabled"),
+}  # fmt: skip
 TEXT_DTYPE = ("fp16", "bf16")  # what the node of the text encoder lacks, and has for it
-
-
-class _Graph:
-    """The template, being filled. Every kind of node of it is there once."""
-
-    def __init__(self, nodes: dict[str, Any]) -> None:
-        self.nodes = nodes
-
-    def id(self, kind: str) -> str:
-        found = [key for key, node in self.nodes.items() if node["class_type"] == kind]
-        if len(found) != 1:
-            raise InputError(
-                f"The template has {len(found)} nodes {kind}, one is needed. Name another with --template."
-            )
-        return found[0]
-
-    def set(self, kind: str, **values: Any) -> None:
-        """Widgets, and with [id, output] links."""
-        self.nodes[self.id(kind)]["inputs"].update(values)
-
-    def add(self, kind: str, **values: Any) -> list[object]:
-        """A new node; returns the link to its first output."""
-        key = str(max(map(int, self.nodes)) + 1)
-        self.nodes[key] = {"inputs": values, "class_type": kind}
-        return [key, 0]
-
-    def remove(self, kind: str, owner: str, name: str) -> None:
-        """A node that only one other is linked to."""
-        self.nodes.pop(self.id(kind))
-        self.nodes[self.id(owner)]["inputs"].pop(name, None)
 
 
 def build(job: Job, template: dict[str, Any]) -> dict[str, Any]:
@@ -62,14 +42,14 @@ def build(job: Job, template: dict[str, Any]) -> dict[str, Any]:
 
     Raises: InputError where the template or the job has not what a graph needs.
     """
-    graph = _Graph(json.loads(json.dumps(template)))
+    graph = GraphWriter(json.loads(json.dumps(template)))
     _set_files(graph, job.files)
     _set_options(graph, job.options, job.files.clip_vision is not None)
     _set_request(graph, job.request)
     return graph.nodes
 
 
-def _set_files(graph: _Graph, files: ModelFiles) -> None:
+def _set_files(graph: GraphWriter, files: ModelFiles) -> None:
     for name in ("vae", "text_encoder", "wav2vec"):
         if getattr(files, name) is None:
             flag = {"vae": "--vae_path", "text_encoder": "--t5_path", "wav2vec": "--wav2vec_dir"}[name]
@@ -96,16 +76,18 @@ def _set_files(graph: _Graph, files: ModelFiles) -> None:
         graph.set("WanVideoModelLoader", lora=link)
 
 
-def _set_options(graph: _Graph, options: EngineOptions, has_clip: bool) -> None:
-    quantization = {None: "disabled", "fp8": "fp8_e4m3fn"}.get(options.quantize)
-    if quantization is None:
-        raise UnsupportedError(f"No node quantizes to {options.quantize} while loading. Convert the file, or use fp8.")
+def _set_options(graph: GraphWriter, options: EngineOptions, has_clip: bool) -> None:
+    blocks, texts = QUANTIZATIONS[options.quantize]
     graph.set(
-        "WanVideoModelLoader", base_precision=options.dtype, quantization=quantization,
+        "WanVideoModelLoader", base_precision=options.dtype, quantization=blocks,
         attention_mode=options.attention,
     )  # fmt: skip
     graph.set("WanVideoVAELoader", precision=options.dtype)
-    graph.set("WanVideoTextEncodeCached", precision=options.dtype.replace(*TEXT_DTYPE), quantization=quantization)
+    graph.set(
+        "WanVideoTextEncodeCached",
+        precision=options.dtype.replace(*TEXT_DTYPE),
+        quantization=QUANTIZATIONS[options.quantize][1],
+    )
     if has_clip:
         graph.set("LoadWanVideoClipTextEncoder", precision=options.dtype)
     graph.set("Wav2VecModelLoader", base_precision="fp32")  # as the command line always has it
@@ -124,7 +106,7 @@ def _set_options(graph: _Graph, options: EngineOptions, has_clip: bool) -> None:
         graph.set("WanVideoModelLoader", compile_args=settings)
 
 
-def _set_request(graph: _Graph, request: TalkRequest) -> None:
+def _set_request(graph: GraphWriter, request: TalkRequest) -> None:
     settings = request.settings
     if isinstance(request.size, str):
         graph.set("WanVideoImageToVideoMultiTalk", size=request.size)
@@ -144,17 +126,16 @@ def _set_request(graph: _Graph, request: TalkRequest) -> None:
         "WanVideoTextEncodeCached", positive_prompt=str(PromptList(request.prompts, request.prompt_starts)),
         negative_prompt=request.negative_prompt,
     )  # fmt: skip
-    graph.set("LoadImage", image=Path(request.reference).name)
     graph.set(
         "MultiTalkWav2VecEmbeds", num_frames=request.max_frames, fps=request.fps, multi_audio_type=request.audio_type,
-        audio_cfg_scale=settings.audio_guidance_scale, normalize_loudness=request.normalize_loudness,
+        audio_cfg_scale=_audio_cfg_scale(settings), normalize_loudness=request.normalize_loudness,
+        audio_scale=settings.audio_scale,
     )  # fmt: skip
-    sounds = [Path(speaker.audio).name for speaker in request.speakers if speaker.audio]
-    if not sounds:
-        raise InputError("Nobody speaks in the job, and the template is for speech. Name sound in cond_audio.")
-    graph.set("LoadAudio", audio=sounds[0])
-    links = {f"audio_{i}": graph.add("LoadAudio", audio=sound) for i, sound in enumerate(sounds[1:], 2)}
-    graph.set("MultiTalkWav2VecEmbeds", **links)
+    set_source(graph, request)
+    set_people(graph, request)
+    if settings.apg is not None:
+        apg = graph.add("WanVideoAPG", momentum=settings.apg.momentum, norm_threshold=settings.apg.norm_threshold)
+        graph.set("WanVideoSampler", apg_args=apg)
     if settings.step_cache is not None:
         cache = settings.step_cache
         link = graph.add(
@@ -164,27 +145,39 @@ def _set_request(graph: _Graph, request: TalkRequest) -> None:
         graph.set("WanVideoSampler", cache_args=link)
 
 
-def without_counterpart(request: TalkRequest) -> Iterator[str]:
-    """What of a request this graph cannot say."""
-    silent = [i for i, speaker in enumerate(request.speakers, 1) if speaker.audio is None]
-    for number in silent:
-        yield f"person{number}, who is silent: connect a mask for each speaker and leave that sound out"
-    if any(speaker.box or speaker.mask for speaker in request.speakers):
-        yield "bbox: paint a mask of each speaker and connect it to mask_1, mask_2 ..."
-    if isinstance(request.settings.apg, Apg):
-        yield "--use_apg: connect WanVideo Experimental Args"
-    for name, value in (("keep", request.keep), ("scene_seg", request.scene_seg),
-                        ("source_end", request.source_end != "hold"), ("crf", request.crf is not None),
-                        ("voice_activity", request.voice_activity), ("camera", request.camera),
-                        ("reanchor", request.settings.reanchor)):  # fmt: skip
-        if value:
-            yield f"{name}: set it in the page"
+def _audio_cfg_scale(settings: LoopSettings) -> float:
+    cfg, scale = settings.guidance_scale, settings.audio_guidance_scale
+    return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
+
+
+def without_counterpart(job: Job) -> Iterator[str]:
+    """What of a job this graph cannot say."""
+    request, options = job.request, job.options
+    if request.voice_activity:
+        yield "--voice_activity: no node has it"
+    if request.max_frames and request.has_speech:
+        yield (f"--max_frame_num {request.max_frames}: num_frames cuts longer speech before it is encoded, the command "
+               "line after; cut the sound's file for the same frames")  # fmt: skip
+    if options.device is not None:
+        yield f"--device {options.device}: ComfyUI chooses it when it starts"
+    if options.dtype == TEXT_DTYPE[0]:
+        yield f"--dtype {TEXT_DTYPE[0]} of the text encoder, which is {TEXT_DTYPE[1]} there"
+    if options.quantize == "int8":
+        yield "--quant int8 of the text encoder, which stays as it is stored there"
+    if request.keep is not None and request.keep.box is not None:
+        yield '"box" of "keep": paint a mask of it and name that in "mask"'
+    if options.vae_tiling is False:
+        yield "--tiled_vae false: ComfyUI's memory decides"
+    if job.ranks != WantedRanks():
+        yield "--parallel, --ulysses_size, --ring_size, --dit_fsdp: connect WanVideoParallel behind the model"
 
 
 def _in_folder(path: str) -> str:
     """The name that ComfyUI lists a file by: its path in its folder of models, or its name."""
     parts = path.replace("\\", "/").split("/")
-    at = next((i for i, part in enumerate(parts) if part in FOLDERS), len(parts) - 2)
+    known = [i for i, part in enumerate(parts) if part in FOLDERS]
+    below = [i for i in known if i and parts[i - 1] == "models"]  # a folder further up may have such a name too
+    at = next(iter((*below, *known)), len(parts) - 2)
     return "/".join(parts[at + 1 :])
 
 
@@ -196,8 +189,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--template", default=str(TEMPLATE), help="graph of one person, as Export (API) writes it")
     flags, rest = parser.parse_known_args(argv)
     job = read_job(rest, program)
-    if Path(job.request.reference).expanduser().is_file() and is_video(job.request.reference):
-        raise UnsupportedError(f"{job.request.reference} is a video. Start from the template 03_restyle_video instead.")
     nodes = build(job, read_object(checks.path("--template", flags.template), "a template"))
     out = Path(checks.path("--out", flags.out)).expanduser()
     try:
@@ -206,10 +197,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}). Choose another --out.") from None
     print(out)
-    for path in (job.request.reference, *(speaker.audio for speaker in job.request.speakers if speaker.audio)):
+    for path in inputs_of(job.request):
         print(f"copy into ComfyUI/input: {path}")
-    if job.options.dtype == TEXT_DTYPE[0]:
-        print(f"no counterpart: --dtype {TEXT_DTYPE[0]} of the text encoder, which is {TEXT_DTYPE[1]} there")
-    for note in without_counterpart(job.request):
+    for note in without_counterpart(job):
         print(f"no counterpart: {note}")
     return 0

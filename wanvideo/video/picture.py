@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..audio.container import refuse_by_head
 from ..errors import InputError
 from ..untrusted import answered, regular_file
+from .jpeg import decode_jpeg
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "JPEG2000", "QOI")
 MAX_PIXELS = 2**26  # of a picture: 67 million
@@ -40,6 +41,19 @@ def load_picture(path: str | Path) -> np.ndarray:
     Raises: InputError when the file is missing, damaged or not a picture.
     """
     return _load(Path(path), "white")
+
+
+def load_channels(path: str | Path) -> np.ndarray:
+    """A picture with the colors that its transparent parts have, as ComfyUI's LoadImage gives both, turned upright.
+
+    Returns: [H, W, 4] uint8, red, green, blue and opacity.
+    Raises: InputError as `load_picture`.
+    """
+    with _opened(Path(path)) as image:
+        colors = to_array(image, "", str(path), Path(path).expanduser())
+        orientation = image.getexif().get(ORIENTATION, 1)
+        opacity = np.asarray(image.convert("RGBA").getchannel("A"))
+    return np.dstack((colors, _upright(opacity, orientation)))
 
 
 def load_mask(path: str | Path) -> np.ndarray:
@@ -159,29 +173,45 @@ class _BoundedFile(io.BufferedReader):
         self.close()
 
 
-def to_array(image: Image.Image, behind: str, name: str) -> np.ndarray:
+def to_array(image: Image.Image, behind: str, name: str, file: Path | None = None) -> np.ndarray:
     """The pixels [H, W, 3] uint8 of a picture, upright, its transparent parts on the color `behind`.
 
+    Args: behind: empty for the colors that they have themselves. file: that it is in, if it may be a JPEG, which is
+        read as ComfyUI does (see `jpeg`).
     Raises: InputError when it is damaged or holds values that cannot be shown; `name` says which picture.
     """
     with answered(f"The picture {name}"):
-        image.load()
+        image.load()  # refuses what is damaged, also where its pixels are decoded anew
         orientation = image.getexif().get(ORIENTATION, 1)
-        width, height = image.size
-        pixels = np.empty((height, width, 3), np.uint8)
-        rows = max(1, BAND_PIXELS // width)
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom)), behind, name))
+        pixels = None
+        if file is not None and image.format in ("JPEG", "MPO") and image.mode == "RGB":
+            pixels = decode_jpeg(file, *image.size)
+        if pixels is None:
+            pixels = _rgb_pixels(image, behind, name)
         return np.ascontiguousarray(_upright(pixels, orientation))
 
 
-def _load(path: Path, behind: str) -> np.ndarray:
+def _rgb_pixels(image: Image.Image, behind: str, name: str) -> np.ndarray:
+    """[H, W, 3] uint8 of a loaded picture, converted band by band."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom)), behind, name))
+    return pixels
+
+
+def _opened(path: Path) -> Image.Image:
     image = identify(path)
     if image is None:
         raise InputError(f"{path} is not a picture that can be read. Save it as PNG or JPEG.")
-    with image:
-        return to_array(image, behind, str(path))
+    return image
+
+
+def _load(path: Path, behind: str) -> np.ndarray:
+    with _opened(path) as image:
+        return to_array(image, behind, str(path), path.expanduser())
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -201,7 +231,7 @@ def _to_rgb(image: Image.Image, behind: str, name: str) -> Image.Image:
         return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise InputError(f"The picture {name} holds floating point values. Save it with 8 or 16 bits a channel.")
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+    if behind and ({"A", "a"} & set(image.getbands()) or "transparency" in image.info):
         backdrop = Image.new("RGBA", image.size, behind)
         return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")

@@ -1,0 +1,127 @@
+"""Pictures, sounds and masks of a graph as files that a job can name."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..durable import write_atomically
+from ..errors import InputError
+from ..video.picture import identify, load_channels
+from .graphs import Graph, GraphNode
+
+PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
+SOUNDS = {"LoadAudio": "audio", "VHS_LoadAudioUpload": "audio", "LoadVideo": "file", "VHS_LoadVideo": "video"}
+MASKS = {"LoadImage": "alpha", "LoadImageMask": "", "ImageToMask": ""}  # "": the channel that a widget names
+CHANNELS = ("red", "green", "blue", "alpha")
+# Nodes between a file and what uses it that change what is seen or heard, and what the job has in their place.
+CHANGING = {
+    "MelBandRoFormerSampler": "give sound whose voice is already separated from music",
+    "ImageScale": "the command line fits the picture to the video itself",
+    "ImageResizeKJv2": "the command line fits the picture to the video itself",
+    "ImageFromBatch": "the job follows the whole video, not one of its frames",
+    "GetVideoComponents": "the job follows the video by its time",
+    "ImageCrop": "give a picture that is already cropped",
+    "TrimAudioDuration": "give sound that is already cut",
+}
+EXACT = ("PNG", "JPEG", "MPO", "TIFF")  # what ComfyUI and the command line read alike
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A picture that is written beside the job: what a graph takes of a file. part: color, or a channel of it."""
+
+    path: str
+    source: str
+    part: str
+
+    def save(self) -> None:
+        """Raises: InputError when the source is no picture, OSError when it cannot be written."""
+        pixels = load_channels(self.source)
+        if self.part == "alpha":
+            pixels = 255 - pixels[..., 3]  # what is painted in ComfyUI's mask editor is transparent
+        else:
+            pixels = pixels[..., :3] if self.part == "color" else pixels[..., CHANNELS.index(self.part)]
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG")
+        write_atomically(Path(self.path), data.getvalue())
+
+
+class Media:
+    """What a graph loads from ComfyUI's input folder. prefix: how paths of derived pictures begin."""
+
+    def __init__(self, graph: Graph, inputs: str, prefix: str) -> None:
+        self.graph, self.inputs, self.prefix = graph, inputs, prefix
+        self.notes: list[str] = []
+        self.derived: list[Derived] = []
+
+    def sound(self, node: GraphNode, name: str) -> str:
+        """The path of the sound that an input is made from."""
+        return self._file(node, name, SOUNDS)
+
+    def reference(self, node: GraphNode, name: str) -> str:
+        """The path of the picture or video that an input is made from; a picture without its transparency."""
+        path = self._file(node, name, PICTURES)
+        if not Path(path).is_file() or (image := identify(Path(path))) is None:
+            return path
+        with image:
+            form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
+        if form not in EXACT:
+            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} up to a level apart; save it as PNG in both")
+        return self._derive(path, "color") if has_alpha else path
+
+    def masks(self, node: GraphNode, names: list[str]) -> list[str]:
+        """Paths of the pictures that are white where somebody is, empty where one of them is in no file."""
+        found: list[str] = []
+        for name in names:
+            source = self.graph.source(node, name)
+            part = None if source is None else MASKS.get(source.kind)
+            if source is None or part is None:
+                self.notes.append(f"{name} of {node.kind} (from {source.kind if source else 'nothing'})")
+                return []
+            loader = source if source.kind != "ImageToMask" else self.graph.source(source, "image")
+            file = loader and loader.inputs.get("image")
+            if not isinstance(file, str) or loader is None or loader.kind not in ("LoadImage", "LoadImageMask"):
+                self.notes.append(f"{name} of {node.kind} (made in the graph)")
+                return []
+            found.append(self._derive(self._path(file), part or str(source.inputs.get("channel", "alpha"))))
+        return found
+
+    def _derive(self, path: str, part: str) -> str:
+        """The path of a picture to be written; what it is made of may be on another machine."""
+        file = Path(path.replace("\\", "/"))
+        derived = Derived(f"{self.prefix}{file.stem}.{part}.png", str(file), part)
+        if part in CHANNELS[:3] and (not file.is_file() or _is_gray(file)):
+            return str(file)  # what a job reads of it is that channel
+        if not file.is_file():
+            self.notes.append(f"{part} of {file}, which is not there: name ComfyUI's folder of pictures with --inputs")
+        elif derived not in self.derived:
+            self.derived.append(derived)
+        return derived.path
+
+    def _file(self, node: GraphNode, name: str, kinds: dict[str, str]) -> str:
+        passed = list(self.graph.above(node, name))
+        found = next((item for item in passed if item.kind in kinds), None)
+        if found is None:
+            raise InputError(f"{name} of {node.kind} is read from no file. Load it with {' or '.join(kinds)}.")
+        for item in passed[: passed.index(found)]:
+            if item.kind in CHANGING:
+                self.notes.append(f"{item.kind}: {CHANGING[item.kind]}")
+        return self._path(found.inputs.get(kinds[found.kind]))
+
+    def _path(self, file: Any) -> str:
+        """Of a file as a loader names it: in the input folder, unless it is said to be elsewhere."""
+        name, _, place = str(file).removesuffix("]").partition(" [")
+        if place not in ("", "input"):
+            self.notes.append(f"{name} is in ComfyUI's {place} folder: copy it into its input folder")
+        return f"{self.inputs}/{name}"
+
+
+def _is_gray(file: Path) -> bool:
+    """Whether all channels of a picture are one, and nothing of it is transparent."""
+    pixels = load_channels(file)
+    return bool((pixels[..., :1] == pixels[..., 1:3]).all() and (pixels[..., 3] == 255).all())
