@@ -100,6 +100,20 @@ def test_values_and_links_are_followed_through_passing_nodes():
     assert graph.source(sink, "width").kind == "GetImageSizeAndCount"
 
 
+def test_a_source_that_the_graph_trims_is_said():
+    graph = json.loads((EXAMPLES / "api" / "08_dub_video.json").read_text(encoding="utf-8"))
+    (image,) = [node for node in graph.values() if node["class_type"] == "WanVideoImageToVideoMultiTalk"]
+    graph["slice"] = {"class_type": "Video Slice", "inputs": {"video": image["inputs"]["source_video"], "duration": 2}}
+    image["inputs"]["source_video"] = ["slice", 0]
+    nodes = {
+        key: GraphNode(key, node["class_type"], {
+            name: Link(value[0]) if isinstance(value, list) else value for name, value in node["inputs"].items()
+        })
+        for key, node in graph.items()
+    }  # fmt: skip
+    assert "Video Slice: give a file that holds only this part of source_video" in export(Graph(nodes)).notes
+
+
 def test_settings_that_need_nodes_of_their_own_come_back(tmp_path):
     command = [*command_of(export(read_graph(TEMPLATES[0])), tmp_path), "--use_teacache", "--blocks_to_swap", "30",
                "--compile", "--t5_cpu"]  # fmt: skip

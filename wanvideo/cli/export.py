@@ -30,6 +30,7 @@ PRECISIONS_OF = (
 )  # fmt: skip
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 SOUNDS = {"LoadAudio": "audio", "VHS_LoadAudioUpload": "audio", "LoadVideo": "file", "VHS_LoadVideo": "video"}
+CUTTING = ("Video Slice", "TrimAudioDuration")
 # Inputs that are read, or change nothing of the frames.
 READ = {
     "WanVideoSampler": {
@@ -144,6 +145,8 @@ class _Export:
         for item in passed:
             if item.kind == "MelBandRoFormerSampler":
                 self.notes.append(f"{item.kind}: give sound whose voice is already separated from music")
+            if item.kind in CUTTING:
+                self.notes.append(f"{item.kind}: give a file that holds only this part of {name}")
         return f"{self.inputs}/{found.inputs[kinds[found.kind]]}"
 
     def model_flags(self) -> list[object]:
