@@ -14,6 +14,7 @@ from ..errors import InputError, OutputError
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..runs.find import AUTO, Found, find_runs
+from ..runs.names import SUFFIX, is_free, video_name
 from ..runs.store import DRIFT, GROWING
 from .form import Form, read_form
 from .queue import RUNNING, Task, TaskQueue
@@ -110,16 +111,17 @@ class Studio:
     def _make(self, request: TalkRequest, files: ModelFiles, options: EngineOptions, resume: str, task: Task) -> Path:
         task.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = self._free_output()
-        request = replace(request, output=str(output))
+        request = replace(request, output=str(self._free_output()))
         return (
-            self._pipeline_of(files, options).generate(request, output, on_step=task.report, resume=resume).absolute()
+            self._pipeline_of(files, options)
+            .generate(request, on_step=task.report, resume=resume, is_named=False)
+            .absolute()
         )
 
     def _free_output(self) -> Path:
         """A name that no video and no run has, by which `run_of` tells runs apart."""
-        names = (self.folder / f"talking_video_{number}.mp4" for number in itertools.count(1))
-        return next(name for name in names if not (name.exists() or name.with_suffix(".run").exists()))
+        names = (self.folder / f"talking_video_{number}{SUFFIX}" for number in itertools.count(1))
+        return video_name(next(name for name in names if is_free(name)))
 
     def _pipeline_of(self, files: ModelFiles, options: EngineOptions) -> TalkingVideoPipeline:
         known = self._pipeline

@@ -101,17 +101,16 @@ def _drift(windows: Sequence[WindowMeasures]) -> list[str]:
 
 def _resume(run: Found) -> int:
     from ..engine.manifests import Job as Stored
-    from ..video.writer import free_name
+    from ..runs.names import free_run, video_name
     from . import generate
 
     job, folder = run.manifest.job, run.folder.absolute()
     if job is None:
         raise OutputError(f"{run.folder} was begun in ComfyUI. Start the same graph there again.")
     stored = Stored.from_json(job, str(run.folder))
-    output = free_name(run.manifest.output or folder.with_suffix(".mp4"))
     os.chdir(str(job.get("folder", ".")))  # paths of the job are as they were given there
-    request = replace(stored.request, output=str(output))
-    return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder)))
+    request = replace(stored.request, output=str(video_name(free_run(folder))))
+    return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder), is_named=False))
 
 
 def _remove(run: Found) -> int:

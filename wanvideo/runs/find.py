@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError
 from ..video.soundtrack import Soundtrack
-from ..video.writer import free_name
 from . import lock
 from .identity import differences
 from .lock import is_locked
 from .manifest import NAME, Manifest
+from .names import free_run, is_same
 from .store import GROWING, Run
 
 AUTO, NEVER = "auto", "never"
@@ -80,8 +81,9 @@ def open_run(
         finished = [run for run in neighbors if may_continue(run, wanted)]
         if finished:
             return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
-    is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
-    return Run(folder if is_free else free_name(folder), wanted, soundtrack)
+    is_free = not os.path.lexists(folder) or _is_left_over(folder)
+    is_free = is_free or (replaced is not None and _made(folder, replaced))
+    return Run(folder if is_free else free_run(folder), wanted, soundtrack)
 
 
 def differs(before: Manifest, now: Manifest) -> list[str]:
@@ -121,7 +123,9 @@ def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtra
     logger.info(
         "The first %d windows are taken from the finished video in %s, which stays.", tail.num_windows, found.folder
     )
-    return Run(free_name(folder), wanted, soundtrack, beginning=found.folder)
+    return Run(
+        free_run(folder) if os.path.lexists(folder) else folder, wanted, soundtrack, beginning=found.folder
+    )  # fmt: skip
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -166,9 +170,9 @@ def _made(folder: Path, video: Path) -> bool:
     """Whether the run in a folder is finished and `video` is another name of its file."""
     try:
         found = Manifest.read(folder)
-        return found.video is not None and (folder / found.video).samefile(video) and not is_locked(folder)
-    except (OutputError, OSError):
+    except OutputError:
         return False
+    return found.video is not None and is_same(folder / found.video, video) and not is_locked(folder)
 
 
 def _say_why_not(run: Found, wanted: Manifest) -> None:
