@@ -294,7 +294,9 @@ def main(argv: list[str]) -> int:
     if place.world > 1:
         from .ranks import generate_together
 
-        return generate_together(job, place)
+        return generate_together(
+            job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume, job.is_named
+        )  # fmt: skip
     return make(job)
 
 

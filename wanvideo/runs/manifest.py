@@ -102,7 +102,12 @@ class Manifest:
         """Raises: OutputError when the folder is no run, or one that this version cannot go on with."""
         file = folder / NAME
         data = read_json(file, "the manifest of a run", OutputError)
-        if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
+        marker = data.pop(MARKER, None) if isinstance(data, dict) else None
+        if type(marker) is int and marker > FORMAT:
+            raise OutputError(
+                f"{file} is of a newer version of this program. Update this one, or begin the video anew."
+            )
+        if marker != FORMAT:
             raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
         try:
             inner: dict[str, Any] = {
