@@ -401,13 +401,3 @@ def video_from_file(path: Path, *names: Path) -> Any:
             )  # fmt: skip
 
     return LinkedVideo(str(path))
-
-
-def path_of_video(video: Any) -> Path:
-    """The file that a VIDEO is in; one that is only in memory is written into the temporary folder."""
-    source = video.get_stream_source() if hasattr(video, "get_stream_source") else None
-    if isinstance(source, str):
-        return Path(source)
-    path = temporary_file("source", ".mp4")
-    video.save_to(str(path))
-    return path

@@ -26,10 +26,10 @@ from .nodes_base import (
     unsupported,
     whole,
 )
-from .nodes_common import path_of_video
 from .nodes_files import folder_inside
 from .nodes_model_loading import ANY_VAE, ClipEncoder, vae_of
 from .nodes_source import SourceOptions
+from .nodes_video import VideoFile, video_file
 from .wanvideo.engine.encoders import encode_images
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.engine.pictures import Pictures, follow
@@ -38,7 +38,7 @@ from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry, WindowPlan, bucket_s
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import COLOR_METHODS
-from .wanvideo.runs.identity import digest_of, identify
+from .wanvideo.runs.identity import digest_of
 from .wanvideo.sampling.clip import picture_condition
 from .wanvideo.video.picture import fit_images
 from .wanvideo.video.reader import picture_size
@@ -73,7 +73,7 @@ class TalkingPicture:
 
     Args:
         picture_size: width and height before it was fitted.
-        references: [R, 3, H, W] in -1..1, or None for a source video. video: that video's file.
+        references: [R, 3, H, W] in -1..1, or None for a source video. video: that video.
         clip: what CLIP saw, or None. encode: pictures [1, 3, H, W] through CLIP, where it sees a source video.
         source: how picture or video is followed. picture: [H, W, 3] in 0..1, the whole one, where a camera moves.
     """
@@ -83,7 +83,7 @@ class TalkingPicture:
     height: int
     picture_size: tuple[int, int]
     references: Tensor | None
-    video: Path | None
+    video: VideoFile | None
     window_frames: int
     motion_frames: int
     mode: str
@@ -100,7 +100,7 @@ class TalkingPicture:
         """What a video of so many frames is made after; its plan has fewer where the source ends it."""
         video, options = None, self.source
         if self.video is not None:
-            video = SourceVideo(self.video, self.width, self.height, fps, options.source_end)
+            video = SourceVideo(self.video.path, self.width, self.height, fps, options.source_end, self.video.trim)
             num_frames = min(num_frames, video.frame_limit or num_frames)
         plan = WindowPlan(num_frames, self.window_frames, self.motion_frames)
         if video is not None:
@@ -121,7 +121,7 @@ class TalkingPicture:
 
     def identity(self) -> dict[str, str]:
         """What decides the references and what is kept, by name."""
-        known = identify([self.video]) if self.video else digest_of(*self._drawn(), self.picture)
+        known = self.video.identity() if self.video else digest_of(*self._drawn(), self.picture)
         return {"reference": known, **self.source.identity()}
 
     def image_embeds(self, pictures: Sequence[Tensor]) -> Tensor | None:
@@ -286,8 +286,8 @@ class WanVideoImageToVideoMultiTalk(Node):
         _check_clip(clip_embeds is not None, clip_vision is not None)
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
-        video = None if source_video is None else path_of_video(source_video)
-        picture = picture_size(video) if video else _size_of(start_image)
+        video = None if source_video is None else video_file(source_video)
+        picture = picture_size(video.path) if video else _size_of(start_image)
         if size != CUSTOM:
             width, height = bucket_size(size, *picture)
         VideoGeometry(width, height, window)

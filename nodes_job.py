@@ -22,11 +22,11 @@ from .wanvideo.engine.talk import audio_guidance_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry
 from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
+from .wanvideo.runs.names import free_run
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.recording import Recording
-from .wanvideo.video.writer import free_name
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Job:
         )  # fmt: skip
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)
-        folder = free_name((images.folder or output_folder()) / "talking_video")
+        folder = free_run((images.folder or output_folder()) / "talking_video")
         run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
@@ -195,7 +195,7 @@ class Job:
             latents = window.latents
         path = run.folder / VIDEO
         if images.folder:
-            path = run.save_as(free_name(images.folder / "talking_video.mp4"))
+            path = run.save_as()
         assert run.video is not None, "its last window is there"
         recording.path = run.video
         progress.show(path, len(plan), len(plan))

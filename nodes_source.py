@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .nodes_base import CATEGORY, Node, advanced, checked, choice, flag, number, socket, whole
-from .nodes_common import path_of_video
+from .nodes_video import VideoFile, video_file
 from .wanvideo.errors import InputError
 from .wanvideo.keep import (
     AUTO,
@@ -18,12 +17,13 @@ from .wanvideo.keep import (
     MAX_FEATHER,
     MAX_WINDOWS,
     SOURCE_ENDS,
+    WHOLE,
     Camera,
     Keep,
     check_reanchor,
     crf_of,
 )
-from .wanvideo.runs.identity import digest_of, identify
+from .wanvideo.runs.identity import digest_of
 from .wanvideo.video.mask import Region, open_region, region_of
 from .wanvideo.video.mouth import open_mesh
 from .wanvideo.video.scenes import open_detector
@@ -38,7 +38,7 @@ class SourceOptions:
 
     Args:
         keep_mask: [n, H, W] of the source video, one or one a frame: what is made anew, while the rest stays.
-        keep: the same by a video of masks, or mouths that are found. Without either of the two all is made anew.
+        keep: the same by mouths that are found, or by `mask_video`. Without any of them all is made anew.
         reanchor: of request.LoopSettings.
     """
 
@@ -50,6 +50,7 @@ class SourceOptions:
     camera: Camera | None = None
     crf: int | None = None
     reanchor: int = 0
+    mask_video: VideoFile | None = None
 
     @property
     def is_dub(self) -> bool:
@@ -64,7 +65,8 @@ class SourceOptions:
         """Of a source video what is made anew; None: all of it."""
         if self.keep_mask is not None:
             return region_of(self.keep_mask, video, self.feather)
-        return None if self.keep is None else open_region(self.keep, video)
+        trim = WHOLE if self.mask_video is None else self.mask_video.trim
+        return None if self.keep is None else open_region(self.keep, video, trim)
 
     def check(self, has_video: bool, num_pictures: int) -> None:
         """Raises: InputError for what only a source video, or only a picture, can do."""
@@ -74,7 +76,7 @@ class SourceOptions:
         }  # fmt: skip
         check_reanchor(self.reanchor, changing)
         for_videos = {
-            "keep_mask": self.keep_mask is not None, "mask_video": self.keep is not None and self.keep.mask is not None,
+            "keep_mask": self.keep_mask is not None, "mask_video": self.mask_video is not None,
             "mouth": self.keep is not None and self.keep.mouth is not None, "scene_seg": self.scene_seg,
             "source_end": self.source_end != SOURCE_ENDS[0],
         }  # fmt: skip
@@ -89,7 +91,8 @@ class SourceOptions:
     def identity(self) -> dict[str, str]:
         """What of it decides the frames, by name."""
         found = {name: str(getattr(self, name)) for name in ("source_end", "feather", "camera")}
-        found["keep"] = "" if self.keep is None else str(self.keep.mouth or identify([Path(str(self.keep.mask))]))
+        mouth = "" if self.keep is None else str(self.keep.mouth)
+        found["keep"] = mouth if self.mask_video is None else self.mask_video.identity()
         return found | {"keep mask": digest_of(self.keep_mask)}
 
 
@@ -127,11 +130,12 @@ class WanVideoSourceOptions(Node):
         _check_region(mouth, keep_mask is not None, mask_video is not None)
         _check_packages(mouth, scene_seg)
         keep = Keep(mouth=AUTO, feather=feather) if mouth == AUTO else None
-        if mask_video is not None:
-            keep = Keep(mask=str(path_of_video(mask_video)), feather=feather)
+        masks = None if mask_video is None else video_file(mask_video)
+        if masks is not None:
+            keep = Keep(mask=str(masks.path), feather=feather)
         camera = Camera(camera_zoom, (camera_right, camera_down), camera_period) if camera_zoom > 1 else None
         quality = None if crf < 0 else crf
-        return (SourceOptions(source_end, keep_mask, keep, feather, scene_seg, camera, quality, reanchor),)
+        return (SourceOptions(source_end, keep_mask, keep, feather, scene_seg, camera, quality, reanchor, masks),)
 
 
 def _check_region(mouth: str, *has_masks: bool) -> None:

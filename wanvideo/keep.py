@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from . import checks
 from .errors import InputError
@@ -17,6 +18,7 @@ from .errors import InputError
 SOURCE_ENDS = ("hold", "loop", "ping-pong", "stop")
 MAX_FEATHER = 256
 MAX_WINDOWS = 1_000_000  # between two anchors
+MAX_TRIM_S = 1e6
 AUTO = "auto"
 DEFAULT_FEATHER = 16
 # x264's quality of the file: 18 is visually clean; with 6 what a dub keeps of its source has a PSNR of 45 dB and more.
@@ -87,6 +89,35 @@ class Keep:
                 f"keep.box {checks.brief(box)} is not usable. "
                 "Give [row_min, col_min, row_max, col_max] in pixels of the source, origin top left."
             )
+
+
+@dataclass(frozen=True)
+class Trim:
+    """The part of a video that is meant: the frames whose own times are in start_s..start_s + duration_s.
+
+    Args: start_s: seconds of the file's own time. duration_s: seconds; 0: to the end.
+    Raises: InputError for anything else.
+    """
+
+    start_s: float = 0.0
+    duration_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("start_s", "duration_s"):
+            checks.number(f"trim.{name}", getattr(self, name), 0, MAX_TRIM_S)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut off."""
+        return not (self.start_s or self.duration_s)
+
+    def ticks(self, time_base: Fraction) -> tuple[int, float]:
+        """Where it starts and where it has ended, in ticks of a stream. Source: ComfyUI's VideoFromFile."""
+        start, stop = int(self.start_s / time_base), int((self.start_s + self.duration_s) / time_base)
+        return start, stop if self.duration_s else math.inf
+
+
+WHOLE = Trim()
 
 
 @dataclass(frozen=True)

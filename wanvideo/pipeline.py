@@ -25,11 +25,12 @@ from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest, draw_seed
 from .runs.find import AUTO
 from .runs.manifest import Manifest
+from .runs.names import free_run, video_name
 from .runs.store import Run
 from .sampling.conditioning import Conditioning
 from .sampling.denoiser import check_blocks
 from .sampling.sampler import OnStep
-from .video.writer import check_output, free_name
+from .video.writer import check_output
 
 __all__ = ["FinishedWindow", "TalkingVideoPipeline"]
 
@@ -82,7 +83,7 @@ class TalkingVideoPipeline:
 
     def generate(
         self, request: TalkRequest, output: str | Path | None = None, *, overwrite: bool = False,
-        on_step: OnStep | None = None, resume: str = AUTO,
+        on_step: OnStep | None = None, resume: str = AUTO, is_named: bool = True,
     ) -> Path:  # fmt: skip
         """Make the video and write it, window by window, with the speakers' original sound.
 
@@ -91,19 +92,22 @@ class TalkingVideoPipeline:
         Args:
             output: path of the mp4; None: what the request names.
             resume: auto, never, or the folder of the run to go on with.
+            is_named: whether that path was asked for. If not, the video of a run that goes on is called as that run.
         Returns: the path that was written.
         Raises: as `run`; OutputError when it cannot be written there. What was finished stays playable.
         """
         if self.engine.ranks.index > 0:
             raise UnsupportedError("Only the first rank writes a video. Call `assist` on the others.")
-        path = check_output(output or request.output or free_name("talking_video.mp4"), overwrite)
+        asked = output or request.output
+        path = check_output(asked or video_name(free_run(Path("talking_video.run"))), overwrite)
+        named = path if asked and is_named else None
         inputs = self.check(request)
-        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, path)
-        replaced = path if overwrite else None
+        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, named)
+        replaced = named if overwrite else None
         run, windows = self._record(request, inputs, manifest, path.with_suffix(".run"), resume, on_step, (), replaced)
         for _ in windows:
             pass  # the run has it
-        return run.save_as(path, overwrite)
+        return run.save_as(named, overwrite and named is not None)
 
     def assist(self, request: TalkRequest) -> None:
         """Compute this rank's share of a video that the first rank makes. Raises: as `run`."""

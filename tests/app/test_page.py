@@ -6,49 +6,13 @@ import urllib.request
 
 import pytest
 from support import jobs, media_files
-from support.app_page import AppPage, Gate
-from support.comfy_page import launch_chromium
-from support.comfy_server import Unavailable
-from support.needed import need, unavailable
-from support.studio import base, free_port
+from support.app_page import MOST_BYTES, AppPage
+from support.needed import need
 
-from wanvideo.app import server
-from wanvideo.app.studio import DRIFT, Studio
-from wanvideo.app.uploads import Uploads
+from wanvideo.app.studio import DRIFT
 
 need("gradio", "gradio")
 need("espeakng_loader", "espeakng-loader")
-MOST_BYTES = 10**6
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        with launch_chromium() as browser:
-            yield browser
-    except Unavailable as error:
-        unavailable(str(error))
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    return Gate(monkeypatch)
-
-
-@pytest.fixture
-def address(tmp_path, monkeypatch, request, gate):
-    arriving = tmp_path / "out" / ".arriving"
-    arriving.mkdir(parents=True)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    flags = [*base("multi"), "--size", getattr(request, "param", "48x48")]
-    studio = Studio(flags, tmp_path / "out", Uploads(tmp_path / "out" / "uploads", arriving, MOST_BYTES))
-    port = free_port()
-    pages = server.launch(studio, server.HOST, port, MOST_BYTES, is_blocking=False)
-    yield f"http://{server.HOST}:{port}"
-    gate.open()
-    pages.close()
-    studio.close()
 
 
 def test_two_users_make_videos_cancel_and_resume(browser, address, gate, tmp_path):

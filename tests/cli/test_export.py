@@ -101,6 +101,20 @@ def test_values_and_links_are_followed_through_passing_nodes():
     assert graph.source(sink, "width").kind == "GetImageSizeAndCount"
 
 
+def test_a_source_that_the_graph_trims_is_said():
+    graph = json.loads((EXAMPLES / "api" / "08_dub_video.json").read_text(encoding="utf-8"))
+    (image,) = [node for node in graph.values() if node["class_type"] == "WanVideoImageToVideoMultiTalk"]
+    graph["slice"] = {"class_type": "Video Slice", "inputs": {"video": image["inputs"]["source_video"], "duration": 2}}
+    image["inputs"]["source_video"] = ["slice", 0]
+    nodes = {
+        key: GraphNode(key, node["class_type"], {
+            name: Link(value[0]) if isinstance(value, list) else value for name, value in node["inputs"].items()
+        })
+        for key, node in graph.items()
+    }  # fmt: skip
+    assert "Video Slice: give a file that holds only this part" in export(Graph(nodes)).notes
+
+
 def test_what_is_no_graph_is_said(tmp_path):
     file = tmp_path / "graph.json"
     for text, message in (

@@ -15,6 +15,7 @@ PLAYED = """async () => {
     while (!(video.currentTime > 0)) await new Promise((done) => setTimeout(done, 50));
     return [video.videoWidth, Math.round(video.duration * 25)];
 }"""
+MOST_BYTES = 10**6  # of an upload
 WAIT_MS = 60_000  # a machine that runs other tests too
 
 
@@ -47,8 +48,9 @@ class Gate:
 class AppPage:
     """One user: a browser profile of its own."""
 
-    def __init__(self, browser, address):
-        self.page = browser.new_context(viewport={"width": 1400, "height": 1200}).new_page()
+    def __init__(self, browser, address, context=None):
+        self.context = context or browser.new_context(viewport={"width": 1400, "height": 1200})
+        self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT_MS)
         self.errors = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

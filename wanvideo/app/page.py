@@ -17,6 +17,7 @@ from .texts import ENGLISH, Texts
 
 VIDEO_ROUTE, DRIFT_ROUTE = "talk/video", "talk/drift"
 POLL_S = 1.0
+USER_KEY = "talking-video-user"
 PREPARE = {"concurrency_id": "prepare", "concurrency_limit": 1}  # speech is made by one at a time
 # A video that has grown takes the place of the one that plays, and goes on where that was.
 GOES_ON = (
@@ -35,6 +36,7 @@ class Page:
         gr.Navbar(main_page_name=ENGLISH.language)
         gr.Markdown(f"# {texts.title}\n{texts.intro}")
         self.task = gr.BrowserState("", storage_key="talking-video-task")
+        self.user = gr.BrowserState("", storage_key=USER_KEY, secret=USER_KEY)  # the same after the server ran anew
         self.last = gr.State("")
         with gr.Row():
             with gr.Column():
@@ -67,14 +69,16 @@ class Page:
     def _connect(self) -> None:
         listing = [self.listed, self.chosen]
         self.plan_button.click(self._plan, self.fields.inputs, self.planned, **PRIVATE, **PREPARE)
-        self.run_button.click(self._run, self.fields.inputs, self.task, **PRIVATE, **PREPARE)
+        self.run_button.click(self._run, [self.user, *self.fields.inputs], self.task, **PRIVATE, **PREPARE)
         self.cancel_button.click(self.studio.queue.cancel, self.task, None, **PRIVATE)
-        self.watch_button.click(lambda name: self._player(name, 0), self.chosen, self.video, **PRIVATE)
-        self.resume_button.click(self._resume, self.chosen, self.task, **PRIVATE)
-        self.refresh_button.click(self._list, None, listing, **PRIVATE)
-        gr.on([gr.context.Context.root_block.load], self._list, None, listing, **PRIVATE)
+        self.watch_button.click(
+            lambda name, user: self._player(name, user, 0), [self.chosen, self.user], self.video, **PRIVATE
+        )
+        self.resume_button.click(self._resume, [self.chosen, self.user], self.task, **PRIVATE)
+        self.refresh_button.click(self._list, self.user, listing, **PRIVATE)
+        gr.on([gr.context.Context.root_block.load], self._enter, self.user, [self.user, *listing], **PRIVATE)
         gr.Timer(POLL_S).tick(
-            self._poll, [self.task, self.last],
+            self._poll, [self.task, self.last, self.user],
             [self.last, self.status, self.video, self.cancel_button, *listing],
             show_progress="hidden", concurrency_limit=None, **PRIVATE,
         )  # fmt: skip
@@ -82,14 +86,18 @@ class Page:
     def _plan(self, *values: Any) -> Any:
         return gr.update(value=self._answer(lambda: self.studio.plan(self.fields.form(values))), visible=True)
 
-    def _run(self, *values: Any) -> str:
-        return self._answer(lambda: self.studio.submit(self.fields.form(values))).id
+    def _run(self, user: str, *values: Any) -> str:
+        return self._answer(lambda: self.studio.submit(self.fields.form(values), user)).id
 
-    def _resume(self, name: str) -> str:
-        return self._answer(lambda: self.studio.resume(name or "")).id
+    def _resume(self, name: str, user: str) -> str:
+        return self._answer(lambda: self.studio.resume(name or "", user)).id
 
-    def _list(self) -> tuple[str, Any]:
-        say, runs = self.texts, self.studio.runs()
+    def _enter(self, user: str) -> tuple[str, str, Any]:
+        user = self.studio.user(user)
+        return user, *self._list(user)
+
+    def _list(self, user: str) -> tuple[str, Any]:
+        say, runs = self.texts, self._answer(lambda: self.studio.runs(user))
         if not runs:
             return f"<p>{say.no_runs}</p>", gr.update(choices=[], value=None)
         head = "".join(f"<th>{escape(column)}</th>" for column in say.run_columns)
@@ -106,10 +114,10 @@ class Page:
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         return f"<table><tr>{head}</tr>{body}</table>", gr.update(choices=[run.name for run in runs])
 
-    def _poll(self, name: str, last: str) -> tuple[Any, ...]:
+    def _poll(self, name: str, last: str, user: str) -> tuple[Any, ...]:
         """What changed since the last time; nothing where nothing did."""
         task = self.studio.queue.find(name or "")
-        if task is None:
+        if task is None or task.user != user:
             return tuple(gr.skip() for _ in range(6))
         run = self.studio.run_of(task) if task.state != WAITING else None
         now = f"{task.id} {task.state} {task.window} {run}"
@@ -119,8 +127,8 @@ class Page:
         if now == last:
             return last, status, gr.skip(), button, gr.skip(), gr.skip()
         version = 10**6 if task.output else task.window
-        video = self._player(run, version) if run else gr.skip()
-        return now, status, video, button, *self._list()
+        video = self._player(run, user, version) if run else gr.skip()
+        return now, status, video, button, *self._list(user)
 
     def _status(self, task: Task) -> str:
         say = self.texts
@@ -140,14 +148,14 @@ class Page:
         parts += [escape(task.output.name)] if task.output else []
         return " · ".join(parts)
 
-    def _player(self, name: str, version: int) -> str:
-        self._answer(lambda: self.studio.video_of(name or ""))
-        place, label = quote(name), escape(name)
+    def _player(self, name: str, user: str, version: int) -> str:
+        self._answer(lambda: self.studio.video_of(name or "", user))
+        place, label = f"{user}/{quote(name)}" if user else quote(name), escape(name)
         player = (
             f'<video controls preload="auto" style="width:100%;max-height:600px" data-run="{label}" {GOES_ON} '
             f'src="{VIDEO_ROUTE}/{place}?v={version}"></video>'
         )
-        if self.studio.drift_of(name) is not None:
+        if self.studio.drift_of(name, user) is not None:
             player += f'<figure><img style="max-width:100%" src="{DRIFT_ROUTE}/{place}?v={version}" alt="">'
             player += f"<figcaption>{escape(self.texts.drift)}</figcaption></figure>"
         return player

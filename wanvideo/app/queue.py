@@ -34,12 +34,14 @@ class Task:
 
     Args:
         id: not to be guessed; who knows it may cancel it. work: makes the video, and is given the task.
+        user: whose it is.
         step, num_steps: of the whole video, 0 before the first one. window: that runs, from 0 on.
         run: name of the folder that it writes, once that is known. output: the finished file.
         message: what went wrong.
     """
 
     work: Callable[[Task], Path]
+    user: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     state: str = WAITING
     window: int = 0
@@ -88,12 +90,12 @@ class TaskQueue:
         self._thread = threading.Thread(target=self._work, name="talking videos", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Task], Path]) -> Task:
+    def submit(self, work: Callable[[Task], Path], user: str = "") -> Task:
         """Put a video at the end. Raises: InputError when too many wait."""
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
                 raise InputError(f"{MOST_WAITING} videos wait already. Wait until some are finished.")
-            task = Task(work)
+            task = Task(work, user)
             self._tasks[task.id] = task
             ended = [known.id for known in self._tasks.values() if known.state in ENDED]
             for name in ended[: max(0, len(ended) - MOST_REMEMBERED)]:

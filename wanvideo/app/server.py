@@ -15,7 +15,7 @@ from ..cli.generate import read_engine
 from ..cli.parser import Parser, real, whole
 from ..errors import InputError, UnsupportedError
 from ..pipeline import TalkingVideoPipeline
-from .studio import Studio
+from .studio import USERS, Studio
 from .uploads import Uploads
 
 if TYPE_CHECKING:
@@ -93,10 +93,13 @@ def serve(base: list[str], folder: Path, host: str, port: int, most_bytes: int) 
     os.environ["GRADIO_TEMP_DIR"] = str(arriving)  # Gradio asks for it nowhere else
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost", HOST)))
-    studio = Studio(base, folder, Uploads(folder / "uploads", arriving, most_bytes))
-    if host not in (HOST, "localhost", "::1"):
-        logger.warning("Everybody who reaches %s:%d can make videos and see those of others; there is no password.",
-                       host, port)  # fmt: skip
+    is_shared = host not in (HOST, "localhost", "::1")
+    studio = Studio(base, folder, Uploads(folder / "uploads", arriving, most_bytes), is_shared)
+    if is_shared:
+        logger.warning(
+            "Everybody who reaches %s:%d can make videos; there is no password. Each browser sees its own, in %s.",
+            host, port, folder / USERS,
+        )  # fmt: skip
     try:
         launch(studio, host, port, most_bytes)
     finally:
@@ -116,8 +119,10 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
         Page(studio, ENGLISH)
     with pages.route(CHINESE.language, f"/{CHINESE.path}"):
         Page(studio, CHINESE)
-    found = {VIDEO_ROUTE: studio.video_of, DRIFT_ROUTE: studio.drift_of, UPLOAD_ROUTE: studio.uploads.find}
-    routes = [Route(f"/{route}/{{name}}", _file(find)) for route, find in found.items()]
+    found = {VIDEO_ROUTE: studio.video_of, DRIFT_ROUTE: studio.drift_of}
+    place = "{user}/{name}" if studio.is_shared else "{name}"
+    routes = [Route(f"/{route}/{place}", _file(find)) for route, find in found.items()]
+    routes.append(Route(f"/{UPLOAD_ROUTE}/{{name}}", _file(studio.uploads.find)))
     pages.queue(default_concurrency_limit=8, max_size=64)
     pages.launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False, max_file_size=most_bytes,
@@ -131,18 +136,19 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
     return pages
 
 
-def _file(find: Callable[[str], Path | None]) -> Any:
-    """Answers with the file that `find` has under a name; no other file of this machine."""
+def _file(find: Callable[..., Path | None]) -> Any:
+    """Answers with the file that `find` has under a name, of a user; no other file of this machine."""
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
 
     def answer(request: Request) -> Response:
         try:
-            file = find(request.path_params["name"])
+            file = find(**request.path_params)
         except InputError as error:
             return PlainTextResponse(str(error), 404)
         if file is None:
             return PlainTextResponse("It is not there yet.", 404)
-        return FileResponse(file, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+        return FileResponse(file, headers=headers)
 
     return answer

@@ -1,9 +1,14 @@
-"""What the pages do: plan, make, cancel, list and resume videos of one folder, through the public pipeline."""
+"""What the pages do: plan, make, cancel, list and resume videos of one folder, through the public pipeline.
+
+Where several people reach the app each of them has a folder of their own inside, whose name only their browser knows.
+"""
 
 from __future__ import annotations
 
 import gc
 import itertools
+import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +19,14 @@ from ..errors import InputError, OutputError
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
 from ..runs.find import AUTO, Found, find_runs
+from ..runs.names import SUFFIX, is_free, video_name
 from ..runs.store import DRIFT, GROWING
 from .form import Form, read_form
 from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
-SPEECH = "speech"
+SPEECH, USERS = "speech", "users"
+USER = re.compile("[0-9a-f]{32}")  # not to be guessed; who knows it is that user
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,11 @@ class Studio:
 
     Args:
         base: flags of `generate` that the app was started with. folder: of videos, runs, uploads and speech.
+        is_shared: whether it has several users, who see their own runs; else all runs are those of the one user, "".
     """
 
-    def __init__(self, base: Sequence[str], folder: Path, uploads: Uploads) -> None:
-        self.base, self.folder, self.uploads = tuple(base), folder, uploads
+    def __init__(self, base: Sequence[str], folder: Path, uploads: Uploads, is_shared: bool = False) -> None:
+        self.base, self.folder, self.uploads, self.is_shared = tuple(base), folder, uploads, is_shared
         self.queue = TaskQueue()
         self._pipeline: TalkingVideoPipeline | None = None
 
@@ -57,19 +65,36 @@ class Studio:
         job = read_form(form, self.base, self.uploads, str(self.folder / SPEECH))
         return TalkingVideoPipeline(job.files, job.options).plan(job.request).describe()
 
-    def submit(self, form: Form) -> Task:
-        """Queue a video. Raises: TalkError, before anything is queued."""
-        job = self.read(form)
-        return self.queue.submit(lambda task: self._make(job.request, job.files, job.options, AUTO, task))
+    def user(self, known: str) -> str:
+        """Who a browser is: as it remembers, else somebody new."""
+        if not self.is_shared:
+            return ""
+        return known if USER.fullmatch(known or "") else secrets.token_hex(16)
 
-    def runs(self) -> list[RunLine]:
-        """Runs of the folder, the newest first."""
-        found = sorted(find_runs(self.folder), key=lambda run: -(run.folder / "manifest.json").stat().st_mtime)
+    def submit(self, form: Form, user: str = "") -> Task:
+        """Queue a video. Raises: TalkError, before anything is queued."""
+        self.home(user)
+        job = self.read(form)
+        return self.queue.submit(
+            lambda task: self._make(job.request, job.files, job.options, AUTO, task), self.user(user)
+        )  # fmt: skip
+
+    def runs(self, user: str = "") -> list[RunLine]:
+        """A user's runs, the newest first."""
+        found = sorted(find_runs(self.home(user)), key=lambda run: -(run.folder / "manifest.json").stat().st_mtime)
         return [_line(run) for run in found]
 
-    def resume(self, name: str) -> Task:
+    def home(self, user: str) -> Path:
+        """The folder of a user's videos and runs. Raises: InputError for what is no user."""
+        if not self.is_shared:
+            return self.folder
+        if USER.fullmatch(user or "") is None:
+            raise InputError("The page does not know whose it is. Load it again.")
+        return self.folder / USERS / user
+
+    def resume(self, name: str, user: str = "") -> Task:
         """Queue what a run lacks. Raises: InputError, OutputError."""
-        run = self._run(name)
+        run = self._run(name, user)
         if run.manifest.job is None:
             raise OutputError(f"{name} was begun in ComfyUI. Queue the same graph there, which goes on with it.")
         if run.is_live:
@@ -78,25 +103,25 @@ class Studio:
         self._check_own(stored.request)
         files = _absolute(stored.files, Path(str(run.manifest.job.get("folder", "."))))
         return self.queue.submit(
-            lambda task: self._make(stored.request, files, stored.options, str(run.folder), task)
+            lambda task: self._make(stored.request, files, stored.options, str(run.folder), task), self.user(user)
         )  # fmt: skip
 
-    def video_of(self, name: str) -> Path:
+    def video_of(self, name: str, user: str = "") -> Path:
         """The file of a run that can be played now. Raises: InputError."""
-        run = self._run(name)
+        run = self._run(name, user)
         file = run.folder / (run.manifest.video or GROWING)
-        if not file.is_file():
-            raise InputError(f"{name} has no video yet. Wait for its first window.")
+        if not (file.is_file() and file.resolve().is_relative_to(self.folder.resolve())):
+            raise InputError(f"{name} has no video here yet. Wait for its first window.")
         return file
 
-    def drift_of(self, name: str) -> Path | None:
+    def drift_of(self, name: str, user: str = "") -> Path | None:
         """The plot of a run's drift, or None where there is none (yet). Raises: InputError."""
-        file = self._run(name).folder / DRIFT
+        file = self._run(name, user).folder / DRIFT
         return file if file.is_file() else None
 
     def run_of(self, task: Task) -> str | None:
         """The name of the run folder that a task writes, once it has a window."""
-        runs = [run for run in find_runs(self.folder) if run.manifest.progress.num_windows]
+        runs = [run for run in find_runs(self.home(task.user)) if run.manifest.progress.num_windows]
         if task.output is not None:
             task.run = next((run.folder.name for run in runs if run.manifest.output == str(task.output)), None)
         elif task.state == RUNNING:  # the only one that this worker writes
@@ -109,17 +134,14 @@ class Studio:
 
     def _make(self, request: TalkRequest, files: ModelFiles, options: EngineOptions, resume: str, task: Task) -> Path:
         task.check()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        output = self._free_output()
-        request = replace(request, output=str(output))
+        home = self.home(task.user)
+        home.mkdir(parents=True, exist_ok=True)
+        request = replace(request, output=str(_free_output(home)))
         return (
-            self._pipeline_of(files, options).generate(request, output, on_step=task.report, resume=resume).absolute()
+            self._pipeline_of(files, options)
+            .generate(request, on_step=task.report, resume=resume, is_named=False)
+            .absolute()
         )
-
-    def _free_output(self) -> Path:
-        """A name that no video and no run has, by which `run_of` tells runs apart."""
-        names = (self.folder / f"talking_video_{number}.mp4" for number in itertools.count(1))
-        return next(name for name in names if not (name.exists() or name.with_suffix(".run").exists()))
 
     def _pipeline_of(self, files: ModelFiles, options: EngineOptions) -> TalkingVideoPipeline:
         known = self._pipeline
@@ -129,8 +151,8 @@ class Studio:
             self._pipeline = known = TalkingVideoPipeline(files, options)
         return known
 
-    def _run(self, name: str) -> Found:
-        found = next((run for run in find_runs(self.folder) if run.folder.name == name), None)
+    def _run(self, name: str, user: str) -> Found:
+        found = next((run for run in find_runs(self.home(user)) if run.folder.name == name), None)
         if found is None:
             raise InputError(f"There is no run {name[:80]!r} in the list. Choose one of it.")
         return found
@@ -144,6 +166,12 @@ class Studio:
                     f"The run names {Path(path).name!r}, which is not in the app's folder. "
                     "Run `python -m wanvideo runs resume` for it."
                 )
+
+
+def _free_output(home: Path) -> Path:
+    """A name that no video and no run has, by which `run_of` tells runs apart."""
+    names = (home / f"talking_video_{number}{SUFFIX}" for number in itertools.count(1))
+    return video_name(next(name for name in names if is_free(name)))
 
 
 def _line(run: Found) -> RunLine:

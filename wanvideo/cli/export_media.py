@@ -27,6 +27,7 @@ CHANGING = {
     "GetVideoComponents": "the job follows the video by its time",
     "ImageCrop": "give a picture that is already cropped",
     "TrimAudioDuration": "give sound that is already cut",
+    "Video Slice": "give a file that holds only this part",
 }
 EXACT = ("PNG", "JPEG", "MPO", "TIFF")  # what ComfyUI and the command line read alike
 

@@ -42,7 +42,7 @@ DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
 
 @dataclass(frozen=True)
 class Job:
-    """All that a command line asks for."""
+    """All that a command line asks for. is_named: whether request.output is asked for, not made up."""
 
     request: TalkRequest
     files: ModelFiles
@@ -50,6 +50,7 @@ class Job:
     overwrite: bool
     resume: str
     ranks: WantedRanks = WantedRanks()
+    is_named: bool = True
 
 
 def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | None = None) -> Job:
@@ -67,7 +68,7 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
     if flags.t5_fsdp and os.environ.get("RANK", "0") == "0":
         logger.info("--t5_fsdp has nothing to shard: one GPU encodes the prompt, shares it and frees its encoder.")
     ranks = WantedRanks(flags.ulysses_size, flags.ring_size, flags.parallel is not None, flags.dit_fsdp)
-    return Job(request, files, options, flags.overwrite, flags.resume, ranks)
+    return Job(request, files, options, flags.overwrite, flags.resume, ranks, bool(flags.save_file))
 
 
 def read_engine(argv: list[str], program: str) -> tuple[ModelFiles, EngineOptions]:
@@ -298,7 +299,9 @@ def main(argv: list[str]) -> int:
     if place.world > 1:
         from .ranks import generate_together
 
-        return generate_together(job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume)
+        return generate_together(
+            job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume, job.is_named
+        )  # fmt: skip
     return make(job)
 
 
@@ -310,6 +313,8 @@ def make(job: Job) -> int:
 
     pipeline = TalkingVideoPipeline(job.files, job.options, user_cache())
     with Progress() as progress:
-        path = pipeline.generate(job.request, overwrite=job.overwrite, on_step=progress.step, resume=job.resume)
+        path = pipeline.generate(
+            job.request, overwrite=job.overwrite, on_step=progress.step, resume=job.resume, is_named=job.is_named
+        )
     print(path)
     return 0

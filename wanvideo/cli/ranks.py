@@ -20,7 +20,7 @@ logger = logging.getLogger("wanvideo")
 
 def generate_together(
     request: TalkRequest, files: ModelFiles, options: EngineOptions, wanted: WantedRanks, place: Place,
-    overwrite: bool, resume: str,
+    overwrite: bool, resume: str, is_named: bool,
 ) -> int:  # fmt: skip
     """Make a video on all ranks. Raises: InputError where the ranks cannot be split as they are wanted."""
     if place.rank:
@@ -36,6 +36,8 @@ def generate_together(
             pipeline.assist(request)
             return 0
         with Progress() as progress:
-            path = pipeline.generate(request, overwrite=overwrite, on_step=progress.step, resume=resume)
+            path = pipeline.generate(
+                request, overwrite=overwrite, on_step=progress.step, resume=resume, is_named=is_named
+            )  # fmt: skip
         print(path)
     return 0

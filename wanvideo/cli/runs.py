@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,18 +33,22 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(argv or ["list"])
     if flags.command == "list":
         return _list(Path(flags.folder))
-    return {"show": _show, "resume": _resume, "remove": _remove}[flags.command](_found(Path(flags.run)))
+    if flags.command == "remove":
+        return _remove(Path(flags.run))
+    return {"show": _show, "resume": _resume}[flags.command](_found(Path(flags.run)))
 
 
 def _found(folder: Path) -> Found:
     from ..runs.find import Found
-    from ..runs.manifest import Manifest
+    from ..runs.manifest import NAME, Manifest
 
+    if not (folder / NAME).exists():
+        raise OutputError(f"{folder} is no run: there is no {NAME} in it. Name a run of `runs list`.")
     return Found(folder, Manifest.read(folder))
 
 
 def _list(folder: Path) -> int:
-    from ..runs.find import find_runs, orphans
+    from ..runs.find import find_runs, orphans, unreadable
 
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Name the one that videos are written to.")
@@ -56,6 +59,9 @@ def _list(folder: Path) -> int:
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         for row in rows:
             print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if others := unreadable(folder):
+        print("\nNot usable as runs; `runs remove` deletes what a run has written there:")
+        print("\n".join(f"  {name.name}: {reason}" for name, reason in others))
     if parts := orphans(folder):
         print("\nParts without a run, which can be played but not gone on with; rename or delete them:")
         print("\n".join(f"  {part}" for part in parts))
@@ -65,15 +71,21 @@ def _list(folder: Path) -> int:
 def _row(run: Found) -> tuple[str, ...]:
     manifest, done = run.manifest, run.manifest.progress
     return (
-        run.folder.name, _stage(run), f"{done.num_windows}/{manifest.plan.num_windows}",
+        _name(run.folder), _stage(run), f"{done.num_windows}/{manifest.plan.num_windows}",
         f"{done.num_frames / manifest.plan.fps:.1f}/{manifest.plan.num_frames / manifest.plan.fps:.1f}",
         f"{run.num_bytes / 1e6:.1f}", manifest.output or "",
     )  # fmt: skip
 
 
+def _name(folder: Path) -> str:
+    return f"{folder.name} -> {folder.readlink()}" if folder.is_symlink() else folder.name
+
+
 def _stage(run: Found) -> str:
     if run.is_live:
         return "running"
+    if run.is_gone:
+        return "video deleted"
     return "stopped" if run.manifest.video is None else "finished"
 
 
@@ -101,24 +113,28 @@ def _drift(windows: Sequence[WindowMeasures]) -> list[str]:
 
 def _resume(run: Found) -> int:
     from ..engine.manifests import Job as Stored
-    from ..video.writer import free_name
+    from ..runs.names import free_run, video_name
     from . import generate
 
     job, folder = run.manifest.job, run.folder.absolute()
     if job is None:
         raise OutputError(f"{run.folder} was begun in ComfyUI. Start the same graph there again.")
     stored = Stored.from_json(job, str(run.folder))
-    output = free_name(run.manifest.output or folder.with_suffix(".mp4"))
-    os.chdir(str(job.get("folder", ".")))  # paths of the job are as they were given there
-    request = replace(stored.request, output=str(output))
-    return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder)))
+    home = str(job.get("folder", "."))
+    try:
+        os.chdir(home)  # paths of the job are as they were given there
+    except OSError as error:
+        raise OutputError(
+            f"{run.folder} was begun in {home}, which cannot be entered ({error.strerror}). "
+            "Make that folder, or begin the video anew."
+        ) from None
+    request = replace(stored.request, output=str(video_name(free_run(folder))))
+    return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder), is_named=False))
 
 
-def _remove(run: Found) -> int:
-    from ..runs.lock import FolderLock
+def _remove(folder: Path) -> int:
+    from ..runs.find import remove
 
-    lock = FolderLock(run.folder)  # nobody writes it, and nobody begins to
-    shutil.rmtree(run.folder)
-    lock.release()
-    print(f"removed {run.folder}")
+    others = remove(folder)
+    print(f"removed {folder}" + (f", but for {', '.join(others)}, which no run wrote" if others else ""))
     return 0

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError
 from ..video.soundtrack import Soundtrack
-from ..video.writer import free_name
 from . import lock
 from .identity import differences
 from .lock import is_locked
 from .manifest import NAME, Manifest
-from .store import GROWING, Run
+from .names import SUFFIX, free_run, is_same
+from .store import DRIFT, GROWING, OURS, Run
 
 AUTO, NEVER = "auto", "never"
 MOST_DIFFERENCES = 4  # that a message lists
@@ -34,6 +35,11 @@ class Found:
         return is_locked(self.folder)
 
     @property
+    def is_gone(self) -> bool:
+        """Whether it is finished, and its video was deleted."""
+        return self.manifest.video is not None and not (self.folder / self.manifest.video).is_file()
+
+    @property
     def num_bytes(self) -> int:
         """Of all its files."""
         return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
@@ -46,6 +52,48 @@ def find_runs(root: Path) -> Iterator[Found]:
             yield Found(file.parent, Manifest.read(file.parent))
         except OutputError as error:
             logger.debug("%s", error)
+
+
+def unreadable(root: Path) -> list[tuple[Path, str]]:
+    """Folders of `root` that look like runs and cannot be read, with the reason."""
+    found = []
+    for folder in sorted({*(file.parent for file in root.glob(f"*/{NAME}")), *root.glob(f"*{SUFFIX}")}):
+        if folder.is_symlink() and not folder.exists():
+            found.append((folder, f"a link to {folder.readlink()}, which is not there"))
+        elif folder.is_dir() and not os.path.lexists(folder / NAME) and not is_locked(folder):
+            found.append((folder, f"no {NAME}"))
+        elif os.path.lexists(folder / NAME):
+            try:
+                Manifest.read(folder)
+            except OutputError as error:
+                found.append((folder, str(error).replace(str(folder / NAME), NAME)))
+    return found
+
+
+def remove(folder: Path) -> list[str]:
+    """Delete the files of a run that nobody writes, and its folder if it has no others.
+
+    Returns: the names of the others, which stay. Raises: OutputError for a link, no folder, no run, or a live one.
+    """
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link to {folder.readlink()}. Name that folder, or delete the link itself.")
+    if not folder.is_dir():
+        raise OutputError(f"There is no folder {folder}. Name a run of `runs list`.")
+    own = [file for file in folder.iterdir() if file.name.startswith((*OURS, NAME, DRIFT, lock.NAME))]
+    if not own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
+        raise OutputError(f"{folder} has no file of a run, and is left as it is. Name a run of `runs list`.")
+    held = lock.FolderLock(folder)  # nobody writes it, and nobody begins to
+    try:
+        for file in own:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be deleted ({error.strerror}). Delete the folder by hand.") from None
+    finally:
+        held.release()
+    others = sorted(file.name for file in folder.iterdir())
+    if not others:
+        folder.rmdir()
+    return others
 
 
 def orphans(root: Path) -> list[Path]:
@@ -80,8 +128,9 @@ def open_run(
         finished = [run for run in neighbors if may_continue(run, wanted)]
         if finished:
             return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
-    is_free = _is_left_over(folder) or (replaced is not None and _made(folder, replaced))
-    return Run(folder if is_free else free_name(folder), wanted, soundtrack)
+    is_free = not os.path.lexists(folder) or _is_left_over(folder)
+    is_free = is_free or (replaced is not None and _made(folder, replaced))
+    return Run(folder if is_free else free_run(folder), wanted, soundtrack)
 
 
 def differs(before: Manifest, now: Manifest) -> list[str]:
@@ -121,7 +170,9 @@ def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtra
     logger.info(
         "The first %d windows are taken from the finished video in %s, which stays.", tail.num_windows, found.folder
     )
-    return Run(free_name(folder), wanted, soundtrack, beginning=found.folder)
+    return Run(
+        free_run(folder) if os.path.lexists(folder) else folder, wanted, soundtrack, beginning=found.folder
+    )  # fmt: skip
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -166,9 +217,9 @@ def _made(folder: Path, video: Path) -> bool:
     """Whether the run in a folder is finished and `video` is another name of its file."""
     try:
         found = Manifest.read(folder)
-        return found.video is not None and (folder / found.video).samefile(video) and not is_locked(folder)
-    except (OutputError, OSError):
+    except OutputError:
         return False
+    return found.video is not None and is_same(folder / found.video, video) and not is_locked(folder)
 
 
 def _say_why_not(run: Found, wanted: Manifest) -> None:

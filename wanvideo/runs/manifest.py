@@ -65,7 +65,8 @@ class Manifest:
     Args:
         identity: what decides its frames but for the sound, by name. sound: what decides the sound and the length.
         job: with which its face makes the same video again, as JSON; None where only the face's user can.
-        output: the name that its user asked for, or None. video: the finished file, seen from the folder; None before.
+        output: the name that its user asked for, or that its video has, or None.
+        video: the finished file, seen from the folder; None before.
         seed: that was drawn for it, where the request leaves it open; whoever goes on takes it.
         can_grow: whether a longer video may begin with the same windows: it ends before its sound does, or has none.
         tail: where the last window began, of a finished run that can grow; its measures are those of `progress`.
@@ -101,7 +102,12 @@ class Manifest:
         """Raises: OutputError when the folder is no run, or one that this version cannot go on with."""
         file = folder / NAME
         data = read_json(file, "the manifest of a run", OutputError)
-        if not isinstance(data, dict) or data.pop(MARKER, None) != FORMAT:
+        marker = data.pop(MARKER, None) if isinstance(data, dict) else None
+        if type(marker) is int and marker > FORMAT:
+            raise OutputError(
+                f"{file} is of a newer version of this program. Update this one, or begin the video anew."
+            )
+        if marker != FORMAT:
             raise OutputError(f"{file} is no manifest of a run, or of another version. Begin the video anew.")
         try:
             inner: dict[str, Any] = {

@@ -15,8 +15,9 @@ again from the state. Encoding begins anew with every window and the sound's enc
 file's bytes do not depend on interruptions either.
 
 After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; drift.png shows
-the windows' measures; the manifest names the video; growing.mp4 and the state go away. The name that a user asked for
-is another link to video.mp4, and where a file system has no links the file moves there: its bytes exist once.
+the windows' measures; the manifest names the video; growing.mp4 and the state go away. The name that a user asked for,
+or that of the run (see runs.names), is another link to video.mp4, and where a file system has no links the file moves
+there: its bytes exist once.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..video.soundtrack import Soundtrack
 from ..video.writer import publish, with_sound
 from .lock import FolderLock
 from .manifest import NAME, Manifest, Progress
+from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
 OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}", f".{DRIFT}")  # beginnings of names that come and go
@@ -70,8 +72,9 @@ class Run:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
                 self.manifest = replace(
-                    manifest, progress=found.progress, video=found.video, seed=found.seed, tail=found.tail
-                )
+                    manifest, progress=found.progress, video=found.video, seed=found.seed, tail=found.tail,
+                    output=manifest.output or found.output,
+                )  # fmt: skip
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
             if beginning is not None:
@@ -155,21 +158,38 @@ class Run:
             self._part = None
         self._lock.release()
 
-    def save_as(self, path: Path, overwrite: bool = False) -> Path:
+    def save_as(self, path: Path | None = None, overwrite: bool = False) -> Path:
         """Give the finished video another name, without another copy of its bytes.
 
-        Returns: the name: a free one beside `path` if that is taken.
+        Args: path: that is asked for; None: what was asked for when the run was begun, else the name of the run.
+        Returns: the name: a free one beside it if that is taken.
         """
         assert self.video is not None, "the run is not finished"
+        own = video_name(self.folder)
+        earlier = [own] if self.manifest.output is None else [Path(self.manifest.output), own]
+        if path is None:
+            found = next((name for name in earlier if is_same(name, self.video)), None)
+            if found is not None:
+                return found
+            path = earlier[0]
         try:
+            self._call(path)  # before that name is there, so that it is known whose it is whenever this process ends
             saved = publish(self.video, path, overwrite)
+            self._call(saved)
             if not self.video.exists():
                 self._replace(replace(self.manifest, video=str(saved.absolute())))
         except OSError as error:
             raise OutputError(
                 f"{cause_of(error)} for {path}. Choose another name; the finished video is {self.video}"
             ) from None
+        if saved.name != own.name:
+            logger.info("%s is the video of the run in %s.", saved, self.folder)
         return saved
+
+    def _call(self, path: Path) -> None:
+        """Note which name the video has."""
+        if Manifest.read(self.folder).output != (output := str(path.absolute())):
+            self._replace(replace(self.manifest, output=output))
 
     def _finish(self, part: VideoPart) -> None:
         part.close()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..keep import DEFAULT_FEATHER, Keep
+from ..keep import DEFAULT_FEATHER, WHOLE, Keep, Trim
 from ..untrusted import regular_file
 from .feather import feathered
 from .mouth import MouthRegion
@@ -46,8 +46,8 @@ class DubSource:
         return self._region.weights(start, stop)
 
 
-def open_region(keep: Keep, video: SourceVideo) -> Region:
-    """The region of a source that a request names.
+def open_region(keep: Keep, video: SourceVideo, trim: Trim = WHOLE) -> Region:
+    """The region of a source that a request names. Args: trim: of a video of masks, the part that is meant.
 
     Raises: InputError when the mask cannot be read, has not the source's shape, or lies outside of what is seen.
     """
@@ -57,7 +57,7 @@ def open_region(keep: Keep, video: SourceVideo) -> Region:
     if keep.mask is None:
         return MouthRegion(video, keep.feather)
     if is_video(regular_file(keep.mask, "a picture or a video of masks")):
-        return VideoRegion(keep.mask, video, keep.feather)
+        return VideoRegion(keep.mask, video, keep.feather, trim)
     mask = resized_mask(load_mask(keep.mask), f"mask {keep.mask}", *video.size)
     return StillRegion(mask, width, height, keep.feather)
 
@@ -112,8 +112,8 @@ class FrameRegions:
 class VideoRegion:
     """A region that a video of masks shows, which runs along with the source; its last frame remains."""
 
-    def __init__(self, path: str, video: SourceVideo, feather: int) -> None:
-        self._masks, self._video, self._feather, self._what = open_frames(path), video, feather, f"mask {path}"
+    def __init__(self, path: str, video: SourceVideo, feather: int, trim: Trim = WHOLE) -> None:
+        self._masks, self._video, self._feather, self._what = open_frames(path, trim), video, feather, f"mask {path}"
         self._mask(0.0)
 
     def weights(self, start: int, stop: int) -> Tensor:

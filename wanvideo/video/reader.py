@@ -6,6 +6,7 @@ Legend: H W rows and columns; frames are uint8 [H, W, 3] RGB numpy arrays, times
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container, sound_stream, tick_s
 from ..errors import InputError
+from ..keep import WHOLE, Trim
 from ..untrusted import answered
 from .animation import AnimatedPicture, is_animated_webp
 from .picture import identify, load_picture
@@ -91,14 +93,16 @@ def is_video(path: str | Path) -> bool:
     return True
 
 
-def open_frames(path: str | Path) -> VideoFrames | AnimatedPicture:
-    """The frames of a video or an animation by their time. Raises: InputError as `VideoFrames`."""
+def open_frames(path: str | Path, trim: Trim = WHOLE) -> VideoFrames | AnimatedPicture:
+    """The frames of a video or an animation by their time. Args: as of `VideoFrames`. Raises: InputError."""
     image = identify(Path(path), WHAT)
     if image is not None:
         with answered(str(path)), image:
             if is_animated_webp(image):
+                if not trim.is_whole:
+                    raise InputError(f"{path} is an animated WebP, which is not trimmed here. Convert it to mp4 first.")
                 return AnimatedPicture(path)
-    return VideoFrames(path)
+    return VideoFrames(path, trim)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -118,14 +122,18 @@ class VideoFrames:
 
     Args:
         path: any container and codec that FFmpeg reads; turned as its display matrix says, pixels made square.
+        trim: the part that is meant; times count from its first frame, and frames beside it do not exist.
     Raises: InputError when the file is missing, holds no video, or not one frame of it can be decoded.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._is_damaged = False
+    def __init__(self, path: str | Path, trim: Trim = WHOLE) -> None:
+        self.path, self._trim = Path(path), trim
+        self._is_damaged, self._stop_s = False, math.inf
         with answered(str(path)):
             self._start()
+            self._begin_s = self._current[0]
+            if not trim.is_whole:
+                self._enter()
         self._first_s = self._current[0]
         height, width = self.frame_at(0.0).shape[:2]
         self.size: tuple[int, int] = (width, height)
@@ -152,7 +160,10 @@ class VideoFrames:
     @cached_property
     def _length(self) -> tuple[int, float]:
         with answered(str(self.path)), closing(_open(self.path)) as container:
-            return _length(self.path, _video_stream(container, self.path))
+            stream = _video_stream(container, self.path)
+            if self._trim.is_whole:
+                return _length(self.path, stream)
+            return _scan(self.path, "video", self._trim)
 
     def frame_at(self, time_s: float) -> np.ndarray:
         """The frame on screen at a time: before the start the first one, after the end the last one.
@@ -176,24 +187,42 @@ class VideoFrames:
         context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         context.thread_type = "AUTO" if context.width * context.height <= SLICED_PIXELS else "SLICE"
         self._decoder = self._decode()
-        first = next(self._decoder, None)
+        first = self._upcoming()
         if first is None:
             self._container.close()
             raise InputError(f"No frame of {self.path} can be decoded. Convert it to H.264 mp4 and try again.")
-        self._current, self._next = first, next(self._decoder, None)
+        self._current, self._next = first, self._upcoming()
+
+    def _enter(self) -> None:
+        """Go to the first frame of the part that is meant."""
+        tick = tick_s(self._stream)
+        start, stop = (float(ticks * tick) for ticks in self._trim.ticks(tick))
+        if start >= self._current[0] + FORWARD_S:
+            self._seek(start)
+        while self._current[0] < start and self._next is not None:
+            self._advance()
+        if not start <= self._current[0] < stop:
+            self._container.close()
+            raise InputError(
+                f"{self.path} has no frame in what it is trimmed to, from {self._trim.start_s:g} s on. "
+                "Let it start earlier, or last longer."
+            )
+        self._stop_s = stop
+        if self._next is not None and self._next[0] >= stop:
+            self._next = None
 
     def _seek(self, target: float) -> None:
         """Continue at or before `target`: at a key frame, or from the start where the container cannot jump."""
         for margin in SEEK_MARGINS_S:
             position = target - margin
-            if position <= self._first_s:
+            if position <= self._begin_s:
                 break
             try:
                 self._container.seek(int(position / tick_s(self._stream)), stream=self._stream)
             except av.FFmpegError:
                 break
             self._decoder = self._decode()
-            self._next = next(self._decoder, None)
+            self._next = self._upcoming()
             if self._next is not None and self._next[0] <= target:
                 self._advance()
                 return
@@ -203,7 +232,12 @@ class VideoFrames:
     def _advance(self) -> None:
         """To the next frame, if there is one."""
         if self._next is not None:
-            self._current, self._next = self._next, next(self._decoder, None)
+            self._current, self._next = self._next, self._upcoming()
+
+    def _upcoming(self) -> tuple[float, av.VideoFrame] | None:
+        """The next frame of the part that is meant; None behind its last one."""
+        found = next(self._decoder, None)
+        return found if found is not None and found[0] < self._stop_s else None
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
@@ -306,16 +340,18 @@ def _duration_s(stream: av.stream.Stream) -> float:
     return float(stream.duration * tick_s(stream)) if stream.duration else 0.0
 
 
-def _scan(path: Path, kind: str) -> tuple[int, float]:
-    """Packets and seconds of a stream, by reading it to its end without decoding."""
+def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
+    """Packets and seconds of a stream, or of a part of it, by reading it to its end without decoding."""
     count, last = 0, 0
     first: int | None = None
     stream: av.VideoStream | av.AudioStream
     with closing(_open(path)) as container:
         stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
-        packets = container.demux(stream)
+        packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
         while (packet := _next_packet(packets)) is not None:
             stamp = packet.pts if packet.pts is not None else packet.dts
+            if not trim.is_whole and (stamp is None or not start <= stamp < stop):
+                continue
             if packet.size:
                 count += 1
             if stamp is not None:

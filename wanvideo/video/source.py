@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry import WindowPlan
-from ..keep import SOURCE_ENDS, Camera
+from ..keep import SOURCE_ENDS, WHOLE, Camera, Trim
 from .picture import fit
 from .reader import open_frames
 
@@ -34,13 +34,16 @@ class SourceVideo:
         path: of the video. width, height: of the result, pixels; fps: its frames a second.
         end: what follows the source's last frame: hold (it remains), loop (from the start), ping-pong (backwards, and
             forwards again), stop (nothing: a result has `frame_limit` frames; in what a window lacks it remains).
+        trim: the part of it that is the source.
     Raises: InputError when the file is missing or no video.
     """
 
-    def __init__(self, path: str | Path, width: int, height: int, fps: float, end: str = "hold") -> None:
+    def __init__(
+        self, path: str | Path, width: int, height: int, fps: float, end: str = "hold", trim: Trim = WHOLE
+    ) -> None:
         if end not in SOURCE_ENDS:
             raise InputError(f"source_end {end!r} is not offered. Use one of {', '.join(SOURCE_ENDS)}.")
-        self._video = open_frames(path)
+        self._video = open_frames(path, trim)
         self.size = self._video.size
         self.result_size, self._end = (width, height), end
         self._fps = Fraction(fps).limit_denominator(RATE_DENOMINATOR)

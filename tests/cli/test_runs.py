@@ -1,0 +1,81 @@
+"""`runs` in folders as they are found: empty, damaged, of a newer version, linked, or with what others put there."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from wanvideo.cli.main import main
+from wanvideo.runs.manifest import NAME, Manifest, Plan, Progress
+
+WANTED = Manifest({"seed": "1"}, {}, Plan(64, 48, 25.0, 25, 3))
+
+
+def run(folder, **changes):
+    folder.mkdir(parents=True)
+    replace(WANTED, **changes).write(folder)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "videos"
+    run(root / "good.run")
+    run(root / "deleted.run", video="video.mp4", progress=Progress(3, 25, 1000))
+    (root / "empty.run").mkdir()
+    (root / "broken.run").mkdir()
+    (root / "broken.run" / NAME).write_text("{")
+    newer = run(root / "newer.run") / NAME
+    newer.write_text(json.dumps({**json.loads(newer.read_text()), "wanvideo_run": 2}))
+    run(tmp_path / "elsewhere" / "other.run")
+    (root / "link.run").symlink_to(tmp_path / "elsewhere" / "other.run")
+    (root / "nowhere.run").symlink_to(tmp_path / "nothing")
+    (root / "notes.run").write_text("a file")
+    return root
+
+
+def test_the_list_says_of_each_folder_what_it_is(root, capsys):
+    assert main(["runs", "list", str(root)]) == 0
+    listed, rest = capsys.readouterr().out.split("\n\n")
+    rows = {line.split("  ")[0].strip(): line for line in listed.splitlines()}
+    assert "stopped" in rows["good.run"] and "video deleted" in rows["deleted.run"]
+    assert any(name.startswith("link.run -> ") and name.endswith("other.run") for name in rows)
+    reasons = dict(line.strip().split(": ", 1) for line in rest.splitlines()[1:])
+    assert reasons["empty.run"] == f"no {NAME}" and reasons["broken.run"].startswith(f"{NAME}, line 1, column 2")
+    assert reasons["newer.run"].startswith(f"{NAME} is of a newer version of this program. Update")
+    assert reasons["nowhere.run"].endswith("which is not there") and "notes.run" not in reasons
+
+
+def test_removing_deletes_what_runs_write_and_nothing_else(root, tmp_path, capsys):
+    (root / "good.run" / "my notes.txt").write_text("mine")
+    (root / "good.run" / "state_000001.safetensors").write_text("x")
+    for name in ("good", "deleted", "empty", "broken", "newer"):
+        assert main(["runs", "remove", str(root / f"{name}.run")]) == 0
+    assert "good.run, but for my notes.txt, which no run wrote" in capsys.readouterr().out
+    assert [path.name for path in (root / "good.run").iterdir()] == ["my notes.txt"]
+    assert main(["runs", "remove", str(root / "link.run")]) == 2 and (root / "link.run" / NAME).exists()
+    assert "is a link to" in capsys.readouterr().err
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    for folder in (tmp_path / "pictures", root / "good.run", root / "none.run", root / "notes.run"):
+        assert main(["runs", "remove", str(folder)]) == 2
+    assert sorted(path.name for path in root.iterdir()) == ["good.run", "link.run", "notes.run", "nowhere.run"]
+    assert (tmp_path / "pictures" / "a.png").exists()
+
+
+def test_what_is_no_run_is_said_in_one_sentence(root, capsys):
+    for command in ("show", "resume"):
+        for name in ("empty", "notes", "none", "nowhere"):
+            assert main(["runs", command, str(root / f"{name}.run")]) == 2
+            assert f"is no run: there is no {NAME} in it" in capsys.readouterr().err
+        assert main(["runs", command, str(root / "newer.run")]) == 2
+        assert "of a newer version" in capsys.readouterr().err
+
+
+def test_500_runs_are_listed_at_once(tmp_path, capsys):
+    for number in range(500):
+        run(tmp_path / f"talk_{number:03}.run")
+    started = time.perf_counter()
+    assert main(["runs", "list", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 501 and time.perf_counter() - started < 10
