@@ -72,7 +72,7 @@ class Media:
         with image:
             form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
         if form not in EXACT:
-            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} up to a level apart; save it as PNG in both")
+            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as PNG in both")
         return self._derive(path, "color") if has_alpha else path
 
     def masks(self, node: GraphNode, names: list[str]) -> list[str]:
