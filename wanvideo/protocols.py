@@ -235,8 +235,8 @@ class Ranks(Protocol):
     index: int
     size: int
 
-    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
-        """`run` of every pass of a step, on whichever ranks; everybody gets all results, which have one shape."""
+    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor], like: Tensor) -> dict[Key, Tensor]:
+        """`run` of every pass of a step, on whichever ranks; everybody gets all results, each of them like `like`."""
         ...
 
     def agree(self, decision: bool) -> bool:
@@ -264,7 +264,7 @@ class OneRank:
 
     index, size = 0, 1
 
-    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
+    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor], like: Tensor) -> dict[Key, Tensor]:
         return {which: run(which) for which in passes}
 
     def agree(self, decision: bool) -> bool:

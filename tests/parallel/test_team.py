@@ -45,6 +45,7 @@ def video(mesh, settings, speakers, prepare=None, **arguments):
         (Layout(cfg=2), replace(SETTINGS, guidance_scale=3.0), 1), (Layout(cfg=3), GUIDED, 1),
         (Layout(cfg=2), GUIDED, 2), (Layout(cfg=2, ulysses=2), GUIDED, 2), (Layout(ulysses=2, ring=2), SETTINGS, 2),
         (Layout(cfg=2, ulysses=2, ring=2), replace(SETTINGS, audio_guidance_scale=2.0), 1),
+        (Layout(cfg=2), replace(SETTINGS, guidance_scale=(3.0, 1.0)), 1),  # the last step has one pass
     ],
 )  # fmt: skip
 def test_videos_are_those_of_one_rank(layout, settings, speakers):

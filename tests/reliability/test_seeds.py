@@ -1,6 +1,7 @@
 """A seed that the request leaves open: drawn once for a run, kept by whoever goes on, drawn anew for another one."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 from support import jobs
@@ -52,6 +53,20 @@ def test_a_finished_video_without_its_name_keeps_its_seed(tmp_path):
     path.unlink()
     assert pipeline().generate(request(tmp_path), path).read_bytes() == before
     assert seed_of(tmp_path / "talk.run") == seed
+
+
+def test_a_longer_video_keeps_the_seed_of_the_windows_that_it_takes(tmp_path):
+    sounds = [jobs.speech(tmp_path, 1.4)]
+    short, longer = (
+        jobs.request(tmp_path, sounds, seed=None, max_frames=num_frames, settings=replace(jobs.SETTINGS, steps=1))
+        for num_frames in (21, 29)
+    )
+    pipeline().generate(short, tmp_path / "talk.mp4")
+    seed, sampled = seed_of(tmp_path / "talk.run"), []
+    drawn = pipeline().generate(longer, tmp_path / "longer.mp4", on_step=lambda step: sampled.append(step.window_index))
+    assert sampled == [1, 2] and seed_of(tmp_path / "longer.run") == seed
+    named = pipeline().generate(replace(longer, seed=seed), tmp_path / "named.mp4")
+    assert named.read_bytes() == drawn.read_bytes()
 
 
 def test_a_manifest_without_the_seed_that_was_drawn_is_damaged(tmp_path):

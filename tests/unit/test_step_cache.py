@@ -9,7 +9,7 @@ from support import recipes
 
 from wanvideo import Conditioning, LoopSettings, run_windows
 from wanvideo.errors import InputError, TalkError
-from wanvideo.request import SkipLayers, StepCache
+from wanvideo.request import Apg, SkipLayers, StepCache
 from wanvideo.sampling.guidance import Pass
 from wanvideo.sampling.step_cache import (
     TEACACHE_POLYNOMIALS,
@@ -88,6 +88,12 @@ def test_a_threshold_of_nothing_changes_nothing(models, kind):
         for cache in (None, StepCache(kind, 1e-6))
     )
     assert torch.equal(exact, cached)
+
+
+def test_a_cache_that_skips_nothing_changes_nothing_where_steps_have_their_own_scales(models):
+    settings = replace(SETTINGS, steps=6, guidance_scale=(1.0, 3.0), apg=Apg(0.5, 0.0))
+    cached = replace(settings, step_cache=StepCache("magcache", 3.0, start_step=9))
+    assert torch.equal(sample(models, settings)[0].latents, sample(models, cached)[0].latents)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ from wanvideo.errors import InputError, OutputError
 from wanvideo.video.part import VideoPart
 from wanvideo.video.reader import VideoFrames, probe
 from wanvideo.video.soundtrack import Soundtrack, Waveform
-from wanvideo.video.writer import VideoWriter, check_output, free_name, with_sound
+from wanvideo.video.writer import VideoWriter, check_output, free_name, publish, with_sound
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -458,3 +458,12 @@ def test_sound_is_added_without_encoding_pictures_again(tmp_path):
         ]
     assert decoded == [(pytest.approx(k / 25), k % 45) for k in range(175)]
     assert part.path.exists()
+
+
+def test_publishing_a_file_where_it_is_already_leaves_no_other_name(tmp_path):
+    finished, path = tmp_path / "video.mp4", tmp_path / "talk.mp4"
+    finished.write_bytes(b"new")
+    path.write_bytes(b"old")
+    for _ in range(2):
+        assert publish(finished, path, overwrite=True) == path
+    assert path.samefile(finished) and sorted(tmp_path.iterdir()) == [path, finished]

@@ -53,17 +53,16 @@ class Team:
         """Forget how the last video ended; all ranks begin another one."""
         self._has_ended, self._met_at = False, self.mesh.counter.count
 
-    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor]) -> dict[Key, Tensor]:
-        """The passes of a step, dealt out to the groups of the mesh."""
+    def run_passes(self, passes: Sequence[Key], run: Callable[[Key], Tensor], like: Tensor) -> dict[Key, Tensor]:
+        """The passes of a step, dealt out to the groups of the mesh; a step may have fewer than there are groups."""
         group = self.mesh.passes
         if group.size == 1:
             return {which: run(which) for which in passes}
         owners = {which: place % group.size for place, which in enumerate(passes)}
         outputs = {which: run(which) for which in passes if owners[which] == group.index}
-        template = next(iter(outputs.values()))
         for which in passes:
             if which not in outputs:
-                outputs[which] = torch.empty_like(template, memory_format=torch.contiguous_format)
+                outputs[which] = torch.empty_like(like, memory_format=torch.contiguous_format)
             outputs[which] = outputs[which].contiguous()
             group.broadcast_(outputs[which], owners[which])
         return outputs

@@ -211,7 +211,7 @@ class Run:
         with _answered(self.folder):
             write_atomically(self.folder / found.tail.state, state)
         progress = replace(found.tail, num_bytes=self._part.position.num_bytes, drift=drift)
-        self.manifest, self.is_extended = self.manifest.at(progress), True
+        self.manifest, self.is_extended = replace(self.manifest.at(progress), seed=found.seed), True
 
     def _open_part(self) -> VideoPart:
         plan, progress = self.manifest.plan, self.manifest.progress

@@ -51,7 +51,7 @@ class Denoiser:
         if self.cache is not None:
             self.cache.start(latents)
         t = torch.tensor([timestep], dtype=torch.float32, device=latents.device)
-        outputs = self.ranks.run_passes(self.guidance.passes, lambda which: self._run(which, latents, t))
+        outputs = self.ranks.run_passes(self.guidance.passes, lambda which: self._run(which, latents, t), latents)
         if self.cache is not None:
             self.cache.finish(outputs)
         self.step += 1

@@ -73,7 +73,8 @@ class Guidance:
         return tuple(which for which in self.all_passes if which is Pass.COND or which in needed)
 
     def _active(self) -> list[_Term]:
-        return [term for term in self._terms if not self._drops_idle or not math.isclose(term.scale(self._step), 1)]
+        """Terms that the next step's scales do not cancel; the others learn nothing either, whatever passes are run."""
+        return [term for term in self._terms if not math.isclose(term.scale(self._step), 1)]
 
     def combine(self, outputs: dict[Pass, Tensor]) -> Tensor:
         """The guided velocity from the outputs of all `passes` of one step; call it once a step, in order."""

@@ -211,6 +211,7 @@ def publish(finished: Path, path: Path, overwrite: bool) -> Path:
         scratch = _hidden(path, "linked")
         _link(finished, scratch)
         scratch.replace(path)
+        scratch.unlink(missing_ok=True)  # where both are names of one file already, POSIX leaves both
         sync_folder(path.parent)
         return path
     while True:
