@@ -184,6 +184,7 @@ class WanVideoModelLoader(FileNode):
         )  # fmt: skip
         if base_precision in FP8_NAMES:
             base_precision, quantization = "bf16", base_precision
+        self.known(base_precision=base_precision, quantization=quantization)
         adapter = multitalk_model and expect(multitalk_model, Adapter, "multitalk_model")
         if block_swap_args and vram_management_args:
             raise InputError("block_swap_args and vram_management_args say the same in two ways. Connect one of them.")

@@ -73,6 +73,11 @@ def read_object(data: dict[str, Any] | str | Path, what: str) -> dict[str, Any]:
         return data
     name = checks.path(f"The path of {what}", data)
     parsed = read_json(name, f"{what} in JSON")
+    if isinstance(parsed, list) and what == "a job":
+        raise InputError(
+            f"{name} holds a list, not an object: many jobs are for `python -m wanvideo batch`. "
+            "Use that, or write {...} around the keys of one."
+        )
     if not isinstance(parsed, dict):
         raise InputError(f"{name} holds a {type(parsed).__name__}, not an object. Write {{...}} around its keys.")
     return parsed

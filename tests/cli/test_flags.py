@@ -281,7 +281,7 @@ def test_numbers_that_make_no_sense(read, flags, words):
     [
         ('{"promt": "x", "cond_video": "a.png"}', ["promt", "prompt"]),
         ('{"prompt": "x",\n "cond_video" "a.png"}', ["line 2", "column"]),
-        ("[1, 2]", ["list", "object"]),
+        ("[1, 2]", ["list", "object", "python -m wanvideo batch"]),
         ('{"prompt": "x"}', ["no picture", "cond_video"]),
         ('{"prompt": "x", "cond_video": "a", "cond_audio": "b.wav"}', ["cond_audio", "object"]),
         ('{"prompt": "x", "cond_video": "a", "cond_audio": {"person1": "a", "person2": "b"}}', ["audio_type"]),
@@ -351,6 +351,25 @@ def test_a_few_step_lora_under_other_settings_names_the_flag_that_mends_it(read,
     assert "Use --scheduler flowmatch_distill." in caplog.text and "Use --sample_steps 4." in caplog.text
     caplog.clear()
     read("--lora_dir", LIGHTX2V, "--scheduler", "lcm", "--sample_steps", "4")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "switch"),
+    [
+        (["--lora_scale", "0.8"], ["--lora_dir", "style.safetensors"]),
+        (["--teacache_thresh=0.2"], ["--use_teacache"]),
+        (["--apg_momentum", "-0.75"], ["--use_apg"]),
+        (["--apg_norm_threshold", "55"], ["--use_apg"]),
+    ],
+)
+def test_what_changes_nothing_is_named_with_the_flag_that_it_needs(read, caplog, given, switch):
+    caplog.set_level("WARNING", logger="wanvideo")
+    read(*given)
+    name = given[0].partition("=")[0]
+    assert f"{name} changes nothing without {switch[0]}." in caplog.text
+    caplog.clear()
+    read(*given, *switch)
     assert not caplog.text
 
 

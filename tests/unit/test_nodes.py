@@ -126,6 +126,14 @@ def test_the_names_that_scripts_use(parts, embeds, speech, caplog):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+def test_scripts_are_told_which_value_is_wrong_as_graphs_are(parts):
+    for wrong in ({"base_precision": "fp9"}, {"quantization": "fp8"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            node("WanVideoModelLoader").load_model(parts["base"], **wrong)
+    with pytest.raises(ValueError, match="fps"):
+        node("MultiTalkWav2VecEmbeds").process(parts["speech_encoder"], audio(0.2), num_frames=33, fps=0)
+
+
 @pytest.mark.parametrize("quantization", ["fp8_e4m3fn", "int8", "fp4"])
 def test_quantized_models_with_a_lora_and_streamed_blocks(parts, embeds, speech, quantization, caplog):
     caplog.set_level(logging.INFO, "wanvideo")

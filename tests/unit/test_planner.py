@@ -114,6 +114,38 @@ def test_what_cannot_fit_is_refused():
         plan(3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (None, EngineOptions(blocks_to_stream=40)),  # as 05_low_vram and --num_persistent_param_in_dit 0 have it
+        (None, EngineOptions(blocks_to_stream=0)),
+        (LoopSettings(tiled_vae=True), EngineOptions(blocks_to_stream=40)),
+    ],
+)
+def test_what_cannot_fit_is_refused_whatever_streams(settings, options):
+    with pytest.raises(InputError, match="every block streaming"):
+        plan(3, settings=settings, options=options)
+
+
+def test_a_wish_that_does_not_fit_is_said_with_what_helps():
+    said = plan(12, options=EngineOptions(blocks_to_stream=5)).describe()
+    assert "more than is free there" in said and "blocks_to_swap" in said
+    for fits in (plan(12), plan(12, options=EngineOptions(blocks_to_stream=40))):
+        assert "more than is free" not in fits.describe()
+
+
+@pytest.mark.parametrize("free_bytes", [None, 24 * GB])
+def test_host_memory_that_will_not_do_is_said_before_the_system_ends_the_process(free_bytes):
+    def told(host_gb):
+        device = Device("", free_bytes, free_host_bytes=host_gb * GB)
+        geometry, windows = VideoGeometry(832, 480, 81), WindowPlan(550)
+        options = EngineOptions(blocks_to_stream=30)
+        return plan_run(geometry, windows, 25.0, LoopSettings(), options, BF16, device, WORK).describe()
+
+    assert "Only 18.6 GiB of host memory are free" in told(20) and "137" in told(20)
+    assert "Only" not in told(128)
+
+
 def test_a_step_cache_takes_memory():
     plain, cached, offloaded = (
         plan(140, settings=LoopSettings(step_cache=cache, tiled_vae=True)).memory.device_bytes

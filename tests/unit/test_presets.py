@@ -1,6 +1,7 @@
 """Presets: complete, exact, and second to what the user says."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from wanvideo.cli.generate import read_job
 from wanvideo.errors import InputError
 from wanvideo.presets import choose_preset, load_preset, preset_names
 from wanvideo.request import EngineOptions, LoopSettings, LoraFile
+from wanvideo.sampling.setup import SamplingSetup
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
@@ -150,3 +152,39 @@ def test_scripts_run_the_command_line(name, job, weights, monkeypatch):
     monkeypatch.chdir(weights.parent)
     read_in = read_job(arguments)
     assert read_in.request.settings == load_preset(name).apply(read_in.request.settings, read_in.options)[0]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_zh.md", "README_es.md"])
+def test_the_readmes_tables_have_the_presets_numbers(readme):
+    """Steps, LoRA and memory, a row each."""
+    rows = re.findall(
+        r"\| `(0\d_\w+)` \| (\d+)[,，] ?(\S+) \| (\d+) GB \|", (ROOT / readme).read_text(encoding="utf-8")
+    )
+    assert [name for name, *_ in rows] == NAMES
+    for name, steps, lora, memory in rows:
+        preset = load_preset(name)
+        assert (int(steps), int(memory)) == (preset.settings.steps, preset.memory_gb), name
+        wanted = preset.loras[0].what.partition(",")[0] if preset.loras else lora
+        assert lora == wanted and (preset.loras or lora in ("none", "无", "ninguno")), name
+
+
+@pytest.mark.parametrize("page", ["choosing.md", "choosing_zh.md"])
+def test_the_guide_has_the_presets_numbers(page):
+    """Steps, passes a step, weights, size, tiles and memory; and that of each kind of guidance."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(0\d_\w+)` \| (\d+) x (\d+)(.*?) \| .* \| (\d+) GB \|$", text, re.M)
+    assert [name for name, *_ in rows] == NAMES
+    for name, steps, passes, more, memory in rows:
+        preset, settings = load_preset(name), load_preset(name).settings
+        assert (int(steps), int(memory)) == (settings.steps, preset.memory_gb), name
+        assert int(passes) == len(SamplingSetup.of(settings, has_audio=True).passes), name
+        assert ("bf16" in more) == (preset.options.quantize is None), name
+        assert ("720p" in more) == preset.size.endswith("720"), name
+        assert any(word in more for word in ("tiled VAE", "分块 VAE")) == settings.tiled_vae, name
+    guidance = re.findall(r"^\| [^|`]+ \| ([\d.]+) \| ([\d.]+) \| (\d+)[^|]* \| (\d) \| \d(?:x| 倍) \|$", text, re.M)
+    assert len(guidance) == 3
+    told = {(float(cfg), float(audio), float(shift), int(passes)) for cfg, audio, shift, passes in guidance}
+    for name in NAMES:
+        s = load_preset(name).settings
+        passes = len(SamplingSetup.of(s, has_audio=True).passes)
+        assert (s.guidance_scale, s.audio_guidance_scale, s.shift, passes) in told, name

@@ -238,6 +238,15 @@ def test_missing(tmp_path):
     (tmp_path / "clip_vision_h.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="Did you mean clip_vision_h.safetensors?"):
         open_tensors(tmp_path / "clip_vision_H.safetensor")
+    for name, sets in (
+        ("quant_models/infinitetalk_single_fp8.safetensors", "infinitetalk-fp8"),
+        ("multi/infinitetalk.safetensors", "infinitetalk-multi"),
+        ("lightx2v_I2V_14B_480p_cfg_step_distill_rank128_bf16.safetensors", "lightx2v"),
+        ("chinese-wav2vec2-base", "wav2vec"),
+        ("Wan2.1-I2V-14B-480P", "base-480p encoders-480p t5-480p"),
+    ):
+        with pytest.raises(CheckpointError, match=f"python -m wanvideo download --set {sets}`"):
+            open_tensors(tmp_path / "nowhere" / name)
     with pytest.raises(CheckpointError, match="folder .* does not exist"):
         open_tensors(tmp_path / "nowhere" / "x.safetensors")
     (tmp_path / "sub").mkdir()

@@ -25,6 +25,7 @@ from ..untrusted import answered, read_json, regular_file
 from .file_kinds import WEB_PAGE, kind_of
 from .gguf import GGUFFile, GGUFPlace
 from .safetensors_file import SafetensorsFile, is_safetensors
+from .sets import sets_with
 from .torch_file import TorchFile
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -348,11 +349,14 @@ def _head(path: Path) -> bytes:
 
 
 def _similar(path: Path) -> str:
+    names = [other.name for other in itertools.islice(path.parent.iterdir(), 10_000)] if path.parent.is_dir() else []
+    if close := difflib.get_close_matches(path.name, names, 1):
+        return f" Did you mean {close[0]}? Name that."
+    if published := sets_with(path):
+        return f" Fetch it with `python -m wanvideo download --set {' '.join(published)}`, or name another."
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either: check the path."
-    names = [other.name for other in itertools.islice(path.parent.iterdir(), 10_000)]
-    close = difflib.get_close_matches(path.name, names, 1)
-    return f" Did you mean {close[0]}? Name that." if close else " Check the name and the folder."
+    return " Check the name and the folder."
 
 
 def _from_state_dict(state: Mapping[str, Tensor], name: str) -> TensorSource:

@@ -204,6 +204,16 @@ def for_preset(options: EngineOptions, size: str, lora_files: Iterable[str]) -> 
     return (*(SETS[name] for name in (*names, f"encoders-{scale}", "wav2vec")), *loras[:1])
 
 
+def sets_with(path: Path) -> tuple[str, ...]:
+    """Names of the sets that have a file of this name and folder or, if `path` is a folder, the files right in it."""
+    found = []
+    for item in _SETS:
+        names = [Path(file.local).parts for file in item.files if file.revision == "main"]
+        if any(path.parts[-2:][-len(parts) :] == parts[-2:] or parts[:-1] == (path.name,) for parts in names):
+            found.append(item.name)
+    return tuple(found)
+
+
 def files_of(repository: str) -> tuple[RemoteFile, ...]:
     """All files of a repository's main revision that some set has."""
     files = (file for item in _SETS for file in item.files)

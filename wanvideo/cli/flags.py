@@ -67,7 +67,7 @@ def build_parser(program: str) -> Parser:
     add("--size", default="infinitetalk-480", help="infinitetalk-480, infinitetalk-720 or WIDTHxHEIGHT")
     add("--mode", choices=("clip", "streaming"), default="clip", help="one window, or as long as the sound")
     add("--frame_num", type=whole, default=81, help="frames of a window, 4n + 1")
-    add("--max_frame_num", type=whole, help=f"most frames in streaming mode; {MOST_FRAMES}, without sound one window")
+    add("--max_frame_num", type=whole, help=f"most frames in streaming mode, 0: any; {MOST_FRAMES}, silent one window")
     add("--fps", type=real, default=FPS, help="frames a second of the result; the adapters were trained at 25")
     add("--motion_frame", type=whole, help="frames that windows share, 4n + 1; 9, or 25 for multitalk-14B")
     add("--base_seed", type=whole, default=42, help="below 0: random, kept by an unfinished run")

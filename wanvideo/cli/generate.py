@@ -36,6 +36,8 @@ PRESET_FLAGS = {
     "audio_guidance_scale": "sample_audio_guide_scale", "color_match": "color_match", "tiled_vae": "tiled_vae",
     "quantize": "quant", "blocks_to_stream": "blocks_to_swap",
 }  # fmt: skip
+NEEDS = {"--lora_scale": "--lora_dir", "--teacache_thresh": "--use_teacache", "--apg_momentum": "--use_apg",
+         "--apg_norm_threshold": "--use_apg"}  # fmt: skip
 DEFAULT_SHIFT = {"480": 7.0, "720": 11.0}
 DEFAULT_MOTION = {"infinitetalk": 9, "multitalk": 25}
 
@@ -58,6 +60,7 @@ def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | 
     preset = _preset(argv, program)
     flags = _parse(argv, program, preset)
     flags.input_json = flags.input_json if data is None else data
+    _say_unused(argv, flags, preset)
     _refuse_what_is_missing(flags)
     with named(FLAGS):
         request, options = _request(flags), _options(flags)
@@ -150,6 +153,16 @@ def _parse(argv: list[str], program: str, preset: Preset | None) -> argparse.Nam
     if preset is not None:
         parser.set_defaults(**_defaults(preset))
     return parser.parse_args(argv)
+
+
+def _say_unused(argv: list[str], flags: argparse.Namespace, preset: Preset | None) -> None:
+    """Name what was given and changes nothing, because the flag that would use it was not."""
+    has_loras = bool(flags.lora_dir or (preset and preset.loras))
+    used = {"--lora_dir": has_loras, "--use_teacache": flags.use_teacache, "--use_apg": flags.use_apg}
+    given = {argument.partition("=")[0] for argument in argv}
+    for name, switch in NEEDS.items():
+        if name in given and not used[switch]:
+            logger.warning("%s changes nothing without %s.", name, switch)
 
 
 def _defaults(preset: Preset) -> dict[str, object]:

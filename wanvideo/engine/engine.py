@@ -17,7 +17,7 @@ from ..checkpoints.quantize import TEXT_ENCODER_FORMATS
 from ..errors import InputError, UnsupportedError
 from ..lora.apply import apply_loras
 from ..lora.use import LoraUse
-from ..memory.budget import free_device_bytes
+from ..memory.budget import free_device_bytes, obtainable_host_bytes
 from ..memory.planner import Device, ModelWeights, RunPlan, plan_run, prefers_shards
 from ..memory.residency import Residency
 from ..models.transformer import HEAD_WIDTH, WanTransformer
@@ -181,12 +181,12 @@ class Engine:
         """This device with the memory that `count` says, and with what the models of this run hold of it."""
         device = self.host.device
         if device.type != "cuda":
-            return Device()
+            return Device(free_host_bytes=obtainable_host_bytes())
         held = self._transformer.device_bytes + (self._vae.device_bytes if self._vae else 0)
         attention = choose(
             self.options.attention, device, DTYPES[self.options.dtype], HEAD_WIDTH, self.weights.dim // HEAD_WIDTH
         )
-        return Device(torch.cuda.get_device_name(device), count() + held, attention.name)
+        return Device(torch.cuda.get_device_name(device), count() + held, attention.name, obtainable_host_bytes())
 
 
 def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:

@@ -5,6 +5,7 @@ Legend: L video tokens, D width, F feed-forward width.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,13 @@ def free_host_bytes() -> int:
         return 2**62
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def obtainable_host_bytes() -> int:
+    """Memory of the machine that this process could have in all, with what it holds already."""
+    held = Path("/proc/self/statm")
+    pages = int(held.read_text().split()[1]) if held.exists() else 0
+    return free_host_bytes() + pages * mmap.PAGESIZE
 
 
 @dataclass(frozen=True)

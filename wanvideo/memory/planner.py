@@ -7,7 +7,7 @@ from measured GPUs (speed.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import InputError
@@ -45,16 +45,14 @@ def plan_blocks(
         streaming = min(streamed * block_bytes, slots)
         return other_bytes + (num_blocks - streamed) * block_bytes + streaming + max(need.total, reserve_bytes)
 
-    if wanted >= 0:
-        streamed = min(wanted, num_blocks)
-    else:
-        missing = peak(0) - free_bytes
-        streamed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
-        if peak(streamed) > free_bytes:
-            raise InputError(
-                f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
-                f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
-            )
+    missing = peak(0) - free_bytes
+    needed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
+    if peak(needed) > free_bytes:
+        raise InputError(
+            f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
+            f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
+        )
+    streamed = min(wanted, num_blocks) if wanted >= 0 else needed
     return MemoryPlan(streamed, peak(streamed))
 
 
@@ -90,12 +88,13 @@ class ModelWeights:
 class Device:
     """Where a run happens. name: as CUDA gives it, "" for a CPU; free_bytes: what may be used, None for a CPU.
 
-    attention: the backend that is used there.
+    attention: the backend that is used there. free_host_bytes: memory beside it, None where it is not known.
     """
 
     name: str = ""
     free_bytes: int | None = None
     attention: str = "sdpa"
+    free_host_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,26 @@ class RunPlan:
         """A few lines for the user."""
         size, frames = self.geometry, self.windows.total_frames
         length = "of unknown length" if frames is None else f"{frames} frames ({frames / self.fps:.1f} s)"
-        count = "windows" if frames is None else f"{len(self.windows)} windows"
+        number = None if frames is None else len(self.windows)
+        count = "windows" if number is None else f"{number} window{'s' * (number != 1)}"
         passes = "one pass" if self.work.num_passes == 1 else f"{self.work.num_passes} passes"
         steps = f"{count} of {self.work.num_steps} steps, {passes} a step"
-        return f"{size.width}x{size.height}, {length}: {steps}.\n{self.placement()}\n{self._times()}"
+        lines = (f"{size.width}x{size.height}, {length}: {steps}.", self.placement(), *self._doubts(), self._times())
+        return "\n".join(lines)
+
+    def _doubts(self) -> Iterator[str]:
+        """What asks for more memory than there is, and what helps."""
+        device, host = self.device.free_bytes, self.device.free_host_bytes
+        if device is not None and self.memory.device_bytes > device:
+            yield (
+                "That is more than is free there, as blocks_to_swap and tiled_vae are set. Leave both to the program, "
+                "or let every block stream."
+            )
+        if host is not None and self.host_bytes > host:
+            yield (
+                f"Only {host / GIB:.1f} GiB of host memory are free, and the system ends a process that takes more "
+                "(exit code 137). Use fp8 weights or a smaller size, or close other programs."
+            )
 
     def placement(self) -> str:
         """Where everything goes and how much memory it takes, on one line."""

@@ -156,7 +156,9 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
             f"{path} is a link to {path.readlink()}, where nothing is. Remove the link, or use another name."
         )
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists and is left as it is. Use {free_name(path)}, or allow overwriting.")
+        raise OutputError(
+            f"{path} exists and is left as it is. Use {free_name(path)}, or say --overwrite (Python: overwrite=True)."
+        )
     return path
 
 
