@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Media:
         self.graph, self.inputs, self.prefix = graph, inputs, prefix
         self.notes: list[str] = []
         self.derived: list[Derived] = []
+        self._owners: dict[str, tuple[Path, str]] = {}  # of each path that a derived picture has: its source and part
 
     def sound(self, node: GraphNode, name: str) -> str:
         """The path of the sound that an input is made from."""
@@ -89,13 +91,17 @@ class Media:
             if not isinstance(file, str) or loader is None or loader.kind not in ("LoadImage", "LoadImageMask"):
                 self.notes.append(f"{name} of {node.kind} (made in the graph)")
                 return []
-            found.append(self._derive(self._path(file), part or str(source.inputs.get("channel", "alpha"))))
+            part = part or str(source.inputs.get("channel", "alpha"))
+            if part not in CHANNELS:
+                self.notes.append(f"{name} of {node.kind} (channel {part:.100} of {source.kind})")
+                return []
+            found.append(self._derive(self._path(file), part))
         return found
 
     def _derive(self, path: str, part: str) -> str:
         """The path of a picture to be written; what it is made of may be on another machine."""
         file = Path(path.replace("\\", "/"))
-        derived = Derived(f"{self.prefix}{file.stem}.{part}.png", str(file), part)
+        derived = Derived(self._free_path(file, part), str(file), part)
         if part in CHANNELS[:3] and (not file.is_file() or _is_gray(file)):
             return str(file)  # what a job reads of it is that channel
         if not file.is_file():
@@ -103,6 +109,14 @@ class Media:
         elif derived not in self.derived:
             self.derived.append(derived)
         return derived.path
+
+    def _free_path(self, file: Path, part: str) -> str:
+        """Where a part of a file is written: files of one name in several folders do not share it."""
+        for number in itertools.count(1):
+            path = f"{self.prefix}{file.stem}{f'.{number}' if number > 1 else ''}.{part}.png"
+            if self._owners.setdefault(path, (file, part)) == (file, part):
+                break
+        return path
 
     def _file(self, node: GraphNode, name: str, kinds: dict[str, str]) -> str:
         passed = list(self.graph.above(node, name))

@@ -100,7 +100,7 @@ def read_graph(path: str | Path) -> Graph:
 
 def _from_queue(data: dict[str, Any]) -> list[GraphNode]:
     return [
-        GraphNode(str(key), entry["class_type"], {name: _linked(value) for name, value in entry["inputs"].items()})
+        GraphNode(str(key), str(entry["class_type"]), {name: _linked(value) for name, value in entry["inputs"].items()})
         for key, entry in data.items()
     ]
 
