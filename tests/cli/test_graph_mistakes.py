@@ -80,6 +80,15 @@ def test_a_channel_that_no_picture_has_is_said(tmp_path):
     assert "mask" not in found.job
 
 
+def test_a_picture_that_comfyui_reads_otherwise_is_said(tmp_path):
+    said = {}
+    for name, mode in (("a.jpg", "RGB"), ("b.jpg", "L"), ("c.jpg", "CMYK"), ("d.png", "L"), ("e.png", "I;16")):
+        Image.new(mode, (8, 8)).save(tmp_path / name)
+        found = exported(changed("01_talking_person", "LoadImage", image=name), tmp_path, inputs=str(tmp_path))
+        said[name] = [note for note in found.notes if note.endswith("save it as an 8 bit PNG for both")]
+    assert {name for name, notes in said.items() if notes} == {"b.jpg", "c.jpg", "e.png"}
+
+
 @pytest.fixture
 def command(tmp_path):
     return command_of(exported(changed("01_talking_person", SAMPLER), tmp_path), tmp_path)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..durable import write_atomically
 from ..errors import InputError
-from ..video.picture import identify, load_channels
+from ..video.picture import SIXTEEN_BIT, identify, load_channels
 from .graphs import Graph, GraphNode
 
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
@@ -30,7 +30,8 @@ CHANGING = {
     "TrimAudioDuration": "give sound that is already cut",
     "Video Slice": "give a file that holds only this part",
 }
-EXACT = ("PNG", "JPEG", "MPO", "TIFF")  # what ComfyUI and the command line read alike
+JPEGS = ("JPEG", "MPO")
+EXACT = ("PNG", "TIFF", *JPEGS)  # what ComfyUI and the command line read alike, with 8 bits, and JPEG in color
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Media:
             return path
         with image:
             form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
-        if form not in EXACT:
-            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as PNG in both")
+            is_exact = form in EXACT and image.mode not in SIXTEEN_BIT and (form not in JPEGS or image.mode == "RGB")
+        if not is_exact:
+            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as an 8 bit PNG for both")
         return self._derive(path, "color") if has_alpha else path
 
     def masks(self, node: GraphNode, names: list[str]) -> list[str]:
