@@ -52,6 +52,14 @@ def test_a_value_of_another_kind_is_told(tmp_path, name, kind, wrong):
         exported(changed(name, kind, **wrong), tmp_path, models=str(jobs.comfy()))
 
 
+@pytest.mark.parametrize("form, kind", [("", "type"), ("api/", "class_type")])
+def test_a_node_whose_kind_is_no_text_is_no_obstacle(tmp_path, form, kind):
+    graph = json.loads((EXAMPLES / f"{form}08_dub_video.json").read_text(encoding="utf-8"))
+    nodes = graph["nodes"] if "nodes" in graph else graph.values()
+    next(node for node in nodes if node[kind] == "MaskComposite")[kind] = 3
+    assert exported(graph, tmp_path).notes == ("keep_mask of WanVideoSourceOptions (from 3)",)
+
+
 def test_a_mask_that_is_missing_is_told(tmp_path):
     with pytest.raises(InputError, match="has 1 masks for 2 sounds. Connect a mask for each"):
         exported(changed("02_two_people_masks", SPEECH, mask_1=None), tmp_path)

@@ -76,7 +76,9 @@ class Media:
             form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
             is_exact = form in EXACT and image.mode not in SIXTEEN_BIT and (form not in JPEGS or image.mode == "RGB")
         if not is_exact:
-            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as an 8 bit PNG for both")
+            self.notes.append(
+                f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as an 8 bit PNG for both"
+            )
         return self._derive(path, "color") if has_alpha else path
 
     def masks(self, node: GraphNode, names: list[str]) -> list[str]:

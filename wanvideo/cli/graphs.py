@@ -119,5 +119,5 @@ def _from_page(data: dict[str, Any]) -> list[GraphNode]:
         values = entry.values
         named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(entry.kind, ()), values, strict=False))
         linked = {name: Link(*source) for name, source in entry.links.items()}
-        nodes.append(GraphNode(entry.id, entry.kind, {**named, **linked, **entry.set}))
+        nodes.append(GraphNode(entry.id, str(entry.kind), {**named, **linked, **entry.set}))
     return nodes
