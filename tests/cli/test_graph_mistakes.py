@@ -97,6 +97,23 @@ def test_a_picture_that_comfyui_reads_otherwise_is_said(tmp_path):
     assert {name for name, notes in said.items() if notes} == {"b.jpg", "c.jpg", "e.png"}
 
 
+def test_what_a_graph_makes_of_a_file_is_said(tmp_path):
+    graph = changed("01_talking_person", "WanVideoImageToVideoMultiTalk", start_image=["range", 0])
+    loaded = {"video": "a.mp4", "force_rate": 25, "skip_first_frames": 0, "custom_width": ["number", 0]}
+    graph |= {
+        "range": {"class_type": "GetImageRangeFromBatch", "inputs": {"images": ["blur", 0], "start_index": 0}},
+        "blur": {"class_type": "ImageBlur", "inputs": {"image": ["sized", 0], "radius": ["number", 0]}},
+        "sized": {"class_type": "GetImageSizeAndCount", "inputs": {"image": ["load", 0]}},
+        "load": {"class_type": "VHS_LoadVideo", "inputs": loaded},
+        "number": {"class_type": "Anything", "inputs": {"value": 3}},
+    }
+    assert set(exported(graph, tmp_path).notes) == {
+        "GetImageRangeFromBatch: the job follows the whole video, not some of its frames",
+        "ImageBlur: what it makes of a file is not in the job; give the file as it leaves it",
+        "force_rate of VHS_LoadVideo (25): the job has all of the file",
+    }
+
+
 @pytest.fixture
 def command(tmp_path):
     return command_of(exported(changed("01_talking_person", SAMPLER), tmp_path), tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError
 from ..video.picture import SIXTEEN_BIT, identify, load_channels
@@ -25,10 +26,16 @@ CHANGING = {
     "ImageScale": "the command line fits the picture to the video itself",
     "ImageResizeKJv2": "the command line fits the picture to the video itself",
     "ImageFromBatch": "the job follows the whole video, not one of its frames",
+    "GetImageRangeFromBatch": "the job follows the whole video, not some of its frames",
     "GetVideoComponents": "the job follows the video by its time",
     "ImageCrop": "give a picture that is already cropped",
     "TrimAudioDuration": "give sound that is already cut",
     "Video Slice": "give a file that holds only this part",
+}
+PASSING = ("GetImageSizeAndCount", "GetImageSize", "WanVideoTalkingPreset")  # these change nothing
+WHOLE: dict[str, dict[str, float]] = {  # of loaders that can take a part of their file: what they say for all of it
+    "VHS_LoadVideo": {"force_rate": 0, "skip_first_frames": 0, "frame_load_cap": 0, "select_every_nth": 1},
+    "VHS_LoadAudioUpload": {"start_time": 0, "duration": 0},
 }
 JPEGS = ("JPEG", "MPO")
 EXACT = ("PNG", "TIFF", *JPEGS)  # what ComfyUI and the command line read alike, with 8 bits, and JPEG in color
@@ -130,7 +137,17 @@ class Media:
         for item in passed[: passed.index(found)]:
             if item.kind in CHANGING:
                 self.notes.append(f"{item.kind}: {CHANGING[item.kind]}")
+            elif item.kind not in PASSING and self._is_made_of(item, found):
+                self.notes.append(
+                    f"{item.kind}: what it makes of a file is not in the job; give the file as it leaves it"
+                )
+        for key, rest in WHOLE.get(found.kind, {}).items():
+            if (value := self.graph.value(found, key, rest)) != rest:
+                self.notes.append(f"{key} of {found.kind} ({checks.brief(value)}): the job has all of the file")
         return self._path(found.inputs.get(kinds[found.kind]))
+
+    def _is_made_of(self, node: GraphNode, file: GraphNode) -> bool:
+        return any(file is found for name in node.links for found in self.graph.above(node, name))
 
     def _path(self, file: Any) -> str:
         """Of a file as a loader names it: in the input folder, unless it is said to be elsewhere."""
