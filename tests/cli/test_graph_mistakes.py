@@ -13,6 +13,7 @@ from wanvideo.cli.export import export
 from wanvideo.cli.graphs import read_graph
 from wanvideo.cli.import_ import main as import_main
 from wanvideo.errors import InputError
+from wanvideo.video.picture import ORIENTATION
 
 OPTIONS, SPEECH, SAMPLER = "WanVideoSourceOptions", "MultiTalkWav2VecEmbeds", "WanVideoSampler"
 
@@ -90,11 +91,22 @@ def test_a_channel_that_no_picture_has_is_said(tmp_path):
 
 def test_a_picture_that_comfyui_reads_otherwise_is_said(tmp_path):
     said = {}
-    for name, mode in (("a.jpg", "RGB"), ("b.jpg", "L"), ("c.jpg", "CMYK"), ("d.png", "L"), ("e.png", "I;16")):
-        Image.new(mode, (8, 8)).save(tmp_path / name)
+    modes = {
+        "a.jpg": "RGB",
+        "b.jpg": "L",
+        "c.jpg": "CMYK",
+        "d.png": "L",
+        "e.png": "I;16",
+        "f.jpg": "RGB",
+        "g.jpg": "RGB",
+    }
+    exif = Image.Exif()
+    for name, mode in modes.items():
+        exif[ORIENTATION] = {"f.jpg": 6, "g.jpg": 2}.get(name, 1)  # turned, and mirrored
+        Image.new(mode, (8, 8)).save(tmp_path / name, exif=exif)
         found = exported(changed("01_talking_person", "LoadImage", image=name), tmp_path, inputs=str(tmp_path))
         said[name] = [note for note in found.notes if note.endswith("save it as an 8 bit PNG for both")]
-    assert {name for name, notes in said.items() if notes} == {"b.jpg", "c.jpg", "e.png"}
+    assert {name for name, notes in said.items() if notes} == {"b.jpg", "c.jpg", "e.png", "g.jpg"}
 
 
 def test_what_a_graph_makes_of_a_file_is_said(tmp_path):

@@ -13,7 +13,8 @@ from PIL import Image
 from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError
-from ..video.picture import SIXTEEN_BIT, identify, load_channels
+from ..untrusted import answered
+from ..video.picture import ORIENTATION, SIXTEEN_BIT, identify, load_channels
 from .graphs import Graph, GraphNode
 
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
@@ -38,7 +39,7 @@ WHOLE: dict[str, dict[str, float]] = {  # of loaders that can take a part of the
     "VHS_LoadAudioUpload": {"start_time": 0, "duration": 0},
 }
 JPEGS = ("JPEG", "MPO")
-EXACT = ("PNG", "TIFF", *JPEGS)  # what ComfyUI and the command line read alike, with 8 bits, and JPEG in color
+EXACT = ("PNG", "TIFF", *JPEGS)  # what ComfyUI and the command line read alike
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Media:
         path = self._file(node, name, PICTURES)
         if not Path(path).is_file() or (image := identify(Path(path))) is None:
             return path
-        with image:
+        with answered(path), image:
             form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
-            is_exact = form in EXACT and image.mode not in SIXTEEN_BIT and (form not in JPEGS or image.mode == "RGB")
+            is_exact = form in EXACT and _is_plain(image)
         if not is_exact:
             self.notes.append(
                 f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as an 8 bit PNG for both"
@@ -155,6 +156,12 @@ class Media:
         if place not in ("", "input"):
             self.notes.append(f"{name} is in ComfyUI's {place} folder: copy it into its input folder")
         return f"{self.inputs}/{name}"
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether a picture has 8 bits, as a JPEG is in color, and is not to be mirrored, which ComfyUI leaves out."""
+    is_mirrored = image.getexif().get(ORIENTATION, 1) in (2, 4, 5, 7)
+    return image.mode not in SIXTEEN_BIT and (image.format not in JPEGS or image.mode == "RGB") and not is_mirrored
 
 
 def _is_gray(file: Path) -> bool:
