@@ -13,11 +13,12 @@ from support import faces, jobs
 from support.faces import OTHER, SPEECH
 
 from wanvideo.cli import plan, score
-from wanvideo.quality.faces import CHEEKS, Face, FaceMesh, doubts
+from wanvideo.quality.faces import CHEEKS, EYES, Face, FaceMesh, doubts
 from wanvideo.quality.identity import DlibVector
 from wanvideo.quality.lips import MeshLips
 from wanvideo.quality.score import score_video
 
+SIZE = (480, 832)
 PICTURES = {"drawing": faces.drawing, "photograph": faces.photograph}
 
 
@@ -85,35 +86,37 @@ def test_another_person_is_told(recognizer, tmp_path):
 def test_what_will_not_work_is_told(lips):
     mesh, drawn = FaceMesh(), faces.drawing()
     (face,) = mesh.search(drawn)
-    assert doubts([face], None, 1) == [] and face.yaw < 20 and 150 < face.width < 330
+    assert doubts([face], drawn.shape[:2], None, 1) == [] and face.yaw < 20 and 150 < face.width < 330
     small = np.full_like(drawn, 120)
     small[200:280, 300:440] = np.asarray(Image.fromarray(drawn).resize((140, 80), Image.Resampling.BICUBIC))
-    assert "too small for a mouth" in doubts(mesh.search(small), None, 1)[0]
-    assert "No face is found" in doubts(mesh.search(np.full_like(drawn, 120)), None, 1)[0]
+    assert "too small for a mouth" in doubts(mesh.search(small), small.shape[:2], None, 1)[0]
+    assert "No face is found" in doubts(mesh.search(np.full_like(drawn, 120)), drawn.shape[:2], None, 1)[0]
     two = mesh.search(np.asarray(Image.open(faces.ASSETS / "two_people.jpg").convert("RGB")))
-    assert len(two) == 2 and "2 faces and one speaker" in doubts(two, None, 1)[0]
-    halves = np.zeros((2, 480, 832), bool)
+    assert len(two) == 2 and "2 faces and one speaker" in doubts(two, SIZE, None, 1)[0]
+    halves = np.zeros((2, *SIZE), bool)
     halves[0, :, :416] = halves[1, :, 416:] = True
-    assert doubts(two, halves, 2) == []
-    assert "No face is found in the region of speaker 2" in doubts(two[:1], halves, 2)[0]
-    assert "2 faces are in the region of speaker 1" in doubts(two, np.ones((1, 480, 832), bool), 2)[0]
+    assert doubts(two, SIZE, halves, 2) == []
+    assert "No face is found in the region of speaker 2" in doubts(two[:1], SIZE, halves, 2)[0]
+    assert "2 faces are in the region of speaker 1" in doubts(two, SIZE, np.ones((1, *SIZE), bool), 2)[0]
 
 
 def test_photographs_that_will_not_work_are_told(lips):
     data = pytest.importorskip("skimage.data", reason="the optional package scikit-image brings photographs")
     mesh, head = FaceMesh(), faces.photograph()
-    assert doubts(mesh.search(head), None, 1) == []
+    assert doubts(mesh.search(head), head.shape[:2], None, 1) == []
     man = np.repeat(data.camera()[..., None], 3, 2)  # looks through his camera, from the side
     for size in (512, 640, 832):
         picture = np.asarray(Image.fromarray(man).resize((size, size), Image.Resampling.BICUBIC))
-        (profile,) = doubts(mesh.search(picture), None, 1)
+        (profile,) = doubts(mesh.search(picture), (size, size), None, 1)
         assert "The face is turned by" in profile and "half of its mouth is hidden" in profile
     small = np.full((480, 832, 3), 120, np.uint8)
     small[150:300, 300:450] = np.asarray(Image.fromarray(head).resize((150, 150), Image.Resampling.BICUBIC))
-    assert "too small for a mouth" in doubts(mesh.search(small), None, 1)[0]
-    assert "2 faces and one speaker" in doubts(mesh.search(faces.beside(head, head)), None, 1)[0]
+    assert "too small for a mouth" in doubts(mesh.search(small), small.shape[:2], None, 1)[0]
+    assert (
+        "2 faces and one speaker" in doubts(mesh.search(pair := faces.beside(head, head)), pair.shape[:2], None, 1)[0]
+    )
     for nobody in (data.chelsea(), data.coffee()):
-        assert "No face is found" in doubts(mesh.search(nobody), None, 1)[0]
+        assert "No face is found" in doubts(mesh.search(nobody), nobody.shape[:2], None, 1)[0]
 
 
 def planned(folder, sounds):
@@ -133,24 +136,56 @@ def test_plan_says_it(lips, tmp_path, capsys):
     assert "Faces: 2, seen well." in capsys.readouterr().out
 
 
-def face_of(width, degrees=0.0, middle=(200, 300)):
-    """A face of which only the points beside the ears are known."""
-    turn = np.deg2rad(degrees)
-    points = np.tile([middle[1], middle[0], 0.0], (468, 1))
-    for index, side in zip(CHEEKS, (-0.5, 0.5), strict=True):
-        points[index] += width * side * np.array([np.cos(turn), 0, np.sin(turn)])
-    return Face(points)
+def face_of(width, yaw=0.0, roll=0.0, middle=(200, 300)):
+    """A face of which only the ends of cheeks and eyes, forehead and chin are known, turned and then rolled."""
+    turn, lean = np.deg2rad([yaw, roll])
+    points = np.zeros((468, 3))
+    for ends, size in ((CHEEKS, 1.0), (EYES, 0.6)):
+        for index, side in zip(ends, (-0.5, 0.5), strict=True):
+            points[index] = width * size * side * np.array([np.cos(turn), 0, np.sin(turn)])
+    points[10], points[152] = (0, -0.6 * width, 0), (0, 0.6 * width, 0)
+    rolled = np.array([[np.cos(lean), -np.sin(lean), 0], [np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
+    return Face(points @ rolled.T + (middle[1], middle[0], 0))
 
 
 def test_a_profile_and_a_small_face_are_told_whoever_finds_them():
-    assert doubts([face_of(200, 20)], None, 1) == doubts([], None, 0) == []
-    (turned,) = doubts([face_of(200, -75)], None, 1)
+    assert doubts([face_of(200, 20)], SIZE, None, 1) == doubts([], SIZE, None, 0) == []
+    (turned,) = doubts([face_of(200, -75)], SIZE, None, 1)
     assert "The face is turned by 75 degrees" in turned
-    (small,) = doubts([face_of(40)], None, 1)
+    (small,) = doubts([face_of(40)], SIZE, None, 1)
     assert "The face is 40 pixels wide in the video" in small and "64 are enough" in small
-    right = np.zeros((1, 480, 832), bool)
+    right = np.zeros((1, *SIZE), bool)
     right[0, :, 416:] = True
-    assert "The face of speaker 1 is 30 pixels wide" in doubts([face_of(30, middle=(200, 600))], right, 1)[0]
+    assert "The face of speaker 1 is 30 pixels wide" in doubts([face_of(30, middle=(200, 600))], SIZE, right, 1)[0]
+
+
+@pytest.mark.parametrize("yaw", [0, 30, -30])
+@pytest.mark.parametrize(
+    "roll, told",
+    [
+        (0, ""), (35, ""), (-35, ""), (50, "leans by 50"), (-90, "leans by 90"), (130, "leans by 130"),
+        (180, "is upside down"), (-150, "is upside down"),
+    ],
+)  # fmt: skip
+def test_a_face_that_is_not_upright_is_told(roll, told, yaw):
+    face = face_of(200, yaw, roll)
+    assert round(face.yaw) == abs(yaw) and face.width == pytest.approx(200)
+    said = doubts([face], SIZE, None, 1)
+    assert len(said) == bool(told) and told in "".join(said)
+
+
+def test_a_face_that_the_edge_cuts_off_is_told():
+    whole, near, low = (face_of(200, middle=(row, 400)) for row in (240, 480 - 115, 480 - 100))
+    assert doubts([whole], SIZE, None, 1) == doubts([near], SIZE, None, 1) == []  # 2 % of its chin
+    assert [face.cut(*SIZE) for face in (whole, near, low)] == pytest.approx([0, 5 / 240, 20 / 240])
+    for cut in (
+        low,
+        face_of(200, middle=(240, 80)),
+        face_of(200, middle=(240, 832 - 80)),
+        face_of(200, middle=(90, 400)),
+    ):
+        (said,) = doubts([cut], SIZE, None, 1)
+        assert said.startswith("The face is cut off by the edge of the video.")
 
 
 def test_plan_says_where_faces_cannot_be_looked_at(tmp_path, capsys, monkeypatch):

@@ -97,6 +97,23 @@ def test_frames_are_the_same_both_ways(server, client, tmp_path, name):
     assert kept(client, server, again, f"imported {name}").equal(in_graph)
 
 
+def test_a_dub_is_the_same_with_a_video_of_masks(server, client, tmp_path):
+    """Template 08 makes its mask in the graph, which no command can say; loaded from a file it is in both."""
+    folder, graph = server.base / "input", small("08_dub_video", server.base / "input")
+    masks = np.zeros((60, 96, 144, 3), np.uint8)
+    for number, mask in enumerate(masks):
+        mask[40:80, 30 + number // 2 : 80 + number // 2] = 255
+    media_files.video(folder / "masks.mp4", masks)
+    (options,) = [node["inputs"] for node in graph.values() if node["class_type"] == "WanVideoSourceOptions"]
+    del options["keep_mask"]
+    graph = {key: node for key, node in graph.items() if node["class_type"] not in ("SolidMask", "MaskComposite")}
+    graph["masks"] = {"class_type": "LoadVideo", "inputs": {"file": "masks.mp4"}}
+    options["mask_video"] = ["masks", 0]
+    in_graph = kept(client, server, graph, "dubbed")
+    assert frames_of(by_command(graph, server, tmp_path)).equal(in_graph) and len(in_graph) == NUM_FRAMES
+    assert in_graph[:, 60:].float().std(0).max() > 1  # new where the mask is
+
+
 def test_what_the_one_node_graph_decides_is_the_command_s(server, client, tmp_path):
     """Its frames come out in a file, so files are compared: both are encoded window by window, with the same crf."""
     graph = small("00_quick_start", server.base / "input")

@@ -32,11 +32,12 @@ def by_comfyui(path):
 
 
 @pytest.mark.parametrize("name", SAVED)
-@pytest.mark.parametrize("size", [(77, 51), (96, 64)])
+@pytest.mark.parametrize("size", [(77, 51), (96, 64), (9, 50), (1, 1)])
 def test_every_pixel_is_that_of_comfyui(tmp_path, name, size):
     path = saved(tmp_path, size, **SAVED[name])
     pixels = load_picture(path)
     assert np.array_equal(pixels, by_comfyui(path)) and pixels.shape == (size[1], size[0], 3)
+    assert decode_jpeg(path, *size) is not None
     assert np.abs(pixels.astype(int) - np.asarray(Image.open(path))).mean() < 8
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError
-from ..video.picture import identify, load_channels
+from ..untrusted import answered
+from ..video.picture import ORIENTATION, SIXTEEN_BIT, identify, load_channels
 from .graphs import Graph, GraphNode
 
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
@@ -24,12 +27,19 @@ CHANGING = {
     "ImageScale": "the command line fits the picture to the video itself",
     "ImageResizeKJv2": "the command line fits the picture to the video itself",
     "ImageFromBatch": "the job follows the whole video, not one of its frames",
+    "GetImageRangeFromBatch": "the job follows the whole video, not some of its frames",
     "GetVideoComponents": "the job follows the video by its time",
     "ImageCrop": "give a picture that is already cropped",
     "TrimAudioDuration": "give sound that is already cut",
     "Video Slice": "give a file that holds only this part",
 }
-EXACT = ("PNG", "JPEG", "MPO", "TIFF")  # what ComfyUI and the command line read alike
+PASSING = ("GetImageSizeAndCount", "GetImageSize", "WanVideoTalkingPreset")  # these change nothing
+WHOLE: dict[str, dict[str, float]] = {  # of loaders that can take a part of their file: what they say for all of it
+    "VHS_LoadVideo": {"force_rate": 0, "skip_first_frames": 0, "frame_load_cap": 0, "select_every_nth": 1},
+    "VHS_LoadAudioUpload": {"start_time": 0, "duration": 0},
+}
+JPEGS = ("JPEG", "MPO")
+EXACT = ("PNG", "TIFF", *JPEGS)  # what ComfyUI and the command line read alike
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Media:
         self.graph, self.inputs, self.prefix = graph, inputs, prefix
         self.notes: list[str] = []
         self.derived: list[Derived] = []
+        self._owners: dict[str, tuple[Path, str]] = {}  # of each path that a derived picture has: its source and part
 
     def sound(self, node: GraphNode, name: str) -> str:
         """The path of the sound that an input is made from."""
@@ -69,10 +80,13 @@ class Media:
         path = self._file(node, name, PICTURES)
         if not Path(path).is_file() or (image := identify(Path(path))) is None:
             return path
-        with image:
+        with answered(path), image:
             form, has_alpha = image.format, "A" in image.getbands() or "transparency" in image.info
-        if form not in EXACT:
-            self.notes.append(f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as PNG in both")
+            is_exact = form in EXACT and _is_plain(image)
+        if not is_exact:
+            self.notes.append(
+                f"{Path(path).name}: ComfyUI reads {form} a little differently; save it as an 8 bit PNG for both"
+            )
         return self._derive(path, "color") if has_alpha else path
 
     def masks(self, node: GraphNode, names: list[str]) -> list[str]:
@@ -89,13 +103,17 @@ class Media:
             if not isinstance(file, str) or loader is None or loader.kind not in ("LoadImage", "LoadImageMask"):
                 self.notes.append(f"{name} of {node.kind} (made in the graph)")
                 return []
-            found.append(self._derive(self._path(file), part or str(source.inputs.get("channel", "alpha"))))
+            part = part or str(source.inputs.get("channel", "alpha"))
+            if part not in CHANNELS:
+                self.notes.append(f"{name} of {node.kind} (channel {part:.100} of {source.kind})")
+                return []
+            found.append(self._derive(self._path(file), part))
         return found
 
     def _derive(self, path: str, part: str) -> str:
         """The path of a picture to be written; what it is made of may be on another machine."""
         file = Path(path.replace("\\", "/"))
-        derived = Derived(f"{self.prefix}{file.stem}.{part}.png", str(file), part)
+        derived = Derived(self._free_path(file, part), str(file), part)
         if part in CHANNELS[:3] and (not file.is_file() or _is_gray(file)):
             return str(file)  # what a job reads of it is that channel
         if not file.is_file():
@@ -103,6 +121,14 @@ class Media:
         elif derived not in self.derived:
             self.derived.append(derived)
         return derived.path
+
+    def _free_path(self, file: Path, part: str) -> str:
+        """Where a part of a file is written: files of one name in several folders do not share it."""
+        for number in itertools.count(1):
+            path = f"{self.prefix}{file.stem}{f'.{number}' if number > 1 else ''}.{part}.png"
+            if self._owners.setdefault(path, (file, part)) == (file, part):
+                break
+        return path
 
     def _file(self, node: GraphNode, name: str, kinds: dict[str, str]) -> str:
         passed = list(self.graph.above(node, name))
@@ -112,7 +138,17 @@ class Media:
         for item in passed[: passed.index(found)]:
             if item.kind in CHANGING:
                 self.notes.append(f"{item.kind}: {CHANGING[item.kind]}")
+            elif item.kind not in PASSING and self._is_made_of(item, found):
+                self.notes.append(
+                    f"{item.kind}: what it makes of a file is not in the job; give the file as it leaves it"
+                )
+        for key, rest in WHOLE.get(found.kind, {}).items():
+            if (value := self.graph.value(found, key, rest)) != rest:
+                self.notes.append(f"{key} of {found.kind} ({checks.brief(value)}): the job has all of the file")
         return self._path(found.inputs.get(kinds[found.kind]))
+
+    def _is_made_of(self, node: GraphNode, file: GraphNode) -> bool:
+        return any(file is found for name in node.links for found in self.graph.above(node, name))
 
     def _path(self, file: Any) -> str:
         """Of a file as a loader names it: in the input folder, unless it is said to be elsewhere."""
@@ -120,6 +156,12 @@ class Media:
         if place not in ("", "input"):
             self.notes.append(f"{name} is in ComfyUI's {place} folder: copy it into its input folder")
         return f"{self.inputs}/{name}"
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether a picture has 8 bits, as a JPEG is in color, and is not to be mirrored, which ComfyUI leaves out."""
+    is_mirrored = image.getexif().get(ORIENTATION, 1) in (2, 4, 5, 7)
+    return image.mode not in SIXTEEN_BIT and (image.format not in JPEGS or image.mode == "RGB") and not is_mirrored
 
 
 def _is_gray(file: Path) -> bool:

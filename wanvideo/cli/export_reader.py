@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from .. import checks
@@ -35,7 +36,17 @@ class Reader(Media):
         return found[0]
 
     def value(self, node: GraphNode, name: str, default: Any) -> Any:
-        return self.graph.value(node, name, default)
+        """A value of its default's kind; the default where it was emptied, as the node itself takes it then.
+
+        Raises: InputError for another kind of value.
+        """
+        found = self.graph.value(node, name, default)
+        if found is None or isinstance(default, bool) or default is None:
+            return default if found is None else found
+        if isinstance(default, str):
+            checks.instance(f"{name} of {node.kind}", found, str, "text")
+            return found
+        return default if found == "" else _number(f"{name} of {node.kind}", found)
 
     def prompt_keys(self, prompt: object, negative: object) -> dict[str, Any]:
         """Of a job; the negative prompt where it is not the usual one."""
@@ -46,6 +57,10 @@ class Reader(Media):
         """Of a job: who speaks, and where they are; who has a mask and no sound only listens."""
         sounds = [self.sound(node, name) for name in audios if name in node.links]
         places = self.masks(node, [name for name in masks if name in node.links])
+        if places and len(places) < len(sounds):
+            raise InputError(
+                f"{node.kind} has {len(places)} masks for {len(sounds)} sounds. Connect a mask for each, or none."
+            )
         count = max(len(sounds), len(places)) if len(places) > 1 else len(sounds)
         names = [f"person{number}" for number in range(1, count + 1)]
         keys: dict[str, Any] = {"cond_audio": dict(zip(names, [*sounds, *["None"] * count], strict=False))}
@@ -91,3 +106,13 @@ class Reader(Media):
         """Nodes that a video is made from and that have no counterpart as a whole."""
         used = {found.kind for name in end.links for found in self.graph.above(end, name)}
         self.notes += [f"{kind}: {why}" for kind in sorted(used) if (why := COUNTERPARTS.get(kind))]
+
+
+def _number(name: str, found: Any) -> int | float:
+    """A number, also where a graph has it as text."""
+    if isinstance(found, int | float):
+        return +found
+    for kind in (int, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return kind(found)
+    raise InputError(f"{name} is {checks.brief(found)}, not a number. Set it in the graph.")

@@ -141,7 +141,10 @@ class SamplerReader(Reader):
             loader = self.wanted(self.speech, "wav2vec_model", *SPEECH_LOADERS)
             path = self.model_path(loader, "model", Kind.AUDIO_ENCODER)
             is_download = loader.kind != SPEECH_LOADERS[0]
-            flags += ["--wav2vec_dir", f"{self.models}/transformers/{loader.inputs['model']}" if is_download else path]
+            flags += [
+                "--wav2vec_dir",
+                f"{self.models}/transformers/{loader.inputs.get('model', '')}" if is_download else path,
+            ]
         text = self.wanted(self.sampler, "text_embeds", *TEXTS)
         on_cpu = ["--t5_cpu"] if self.value(text, "device", "gpu") == "cpu" else []
         return [*flags, *self.lora_flags(), *self.precision_flags(), *self.memory_flags(), *on_cpu]

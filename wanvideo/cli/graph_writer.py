@@ -18,9 +18,17 @@ Ref = list[object]  # a link as a queued graph has it: [id, output]
 
 
 class GraphWriter:
-    """The template, being filled. Every kind of node of it is there once."""
+    """The template, being filled. Every kind of node of it is there once.
+
+    Raises: InputError for what is no graph as it is queued.
+    """
 
     def __init__(self, nodes: dict[str, Any]) -> None:
+        for key, node in nodes.items():
+            if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict) or "class_type" not in node:
+                raise InputError(
+                    f"{key[:100]!r} of the template is no node of a queued graph. Save it with Workflow > Export (API)."
+                )
         self.nodes = nodes
 
     def id(self, kind: str) -> str:
@@ -37,7 +45,7 @@ class GraphWriter:
 
     def add(self, kind: str, **values: Any) -> Ref:
         """A new node; returns the link to its first output."""
-        key = str(max(map(int, self.nodes)) + 1)
+        key = str(max((int(key) for key in self.nodes if key.isdecimal()), default=0) + 1)  # in a subgraph it is 2:1
         self.nodes[key] = {"inputs": values, "class_type": kind}
         return [key, 0]
 
@@ -134,3 +142,15 @@ def inputs_of(request: TalkRequest) -> Iterator[str]:
     keep = [str(request.keep.mask)] if request.keep is not None and request.keep.mask else []
     people = [path for speaker in request.speakers for path in (speaker.audio, speaker.mask) if path]
     yield from dict.fromkeys((request.reference, *people, *keep))
+
+
+def check_names(request: TalkRequest) -> None:
+    """Raises: InputError where two files have one name, of which ComfyUI's input folder holds only one."""
+    known: dict[str, Path] = {}
+    for path in inputs_of(request):
+        file = Path(path).expanduser().absolute()
+        if known.setdefault(file.name, file) != file:
+            raise InputError(
+                f"{known[file.name]} and {file} have one name, and a graph loads files by their name. Rename one of "
+                "them."
+            )

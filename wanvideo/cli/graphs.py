@@ -100,7 +100,7 @@ def read_graph(path: str | Path) -> Graph:
 
 def _from_queue(data: dict[str, Any]) -> list[GraphNode]:
     return [
-        GraphNode(str(key), entry["class_type"], {name: _linked(value) for name, value in entry["inputs"].items()})
+        GraphNode(str(key), str(entry["class_type"]), {name: _linked(value) for name, value in entry["inputs"].items()})
         for key, entry in data.items()
     ]
 
@@ -119,5 +119,5 @@ def _from_page(data: dict[str, Any]) -> list[GraphNode]:
         values = entry.values
         named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(entry.kind, ()), values, strict=False))
         linked = {name: Link(*source) for name, source in entry.links.items()}
-        nodes.append(GraphNode(entry.id, entry.kind, {**named, **linked, **entry.set}))
+        nodes.append(GraphNode(entry.id, str(entry.kind), {**named, **linked, **entry.set}))
     return nodes

@@ -18,7 +18,7 @@ from ..prompts import PromptList
 from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest, draw_seed
 from .export_talk import CUSTOM
 from .generate import Job, read_job
-from .graph_writer import GraphWriter, inputs_of, set_people, set_source
+from .graph_writer import GraphWriter, check_names, inputs_of, set_people, set_source
 from .parser import Parser
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
@@ -42,6 +42,7 @@ def build(job: Job, template: dict[str, Any]) -> dict[str, Any]:
 
     Raises: InputError where the template or the job has not what a graph needs.
     """
+    check_names(job.request)
     graph = GraphWriter(json.loads(json.dumps(template)))
     _set_files(graph, job.files)
     _set_options(graph, job.options, job.files.clip_vision is not None)

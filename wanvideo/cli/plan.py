@@ -59,5 +59,5 @@ def face_lines(inputs: Inputs, num_speakers: int) -> list[str]:
     levels = ((picture + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
     masks = None if inputs.speaker_masks is None else inputs.speaker_masks[:-1].cpu().numpy() > 0.5
     found = mesh.search(np.ascontiguousarray(levels))
-    said = doubts(found, masks, num_speakers)
+    said = doubts(found, levels.shape[:2], masks, num_speakers)
     return [f"Faces: {line}" for line in said] or [f"Faces: {len(found)}, seen well."]

@@ -15,12 +15,14 @@ from PIL import Image
 from ..geometry import SIZE_MULTIPLE
 from ..video.mouth import open_mesh
 
-# Of the mesh's 468 points: the edges of a face beside its ears.
-CHEEKS = (234, 454)
+# Of the mesh's 468 points: the edges of a face beside its ears, and the outer corners of its eyes, from left to right.
+CHEEKS, EYES = (234, 454), (33, 263)
 LEAST_WIDTH = 4 * SIZE_MULTIPLE  # pixels of a face: its mouth then is one or two of the model's tokens wide
 # Degrees; beyond, one half of the mouth is hidden. The mesh sees a photographed profile at 41 to 54, and 98 faces of
 # press photographs (scikit-image's of LFW) at 28 at most.
 MOST_YAW = 35.0
+MOST_ROLL = 40.0  # degrees; hardly anybody who talks leans further
+MOST_CUT = 0.05  # of a face's height or width; points of a whole face are found a little beyond an edge that is near
 TILES = (2, 3)  # small faces are looked for in parts of a picture, a half and a third of its size
 SAME_FACE = 0.5  # of a face's width: how near another one's middle is
 READ_AT = 256  # pixels of a part's shorter side, at least
@@ -51,12 +53,30 @@ class Face:
     @property
     def yaw(self) -> float:
         """Degrees that it is turned to a side; 0 looks at the camera, and a profile is some 50 to the mesh."""
-        left, right = (self.points[index] for index in CHEEKS)
-        return math.degrees(math.atan2(abs(right[2] - left[2]), abs(right[0] - left[0])))
+        column, row, depth = self._across(CHEEKS)
+        return math.degrees(math.atan2(abs(depth), math.hypot(column, row)))
+
+    @property
+    def roll(self) -> float:
+        """Degrees, -180 to 180, by which the line of its eyes leans to the right; 180 is upside down."""
+        column, row, _ = self._across(EYES)
+        return math.degrees(math.atan2(row, column))
+
+    def cut(self, height: int, width: int) -> float:
+        """The part of its height or width, whichever is more, that lies beyond the edges of a picture of this size."""
+        left, top, right, bottom = self.box
+        across = max(-left, right - width) / max(right - left, 1)
+        down = max(-top, bottom - height) / max(bottom - top, 1)
+        return max(across, down, 0.0)
 
     def distance(self, one: int, other: int) -> float:
         """Pixels between two points of the mesh, as they are seen."""
         return float(math.dist(self.points[one, :2], self.points[other, :2]))
+
+    def _across(self, ends: tuple[int, int]) -> tuple[float, float, float]:
+        """Columns, rows and depth from one point to another."""
+        column, row, depth = (self.points[ends[1]] - self.points[ends[0]]).tolist()
+        return column, row, depth
 
 
 class FaceMesh:
@@ -98,10 +118,11 @@ def _parts(picture: np.ndarray) -> Iterator[tuple[int, int, np.ndarray, float]]:
                 yield top, left, np.asarray(part.resize(size, Image.Resampling.BICUBIC)), scale
 
 
-def doubts(faces: list[Face], masks: np.ndarray | None, num_speakers: int) -> list[str]:
+def doubts(faces: list[Face], size: tuple[int, int], masks: np.ndarray | None, num_speakers: int) -> list[str]:
     """Why a picture may not speak well, a sentence each; none where nothing speaks against it.
 
-    Args: faces: of the picture, fitted to the video. masks: [S, H, W] bool of each speaker, None for one or none.
+    Args: faces: of the picture, fitted to the video. size: its rows and columns. masks: [S, H, W] bool of each
+        speaker, None for one or none.
     """
     if not num_speakers:
         return []
@@ -112,7 +133,7 @@ def doubts(faces: list[Face], masks: np.ndarray | None, num_speakers: int) -> li
             f"{len(faces)} faces and one speaker: all of them may speak. Add a silent speaker with a region for each "
             "other face, or crop the picture."
         ]  # fmt: skip
-        return [*said, *_doubts_of(max(faces, key=lambda face: face.width), "The face")]
+        return [*said, *_doubts_of(max(faces, key=lambda face: face.width), size, "The face")]
     said = []
     for number, mask in enumerate(masks, 1):
         inside = [face for face in faces if _is_in(face, mask)]
@@ -122,11 +143,11 @@ def doubts(faces: list[Face], masks: np.ndarray | None, num_speakers: int) -> li
             said.append(f"{len(inside)} faces are in the region of speaker {number}: all of them may speak. Make the "
                         "region smaller.")  # fmt: skip
         for face in inside[:1]:
-            said += _doubts_of(face, f"The face of speaker {number}")
+            said += _doubts_of(face, size, f"The face of speaker {number}")
     return said
 
 
-def _doubts_of(face: Face, name: str) -> Iterator[str]:
+def _doubts_of(face: Face, size: tuple[int, int], name: str) -> Iterator[str]:
     if face.width < LEAST_WIDTH:
         yield (
             f"{name} is {face.width:.0f} pixels wide in the video, too small for a mouth that is seen to move; "
@@ -136,6 +157,14 @@ def _doubts_of(face: Face, name: str) -> Iterator[str]:
         yield (
             f"{name} is turned by {face.yaw:.0f} degrees, half of its mouth is hidden. Take a picture in which "
             f"it is turned by less than {MOST_YAW:.0f}."
+        )
+    if (roll := abs(face.roll)) > MOST_ROLL:
+        how = "is upside down" if roll > 180 - MOST_ROLL else f"leans by {roll:.0f} degrees"
+        yield f"{name} {how}: its mouth may not move well. Turn the picture so that its eyes are level."
+    if face.cut(*size) > MOST_CUT:
+        yield (
+            f"{name} is cut off by the edge of the video. Take a picture that shows it from the forehead to the chin, "
+            "or a size of the picture's shape."
         )
 
 

@@ -11,11 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .faces import FaceMesh
+from .faces import EYES, FaceMesh
 
-# Of the mesh's 468 points: the inner edges of the lips, and the outer corners of the eyes.
-UPPER_LIP, LOWER_LIP = 13, 14
-EYES = (33, 263)
+UPPER_LIP, LOWER_LIP = 13, 14  # of the mesh's 468 points: the inner edges of the lips
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 MAX_BYTES = 2**28  # of a file that is held in memory
+ALIGNMENT = 64  # pixels up to which FFmpeg rounds a side before it compares with its limit, at most
 FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p")  # what ComfyUI brings to 8 bit RGB; of others it makes fractions
 
 
@@ -22,7 +23,7 @@ def decode_jpeg(path: Path, width: int, height: int) -> np.ndarray | None:
     if path.stat().st_size > MAX_BYTES:
         return None
     codec = av.CodecContext.create("mjpeg", "r")
-    codec.options = {"max_pixels": str(2 * width * height)}
+    codec.options = {"max_pixels": str((width + ALIGNMENT) * (height + ALIGNMENT))}
     codec.thread_count = 1
     try:
         frames = codec.decode(av.Packet(path.read_bytes()))
