@@ -144,7 +144,11 @@ class Engine:
 
         def place() -> None:
             nonlocal planned
-            planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
+            try:
+                planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
+            except InputError:
+                if self.options.blocks_to_stream < 0:
+                    raise  # a number that was asked for is tried, also where others have not made enough room
             self.residency.prefetch = self.options.prefetch
             streamed = planned.memory.num_streamed
             if self._is_sharded:  # who gathers has to ask alike
@@ -186,7 +190,8 @@ class Engine:
         attention = choose(
             self.options.attention, device, DTYPES[self.options.dtype], HEAD_WIDTH, self.weights.dim // HEAD_WIDTH
         )
-        return Device(torch.cuda.get_device_name(device), count() + held, attention.name, obtainable_host_bytes())
+        free = min(count() + held, torch.cuda.get_device_properties(device).total_memory)
+        return Device(torch.cuda.get_device_name(device), free, attention.name, obtainable_host_bytes())
 
 
 def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:
