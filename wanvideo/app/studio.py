@@ -84,9 +84,7 @@ class Studio:
 
     def runs(self, user: str = "") -> list[RunLine]:
         """A user's runs, the newest first."""
-        found = sorted(
-            find_runs(self.home(self.place(user))), key=lambda run: -(run.folder / "manifest.json").stat().st_mtime
-        )
+        found = sorted(find_runs(self.home(self.place(user))), key=lambda run: -run.changed_at)
         return [_line(run) for run in found]
 
     def place(self, user: str) -> str:
