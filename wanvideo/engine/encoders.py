@@ -21,7 +21,7 @@ from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
 from ..models.wav2vec2 import Samples
 from ..ops.precision import matmul_modes
-from ..protocols import AudioSource
+from ..protocols import AudioSource, References
 from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
 from .host import ModelHandle
@@ -108,7 +108,7 @@ def _file_bytes(encoder: ModelHandle) -> int:
 
 @torch.no_grad()
 @matmul_modes()
-def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tensor]) -> Tensor:
+def encode_images(encode: Callable[[Tensor], Tensor], references: References) -> Tensor:
     """What CLIP makes of each reference [3, H, W] in -1..1 as the video shows it: [R, 257, dim] on the CPU.
 
     encode: pictures [1, 3, H, W] -> [1, 257, dim].
