@@ -18,7 +18,7 @@ from ..engine.host import ModelHandle, ProcessHost
 from ..engine.render import render
 from ..engine.shared import Beginning, share_beginning
 from ..lora.use import LoraUse
-from ..memory.residency import Residency
+from ..memory.residency import Residency, WholeResidency
 from ..models.transformer import HEAD_WIDTH
 from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks, choose_layout
@@ -98,8 +98,8 @@ class NamedModels:
         )
         return Engine(
             host, ModelHandle(transformer, host, load, Residency),
-            ModelHandle(vae, host, partial(load_vae, vae, dtype=self.vae_dtype)), self.options, loras=self.loras,
-            adapter=adapter,
+            ModelHandle(vae, host, partial(load_vae, vae, dtype=self.vae_dtype), WholeResidency), self.options,
+            loras=self.loras, adapter=adapter,
         )  # fmt: skip
 
 
