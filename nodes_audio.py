@@ -28,6 +28,7 @@ from .wanvideo.engine.encoders import encode_audio
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import CheckpointError, InputError
 from .wanvideo.geometry import FPS, frames_of
+from .wanvideo.memory.residency import WholeResidency
 from .wanvideo.request import MAX_SPEAKERS
 from .wanvideo.video.regions import check_drawn
 from .wanvideo.video.soundtrack import Soundtrack, Waveform
@@ -86,7 +87,8 @@ def _home() -> Path:
 def _encoder(path: Path) -> ModelHandle:
     checkpoint = open_checkpoint(path, Kind.AUDIO_ENCODER)
     # Always float32: it is small, and the features decide what the mouth does.
-    return ModelHandle(checkpoint, host(), partial(load_audio_encoder, checkpoint, dtype=torch.float32))
+    load = partial(load_audio_encoder, checkpoint, dtype=torch.float32)
+    return ModelHandle(checkpoint, host(), load, WholeResidency)
 
 
 @dataclass(frozen=True, eq=False)

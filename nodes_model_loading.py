@@ -40,7 +40,7 @@ from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
 from .wanvideo.lora.file import check_lora
 from .wanvideo.lora.use import LoraUse
-from .wanvideo.memory.residency import Residency
+from .wanvideo.memory.residency import Residency, WholeResidency
 from .wanvideo.ops.attention.names import ATTENTION_MODES, STAND_INS
 from .wanvideo.request import EngineOptions
 from .wanvideo.sampling.conditions import mode_of_adapter
@@ -247,7 +247,7 @@ class WanVideoVAELoader(FileNode):
     def loadmodel(self, model_name, precision="bf16", compile_args=None, use_cpu_cache=False, verbose=False):
         checkpoint = open_checkpoint(VAES.find(model_name), Kind.VAE)
         load = partial(load_vae, checkpoint, dtype=PRECISIONS[precision])
-        return (ModelHandle(checkpoint, host(), load, precision=precision),)
+        return (ModelHandle(checkpoint, host(), load, WholeResidency, precision=precision),)
 
 
 class WanVideoTinyVAELoader(FileNode):
@@ -264,7 +264,7 @@ class WanVideoTinyVAELoader(FileNode):
     def loadmodel(self, model_name, precision="fp16", parallel=False):
         checkpoint = open_checkpoint(TINY_VAES.find(model_name), Kind.TINY_VAE)
         load = partial(load_tiny_vae, checkpoint, dtype=PRECISIONS[precision])
-        return (ModelHandle(checkpoint, host(), load, precision=precision),)
+        return (ModelHandle(checkpoint, host(), load, WholeResidency, precision=precision),)
 
 
 def vae_of(value: Any, can_be_tiny: bool = False) -> ModelHandle:
@@ -293,7 +293,7 @@ def _handle_of(state: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelHandl
     if checkpoint.kind is not Kind.TINY_VAE:
         check_kind(checkpoint.identity, checkpoint.name, Kind.VAE)
     load = partial(load_tiny_vae if checkpoint.kind is Kind.TINY_VAE else load_vae, checkpoint, dtype=dtype)
-    return ModelHandle(checkpoint, host(), load, precision=str(dtype))
+    return ModelHandle(checkpoint, host(), load, WholeResidency, precision=str(dtype))
 
 
 class LoadWanVideoT5TextEncoder(FileNode):
@@ -318,7 +318,7 @@ def text_encoder(model_name: str, precision: str, quantization: str) -> ModelHan
     """The text encoder that a loader's or a cached encoder's widgets name."""
     checkpoint = open_checkpoint(TEXT_ENCODERS.find(model_name), Kind.TEXT_ENCODER)
     load = partial(load_text_encoder, checkpoint, dtype=PRECISIONS[precision], quantize=QUANTIZATIONS[quantization])
-    return ModelHandle(checkpoint, host(), load, precision=f"{precision} {quantization}")
+    return ModelHandle(checkpoint, host(), load, WholeResidency, precision=f"{precision} {quantization}")
 
 
 class LoadWanVideoClipTextEncoder(FileNode):
@@ -335,7 +335,7 @@ class LoadWanVideoClipTextEncoder(FileNode):
     def loadmodel(self, model_name, precision="fp16", load_device="offload_device"):
         checkpoint = open_checkpoint(CLIP_VISIONS.find(model_name), Kind.CLIP_VISION)
         load = partial(load_clip_vision, checkpoint, dtype=PRECISIONS[precision])
-        return (ClipEncoder(ModelHandle(checkpoint, host(), load)),)
+        return (ClipEncoder(ModelHandle(checkpoint, host(), load, WholeResidency)),)
 
 
 class WanVideoLoraSelect(FileNode):

@@ -46,6 +46,19 @@ class AudioSource(Protocol):
         ...
 
 
+class References(Protocol):
+    """The reference pictures of a video, [3, H, W] float32 in -1..1 each: picture k serves window k, the last repeats.
+
+    A tensor [R, 3, H, W] and a list of pictures are some. Others make or read a picture when it is asked for.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        """One picture, 0 <= index < len(self). Raises: IndexError for others."""
+        ...
+
+
 @dataclass(frozen=True)
 class KeptFrames:
     """A window of a source video: frames [F, H, W, 3] uint8, and region [F, H, W] float32 from 1, where they are made

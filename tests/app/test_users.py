@@ -14,6 +14,8 @@ from wanvideo.app.queue import FINISHED
 from wanvideo.app.studio import USERS, Studio
 from wanvideo.app.uploads import Uploads
 from wanvideo.errors import InputError
+from wanvideo.runs.manifest import Manifest, Plan
+from wanvideo.runs.store import DRIFT, GROWING
 
 FIRST, SECOND = "1" * 32, "2" * 32
 
@@ -48,6 +50,11 @@ def test_each_browser_has_its_own_runs_also_after_the_server_was_started_anew(br
     assert not first.errors and not second.errors
 
 
+def make_run(folder):
+    folder.mkdir(parents=True)
+    Manifest({"seed": "1"}, {}, Plan(64, 48, 25.0, 25, 3)).write(folder)
+
+
 @pytest.fixture
 def studio(tmp_path):
     arriving = tmp_path / ".arriving"
@@ -67,12 +74,14 @@ def test_the_same_request_of_two_users_is_two_runs(studio):
         studio.queue._thread.join(0.02)
     assert [task.state for task in tasks] == [FINISHED] * 2
     for task, user in zip(tasks, (FIRST, SECOND), strict=True):
-        assert task.output == studio.folder / USERS / user / "talking_video_1.mp4"
+        assert task.output == studio.folder / USERS / studio.place(user) / "talking_video_1.mp4"
         assert studio.run_of(task) == "talking_video_1.run" == studio.runs(user)[0].name
     assert tasks[0].output.stat().st_ino != tasks[1].output.stat().st_ino
 
 
-@pytest.mark.parametrize("user", ["", "..", "../..", FIRST[:-1], f"{FIRST}/..", f"{FIRST}\n", "A" * 32, None])
+@pytest.mark.parametrize(
+    "user", ["", "..", "../..", FIRST[:-1], f"{FIRST}/..", f"{FIRST}\n", "A" * 32, None, 7, [FIRST], {"a": 1}]
+)
 def test_only_what_a_browser_was_given_is_a_user(studio, user):
     for ask in (studio.runs, studio.home, lambda user: studio.submit(Form("", ""), user),
                 lambda user: studio.video_of("a.run", user), lambda user: studio.resume("a.run", user)):  # fmt: skip
@@ -80,6 +89,35 @@ def test_only_what_a_browser_was_given_is_a_user(studio, user):
             ask(user)
     assert studio.user(user) != user and studio.runs(studio.user(user)) == []
     assert studio.user(FIRST) == FIRST
+
+
+def test_who_sees_where_videos_are_is_not_their_user(studio):
+    """A folder's name and the address of a video, which people send each other, let nobody list, resume or cancel."""
+    place = studio.place(FIRST)
+    assert FIRST not in place and studio.place(place) != place
+    run = studio.home(place) / "talking_video_1.run"
+    make_run(run)
+    (run / GROWING).write_bytes(b"first")
+    assert studio.video_of(run.name, place).read_bytes() == b"first" and len(studio.runs(FIRST)) == 1
+    assert studio.runs(place) == []
+    for name in (place, SECOND):
+        with pytest.raises(InputError, match="no run"):
+            studio.resume(run.name, name)
+    with pytest.raises(InputError, match="no run"):
+        studio.video_of(run.name, FIRST)
+
+
+def test_a_link_to_another_user_s_files_is_not_followed(studio):
+    theirs, own = (studio.home(studio.place(user)) / "talking_video_1.run" for user in (FIRST, SECOND))
+    for run in (theirs, own):
+        make_run(run)
+    for name in (GROWING, DRIFT):
+        (theirs / name).write_bytes(b"theirs")
+        (own / name).symlink_to(theirs / name)
+    with pytest.raises(InputError, match="no video here"):
+        studio.video_of(own.name, studio.place(SECOND))
+    assert studio.drift_of(own.name, studio.place(SECOND)) is None
+    assert studio.drift_of(theirs.name, studio.place(FIRST)) == theirs / DRIFT
 
 
 def test_one_person_on_this_machine_has_all_runs(studio):

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from wanvideo.cli.main import main
+from wanvideo.runs.find import Found
 from wanvideo.runs.manifest import NAME, Manifest, Plan, Progress
+from wanvideo.runs.store import Run
 
 WANTED = Manifest({"seed": "1"}, {}, Plan(64, 48, 25.0, 25, 3))
 
@@ -79,3 +81,28 @@ def test_500_runs_are_listed_at_once(tmp_path, capsys):
     started = time.perf_counter()
     assert main(["runs", "list", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 501 and time.perf_counter() - started < 10
+
+
+def test_a_run_that_is_given_up_before_its_first_frame_takes_no_other_file_with_it(root):
+    folder = root / "good.run"
+    (folder / "my notes.txt").write_text("mine")
+    Run(folder, WANTED, None, goes_on=True).abandon()
+    assert [path.name for path in folder.iterdir()] == ["my notes.txt"]
+    (folder / "my notes.txt").unlink()
+    Run(folder, WANTED, None).abandon()
+    assert not folder.exists()
+
+
+def test_a_run_that_goes_away_while_it_is_listed_is_no_error(root, monkeypatch):
+    found = Found(run(root / "leaving.run"), WANTED)
+    size = (found.folder / NAME).stat().st_size
+    assert found.num_bytes == size and found.changed_at > 0
+    (found.folder / "state_000001.safetensors").write_text("x")
+    listed = list(found.folder.iterdir())
+    (found.folder / "state_000001.safetensors").unlink()
+    monkeypatch.setattr(type(found.folder), "iterdir", lambda folder: iter(listed))
+    assert found.num_bytes == size
+    monkeypatch.undo()
+    (found.folder / NAME).unlink()
+    found.folder.rmdir()
+    assert found.num_bytes == 0 and found.changed_at == 0

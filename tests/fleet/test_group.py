@@ -2,16 +2,19 @@
 
 import io
 import os
+import queue
+from collections import deque
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.fleet_tasks import Toy
 from support.pack import load_pack
 
-from wanvideo.fleet.group import Group, TaskFailed, WorkerDied
-from wanvideo.fleet.messages import Done, Made, Step
+from wanvideo.fleet.group import Group, TaskFailed, WorkerDied, _Process
+from wanvideo.fleet.messages import Done, Failed, Made, Step
 
 
 @pytest.fixture
@@ -71,4 +74,23 @@ def test_a_worker_that_does_not_stop_is_ended(group, monkeypatch):
     monkeypatch.setattr("wanvideo.fleet.group.STOP_S", 0.3)
     with closing(group.run(Toy("hang"))) as messages:
         assert isinstance(next(messages), Step)
+    assert not group.is_warm
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_rank_that_is_lost_is_a_death_also_where_another_one_says_so_first(dies, monkeypatch):
+    group, lost = Group(2), Failed("PeerStopped", "Rank 0 lost another rank. Start again.")
+    process = SimpleNamespace(wait=lambda timeout: 0, returncode=-9, kill=lambda: None)
+    channel = SimpleNamespace(send=lambda message: None, close=lambda: None)
+    ranks = [_Process(process, channel, deque([f"the log of {index}"])) for index in range(2)]
+
+    def start(key):
+        group._ranks, group._inbox = list(ranks), queue.Queue()
+        group._inbox.put((ranks[0], lost))
+        group._inbox.put((ranks[1], EOFError() if dies else Failed("OutputError", "The disk is full. Make room.")))
+
+    monkeypatch.setattr(group, "_start", start)
+    task = SimpleNamespace(key="key", for_rank=lambda rank: None)
+    with pytest.raises(WorkerDied if dies else TaskFailed, match="Worker 1 of 2" if dies else "Rank 0 lost"):
+        list(group.run(task))
     assert not group.is_warm

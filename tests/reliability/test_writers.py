@@ -180,6 +180,8 @@ OTHERS = {
     "wanvideo/video/part.py": "the growing video, see test_file_operations.py",
     "wanvideo/video/writer.py": "a hidden name until the video is finished, see test_file_operations.py",
     "wanvideo/video/tagged.py": "a hidden name until the file is whole, see test_tagged.py",
+    "wanvideo/video/lossless.py": "a new file of the temporary folder, removed where it cannot be finished",
+    "nodes_video.py": "a new file of the temporary folder, which nobody else knows",
     "wanvideo/video/soundtrack.py": "encodes into memory",
     "wanvideo/runs/lock.py": "a lock holds no result",
     "wanvideo/fleet/report.py": "a log, line by line",

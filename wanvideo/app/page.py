@@ -149,13 +149,14 @@ class Page:
         return " · ".join(parts)
 
     def _player(self, name: str, user: str, version: int) -> str:
-        self._answer(lambda: self.studio.video_of(name or "", user))
-        place, label = f"{user}/{quote(name)}" if user else quote(name), escape(name)
+        home = self._answer(lambda: self.studio.place(user))
+        self._answer(lambda: self.studio.video_of(name or "", home))
+        place, label = f"{home}/{quote(name)}" if home else quote(name), escape(name)
         player = (
             f'<video controls preload="auto" style="width:100%;max-height:600px" data-run="{label}" {GOES_ON} '
             f'src="{VIDEO_ROUTE}/{place}?v={version}"></video>'
         )
-        if self.studio.drift_of(name, user) is not None:
+        if self.studio.drift_of(name, home) is not None:
             player += f'<figure><img style="max-width:100%" src="{DRIFT_ROUTE}/{place}?v={version}" alt="">'
             player += f"<figcaption>{escape(self.texts.drift)}</figcaption></figure>"
         return player

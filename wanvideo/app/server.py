@@ -120,7 +120,7 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
     with pages.route(CHINESE.language, f"/{CHINESE.path}"):
         Page(studio, CHINESE)
     found = {VIDEO_ROUTE: studio.video_of, DRIFT_ROUTE: studio.drift_of}
-    place = "{user}/{name}" if studio.is_shared else "{name}"
+    place = "{place}/{name}" if studio.is_shared else "{name}"
     routes = [Route(f"/{route}/{place}", _file(find)) for route, find in found.items()]
     routes.append(Route(f"/{UPLOAD_ROUTE}/{{name}}", _file(studio.uploads.find)))
     pages.queue(default_concurrency_limit=8, max_size=64)
@@ -137,7 +137,7 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
 
 
 def _file(find: Callable[..., Path | None]) -> Any:
-    """Answers with the file that `find` has under a name, of a user; no other file of this machine."""
+    """Answers with the file that `find` has under a name, in a place; no other file of this machine."""
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
 

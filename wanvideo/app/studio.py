@@ -1,11 +1,13 @@
 """What the pages do: plan, make, cancel, list and resume videos of one folder, through the public pipeline.
 
-Where several people reach the app each of them has a folder of their own inside, whose name only their browser knows.
+Where several people reach the app each of them is a name that only their browser keeps, and has a folder of their own
+inside. Its name is made from that one: who sees it, in a folder or an address of a video, does not know the user's.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import itertools
 import re
 import secrets
@@ -26,7 +28,8 @@ from .queue import RUNNING, Task, TaskQueue
 from .uploads import Uploads
 
 SPEECH, USERS = "speech", "users"
-USER = re.compile("[0-9a-f]{32}")  # not to be guessed; who knows it is that user
+NAME = re.compile("[0-9a-f]{32}")  # of a user, or a place: not to be guessed
+NOBODY = "The page does not know whose it is. Load it again."
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,11 @@ class Studio:
         """Who a browser is: as it remembers, else somebody new."""
         if not self.is_shared:
             return ""
-        return known if USER.fullmatch(known or "") else secrets.token_hex(16)
+        return known if _is_name(known) else secrets.token_hex(16)
 
     def submit(self, form: Form, user: str = "") -> Task:
         """Queue a video. Raises: TalkError, before anything is queued."""
-        self.home(user)
+        self.place(user)
         job = self.read(form)
         return self.queue.submit(
             lambda task: self._make(job.request, job.files, job.options, AUTO, task), self.user(user)
@@ -81,20 +84,31 @@ class Studio:
 
     def runs(self, user: str = "") -> list[RunLine]:
         """A user's runs, the newest first."""
-        found = sorted(find_runs(self.home(user)), key=lambda run: -(run.folder / "manifest.json").stat().st_mtime)
+        found = sorted(find_runs(self.home(self.place(user))), key=lambda run: -run.changed_at)
         return [_line(run) for run in found]
 
-    def home(self, user: str) -> Path:
-        """The folder of a user's videos and runs. Raises: InputError for what is no user."""
+    def place(self, user: str) -> str:
+        """Where a user's videos are. Who knows it may play them; it says nothing of the user's name, who may do more.
+
+        Raises: InputError for what is no user.
+        """
+        if not self.is_shared:
+            return ""
+        if not _is_name(user):
+            raise InputError(NOBODY)
+        return hashlib.blake2b(user.encode(), digest_size=16).hexdigest()
+
+    def home(self, place: str) -> Path:
+        """The folder of a user's videos and runs. Raises: InputError for what is no place."""
         if not self.is_shared:
             return self.folder
-        if USER.fullmatch(user or "") is None:
-            raise InputError("The page does not know whose it is. Load it again.")
-        return self.folder / USERS / user
+        if not _is_name(place):
+            raise InputError(NOBODY)
+        return self.folder / USERS / place
 
     def resume(self, name: str, user: str = "") -> Task:
         """Queue what a run lacks. Raises: InputError, OutputError."""
-        run = self._run(name, user)
+        run = self._run(name, self.place(user))
         if run.manifest.job is None:
             raise OutputError(f"{name} was begun in ComfyUI. Queue the same graph there, which goes on with it.")
         if run.is_live:
@@ -106,22 +120,22 @@ class Studio:
             lambda task: self._make(stored.request, files, stored.options, str(run.folder), task), self.user(user)
         )  # fmt: skip
 
-    def video_of(self, name: str, user: str = "") -> Path:
+    def video_of(self, name: str, place: str = "") -> Path:
         """The file of a run that can be played now. Raises: InputError."""
-        run = self._run(name, user)
+        run = self._run(name, place)
         file = run.folder / (run.manifest.video or GROWING)
-        if not (file.is_file() and file.resolve().is_relative_to(self.folder.resolve())):
+        if not self._is_there(file, place):
             raise InputError(f"{name} has no video here yet. Wait for its first window.")
         return file
 
-    def drift_of(self, name: str, user: str = "") -> Path | None:
+    def drift_of(self, name: str, place: str = "") -> Path | None:
         """The plot of a run's drift, or None where there is none (yet). Raises: InputError."""
-        file = self._run(name, user).folder / DRIFT
-        return file if file.is_file() else None
+        file = self._run(name, place).folder / DRIFT
+        return file if self._is_there(file, place) else None
 
     def run_of(self, task: Task) -> str | None:
         """The name of the run folder that a task writes, once it has a window."""
-        runs = [run for run in find_runs(self.home(task.user)) if run.manifest.progress.num_windows]
+        runs = [run for run in find_runs(self.home(self.place(task.user))) if run.manifest.progress.num_windows]
         if task.output is not None:
             task.run = next((run.folder.name for run in runs if run.manifest.output == str(task.output)), None)
         elif task.state == RUNNING:  # the only one that this worker writes
@@ -134,7 +148,7 @@ class Studio:
 
     def _make(self, request: TalkRequest, files: ModelFiles, options: EngineOptions, resume: str, task: Task) -> Path:
         task.check()
-        home = self.home(task.user)
+        home = self.home(self.place(task.user))
         home.mkdir(parents=True, exist_ok=True)
         request = replace(request, output=str(_free_output(home)))
         return (
@@ -151,11 +165,15 @@ class Studio:
             self._pipeline = known = TalkingVideoPipeline(files, options)
         return known
 
-    def _run(self, name: str, user: str) -> Found:
-        found = next((run for run in find_runs(self.home(user)) if run.folder.name == name), None)
+    def _run(self, name: str, place: str) -> Found:
+        found = next((run for run in find_runs(self.home(place)) if run.folder.name == name), None)
         if found is None:
-            raise InputError(f"There is no run {name[:80]!r} in the list. Choose one of it.")
+            raise InputError(f"There is no run {str(name)[:80]!r} in the list. Choose one of it.")
         return found
+
+    def _is_there(self, file: Path, place: str) -> bool:
+        """Whether it is a file of this place, and no link to somebody else's."""
+        return file.is_file() and file.resolve().is_relative_to(self.home(place).resolve())
 
     def _check_own(self, request: TalkRequest) -> None:
         """A run's job names files of the app's folder only, whoever wrote it there."""
@@ -166,6 +184,11 @@ class Studio:
                     f"The run names {Path(path).name!r}, which is not in the app's folder. "
                     "Run `python -m wanvideo runs resume` for it."
                 )
+
+
+def _is_name(text: object) -> bool:
+    """Whatever a browser sent."""
+    return isinstance(text, str) and NAME.fullmatch(text) is not None
 
 
 def _free_output(home: Path) -> Path:

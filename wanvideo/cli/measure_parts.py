@@ -106,7 +106,7 @@ class Parts:
         self._codecs: dict[tuple[VideoGeometry, bool], CodecPart] = {}
         self._vae: WanVAE | None = None
         self._format: tuple[str | None, str] | None = None
-        self._residency: Residency | None = None
+        self._residency: Residency[WanTransformer] | None = None
         self._model: WanTransformer | None = None
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class Parts:
         return VideoParts(step, self._codecs[key], setup)
 
     def _step(
-        self, model: WanTransformer, residency: Residency, geometry: VideoGeometry, setup: SamplingSetup
+        self, model: WanTransformer, residency: Residency[WanTransformer], geometry: VideoGeometry, setup: SamplingSetup
     ) -> StepPart:
         inputs = StepInputs.of(model, geometry, setup)
         denoiser = Denoiser(model, inputs.contexts, setup.guidance(), inputs.condition, num_steps=setup.num_steps)
@@ -160,7 +160,7 @@ class Parts:
         encode_overlap, encode, decode = times
         return CodecPart(decode, encode, encode_overlap, codec.is_tiled, self._peak_bytes() - held)
 
-    def _transformer(self, options: EngineOptions) -> tuple[WanTransformer, Residency]:
+    def _transformer(self, options: EngineOptions) -> tuple[WanTransformer, Residency[WanTransformer]]:
         """The model of a format; the one before it goes first."""
         wanted = options.quantize, options.dtype
         if self._model is None or self._residency is None or self._format != wanted:
@@ -183,7 +183,7 @@ class Parts:
 
     def _plan(
         self, geometry: VideoGeometry, setup: SamplingSetup, options: EngineOptions, model: WanTransformer,
-        residency: Residency, vae: WanVAE,
+        residency: Residency[WanTransformer], vae: WanVAE,
     ) -> RunPlan:  # fmt: skip
         """Where the planner would put a window's models on this device, all of them off it before."""
         config, device = model.config, Device()

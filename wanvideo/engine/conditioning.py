@@ -6,7 +6,6 @@ Legend: R reference pictures, S speakers, F video frames, H W rows and columns, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +16,7 @@ from ..audio.source import padded
 from ..errors import InputError
 from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.planner import Work
-from ..protocols import AudioSource, SourceFrames
+from ..protocols import AudioSource, References, SourceFrames
 from ..request import Speaker, TalkRequest
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -135,7 +134,7 @@ def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
 
 
 def _encoded(
-    references: Sequence[Tensor] | Tensor, plan: WindowPlan, source: SourceFrames | None, reanchor: int
+    references: References, plan: WindowPlan, source: SourceFrames | None, reanchor: int
 ) -> int:  # fmt: skip
     """How often known pictures are encoded."""
     anchors = (len(plan) - 1) // reanchor if reanchor else 0
@@ -171,7 +170,7 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
 
 
 def make_conditioning(
-    setup: SamplingSetup, references: Tensor | Sequence[Tensor], prompts: Prompts, num_frames: int, *,
+    setup: SamplingSetup, references: References, prompts: Prompts, num_frames: int, *,
     audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None,
     samples: Tensor | None = None, fps: float = FPS, source: SourceFrames | None = None, cuts: tuple[int, ...] = (),
 ) -> Conditioning:  # fmt: skip

@@ -21,10 +21,10 @@ from ..memory.residency import module_bytes
 from ..models.text_encoder import encode_prompts
 from ..models.wav2vec2 import Samples
 from ..ops.precision import matmul_modes
-from ..protocols import AudioSource
+from ..protocols import AudioSource, References
 from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
-from .host import ModelHandle
+from .host import WholeHandle
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Encoders:
     prompt_cache: folder in which encoded prompts are kept, or None.
     """
 
-    text: ModelHandle | None
+    text: WholeHandle | None
     tokenizer: Path | None
-    clip_vision: ModelHandle | None
-    audio: ModelHandle | None
+    clip_vision: WholeHandle | None
+    audio: WholeHandle | None
     text_on_cpu: bool = False
     prompt_cache: Path | None = None
 
@@ -48,7 +48,7 @@ class Encoders:
         if has_audio:
             self.for_speech()
 
-    def for_prompts(self) -> tuple[ModelHandle, Path]:
+    def for_prompts(self) -> tuple[WholeHandle, Path]:
         """The text encoder and its tokenizer. Raises: CheckpointError when there is none."""
         if self.text is None or self.tokenizer is None:
             raise missing("the prompt", "models_t5_umt5-xxl-enc-bf16.pth")
@@ -69,7 +69,7 @@ class Encoders:
         files = (*encoder.checkpoint.paths, tokenizer)
         return TextCache(self.prompt_cache, files, f"{encoder.precision} {place}").get(prompts, encode)
 
-    def for_speech(self) -> ModelHandle:
+    def for_speech(self) -> WholeHandle:
         """The audio encoder. Raises: CheckpointError when there is none."""
         if self.audio is None:
             raise missing("speech", "chinese-wav2vec2-base")
@@ -84,16 +84,16 @@ def missing(what: str, example: str) -> CheckpointError:
 @torch.no_grad()
 @matmul_modes()
 def encode_text(
-    encoder: ModelHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False
+    encoder: WholeHandle, tokenizer: str | Path, prompts: Sequence[str], on_cpu: bool = False
 ) -> list[Tensor]:
     """Embeddings [n, dim] of each prompt, on the CPU. Blocks of an encoder that does not fit the device stream."""
     device = torch.device("cpu") if on_cpu else encoder.host.device
     on_gpu = device.type == "cuda"
 
     def place() -> None:
-        needed = module_bytes(encoder.residency.model) + GIB
+        needed = module_bytes(encoder.loaded.model) + GIB
         if not on_gpu or needed <= free_device_bytes(device) + encoder.device_bytes:
-            encoder.residency.place()
+            encoder.loaded.place()
 
     fits = on_gpu and _file_bytes(encoder) + GIB <= encoder.host.obtainable_bytes()
     with encoder.in_use((lambda: None) if on_cpu else place, is_resident=fits) as model:
@@ -102,13 +102,13 @@ def encode_text(
             return [embeds.cpu() for embeds in encode_prompts(model, load_tokenizer(tokenizer), prompts)]
 
 
-def _file_bytes(encoder: ModelHandle) -> int:
+def _file_bytes(encoder: WholeHandle) -> int:
     return sum(path.stat().st_size for path in encoder.checkpoint.paths)
 
 
 @torch.no_grad()
 @matmul_modes()
-def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tensor]) -> Tensor:
+def encode_images(encode: Callable[[Tensor], Tensor], references: References) -> Tensor:
     """What CLIP makes of each reference [3, H, W] in -1..1 as the video shows it: [R, 257, dim] on the CPU.
 
     encode: pictures [1, 3, H, W] -> [1, 257, dim].
@@ -118,7 +118,7 @@ def encode_images(encode: Callable[[Tensor], Tensor], references: Sequence[Tenso
 
 @torch.no_grad()
 @matmul_modes()
-def encode_audio(encoder: ModelHandle, tracks: Sequence[Samples], fps: float) -> AudioSource:
+def encode_audio(encoder: WholeHandle, tracks: Sequence[Samples], fps: float) -> AudioSource:
     """Features of every speaker's track."""
     with encoder.in_use() as model:
         return encode_tracks(model, tracks, fps)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from ..lora.apply import apply_loras
 from ..lora.use import LoraUse
 from ..memory.budget import free_device_bytes, obtainable_host_bytes
 from ..memory.planner import Device, ModelWeights, RunPlan, plan_run, prefers_shards
-from ..memory.residency import Residency
+from ..memory.residency import Residency, WholeResidency
 from ..models.transformer import HEAD_WIDTH, WanTransformer
 from ..models.vae import WanVAE
 from ..ops.attention.backends import choose
@@ -32,10 +32,12 @@ from ..request import EngineOptions
 from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
-from .host import Host, ModelHandle
+from .host import Host, ModelHandle, WholeHandle
 from .sizes import model_sizes
 
 logger = logging.getLogger("wanvideo")
+TransformerHandle = ModelHandle[Residency[WanTransformer]]
+VaeHandle = ModelHandle[WholeResidency[WanVAE]]
 
 
 class Engine:
@@ -50,8 +52,8 @@ class Engine:
     """
 
     def __init__(
-        self, host: Host, transformer: ModelHandle, vae: ModelHandle | None, options: EngineOptions, *,
-        loras: Sequence[LoraUse] = (), adapter: Checkpoint | None = None, text_encoder: ModelHandle | None = None,
+        self, host: Host, transformer: TransformerHandle, vae: VaeHandle | None, options: EngineOptions, *,
+        loras: Sequence[LoraUse] = (), adapter: Checkpoint | None = None, text_encoder: WholeHandle | None = None,
     ) -> None:  # fmt: skip
         self.host, self.options, self.loras = host, options, tuple(loras)
         self._transformer, self._vae, self._adapter, self._text_encoder = transformer, vae, adapter, text_encoder
@@ -76,14 +78,14 @@ class Engine:
     @property
     def transformer(self) -> WanTransformer:
         """As the last `ready` left it."""
-        return cast(WanTransformer, self._transformer.residency.model)
+        return self._transformer.loaded.model
 
     @property
     def vae(self) -> WanVAE:
         """As the last `ready` left it."""
         if self._vae is None:
             raise UnsupportedError("This engine has no VAE: it was made for latents alone. Make one with a VAE.")
-        return cast(WanVAE, self._vae.residency.model)
+        return self._vae.loaded.model
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint | None]:
@@ -92,9 +94,9 @@ class Engine:
         return {"transformer": self._transformer.checkpoint, "adapter": self._adapter, "vae": vae}
 
     @property
-    def residency(self) -> Residency:
+    def residency(self) -> Residency[WanTransformer]:
         """Where the transformer's blocks are, once it is loaded."""
-        return cast(Residency, self._transformer.residency)
+        return self._transformer.loaded
 
     @cached_property
     def weights(self) -> ModelWeights:
@@ -144,7 +146,11 @@ class Engine:
 
         def place() -> None:
             nonlocal planned
-            planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
+            try:
+                planned = self._plan(workload, self._here(partial(free_device_bytes, self.host.device)))
+            except InputError:
+                if self.options.blocks_to_stream < 0:
+                    raise  # a number that was asked for is tried, also where others have not made enough room
             self.residency.prefetch = self.options.prefetch
             streamed = planned.memory.num_streamed
             if self._is_sharded:  # who gathers has to ask alike
@@ -186,7 +192,8 @@ class Engine:
         attention = choose(
             self.options.attention, device, DTYPES[self.options.dtype], HEAD_WIDTH, self.weights.dim // HEAD_WIDTH
         )
-        return Device(torch.cuda.get_device_name(device), count() + held, attention.name, obtainable_host_bytes())
+        free = min(count() + held, torch.cuda.get_device_properties(device).total_memory)
+        return Device(torch.cuda.get_device_name(device), free, attention.name, obtainable_host_bytes())
 
 
 def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tuple[Engine, Encoders]:
@@ -196,13 +203,14 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     if text_format != options.quantize:
         logger.info("The text encoder is quantized to %s, not %s.", text_format, options.quantize)
 
-    def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> ModelHandle | None:
+    def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> WholeHandle | None:
         if checkpoint is None:
             return None
         precision = " ".join(map(str, arguments.values()))
         return ModelHandle(
-            checkpoint, host, partial(load, checkpoint, **arguments), is_transient=True, precision=precision
-        )
+            checkpoint, host, partial(load, checkpoint, **arguments), WholeResidency, is_transient=True,
+            precision=precision,
+        )  # fmt: skip
 
     encoders = Encoders(
         text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantize=text_format),
@@ -212,8 +220,10 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
         text_on_cpu=options.text_encoder_device == "cpu",
     )
     load = partial(load_transformer, files.transformer, files.adapter, dtype=dtype, quantize=options.quantize)
-    transformer = ModelHandle(files.transformer, host, load, Residency)
-    vae = None if files.vae is None else ModelHandle(files.vae, host, partial(load_vae, files.vae, dtype=dtype))
+    transformer: TransformerHandle = ModelHandle(files.transformer, host, load, Residency)
+    vae: VaeHandle | None = None
+    if files.vae is not None:
+        vae = ModelHandle(files.vae, host, partial(load_vae, files.vae, dtype=dtype), WholeResidency)
     engine = Engine(
         host, transformer, vae, options, loras=files.loras,
         adapter=files.adapter, text_encoder=encoders.text,

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from ..memory.budget import free_device_bytes
 from ..memory.residency import Residency, WholeResidency
 
 CPU = torch.device("cpu")
+Placed = TypeVar("Placed", bound="WholeResidency[Any] | Residency[Any]")
 
 
 class Placeable(Protocol):
@@ -53,12 +54,12 @@ class Host(Protocol):
         """Give back what a model that has just left held in the allocator's caches."""
         ...
 
-    def discard(self, handle: ModelHandle) -> None:
+    def discard(self, handle: ModelHandle[Any]) -> None:
         """The handle's model will not be used again: free its memory, wherever it is."""
         ...
 
 
-class ModelHandle:
+class ModelHandle(Generic[Placed]):
     """A model that is recognized when it is named and loaded when it is first needed.
 
     Args:
@@ -71,19 +72,24 @@ class ModelHandle:
 
     def __init__(
         self, checkpoint: Checkpoint, host: Host, load: Callable[..., nn.Module],
-        residency: Callable[..., WholeResidency | Residency] = WholeResidency, *, is_transient: bool = False,
-        precision: str = "",
+        residency: Callable[..., Placed], *, is_transient: bool = False, precision: str = "",
     ) -> None:  # fmt: skip
         self.checkpoint, self.host, self.is_transient = checkpoint, host, is_transient
         self.precision = precision
-        self.residency: Any = None
+        self.residency: Placed | None = None
         self.managed: Any = None  # what the host keeps with it
         self._load, self._residency_type = load, residency
 
-    def shard(self, residency: Callable[..., Residency], index: int, count: int) -> None:
+    def shard(self, residency: Callable[..., Placed], index: int, count: int) -> None:
         """Load only every `count`-th block from `index` on, for a residency that knows of the others."""
         self._residency_type = residency
         self._load = partial(self._load, only_blocks=lambda block: block % count == index)
+
+    @property
+    def loaded(self) -> Placed:
+        """Its residency, as long as it is loaded."""
+        assert self.residency is not None, "load comes first"
+        return self.residency
 
     @property
     def device_bytes(self) -> int:
@@ -128,6 +134,9 @@ class ModelHandle:
                 self.unload()
 
 
+WholeHandle = ModelHandle[WholeResidency[Any]]
+
+
 class ProcessHost:
     """A process that has its device for itself. Args: name of a torch device; None: the GPU if there is one."""
 
@@ -148,8 +157,8 @@ class ProcessHost:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def discard(self, handle: ModelHandle) -> None:
-        handle.residency.model.to("meta")  # whoever still holds the model holds no memory with it
+    def discard(self, handle: ModelHandle[Any]) -> None:
+        handle.loaded.model.to("meta")  # whoever still holds the model holds no memory with it
 
 
 def _device(name: str | None) -> torch.device:

@@ -6,7 +6,6 @@ Legend: S speakers, H W pixel rows and columns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +16,7 @@ from ..audio.activity import load_detector
 from ..audio.load import SAMPLE_RATE, Sound, load_audio
 from ..audio.speech import Preparation, SpeechTrack, prepare_tracks
 from ..geometry import VideoGeometry, WindowPlan, bucket_size, frames_of, parse_size
-from ..protocols import SourceFrames
+from ..protocols import References, SourceFrames
 from ..request import TalkRequest
 from ..sampling.setup import SamplingSetup
 from ..untrusted import answered
@@ -43,7 +42,7 @@ class Inputs:
         geometry: of one window. plan: all windows; its total is the video's length. setup: how they are sampled.
     """
 
-    references: Sequence[Tensor]
+    references: References
     tracks: list[SpeechTrack] | None
     soundtrack: Soundtrack | None
     speaker_masks: Tensor | None

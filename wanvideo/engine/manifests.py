@@ -106,7 +106,7 @@ def manifest_of_conditioning(
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
         "masks": digest_of(conditioning.speaker_masks), "cuts": str(conditioning.cuts),
     }  # fmt: skip
-    identity |= pictures or {"reference": digest_of(*references)}
+    identity |= pictures or {"reference": digest_of(*(references[index] for index in range(len(references))))}
     identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)
     overlapping = settings.window_frames, settings.motion_frames
     speech = speech_digest(conditioning, overlapping, "", range(len(windows)))

@@ -5,15 +5,12 @@ Legend: H W pixel rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from ..errors import InputError
 from ..geometry import WindowPlan
 from ..keep import check_reanchor
-from ..protocols import SourceFrames
+from ..protocols import References, SourceFrames
 from ..request import TalkRequest
 from ..video.mask import DubSource, Region, open_region
 from ..video.picture import fit, load_picture
@@ -27,7 +24,7 @@ class Pictures:
     """What a video begins from. references: [3, H, W] in -1..1 for each window, read when asked for, or one for all.
     source: a video of which parts are kept, or None. plan: all windows, with its cuts."""
 
-    references: Sequence[Tensor]
+    references: References
     source: SourceFrames | None
     plan: WindowPlan
 

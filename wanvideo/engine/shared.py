@@ -5,14 +5,14 @@ Legend: R reference pictures, S speakers, H W rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from torch import Tensor
 
 from ..parallel.team import PeerStopped, Team
-from ..protocols import AudioSource, SourceFrames
+from ..protocols import AudioSource, References, SourceFrames
 from ..sampling.conditioning import Conditioning
 from ..sampling.state import WindowState
 
@@ -58,10 +58,10 @@ class SharedAudio:
         return entries
 
 
-class SharedPictures(Sequence[Tensor]):
+class SharedPictures:
     """The first rank's pictures [R, 3, H, W]; all ranks ask for the same ones in the same order."""
 
-    def __init__(self, team: Team, own: Sequence[Tensor] | Tensor | None) -> None:
+    def __init__(self, team: Team, own: References | None) -> None:
         self._team, self._own = team, own
         self._count: int = team.share(None if own is None else len(own))
         self._last: tuple[int, Tensor] | None = None
@@ -69,15 +69,13 @@ class SharedPictures(Sequence[Tensor]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: Any) -> Any:
-        """One picture; slices are not asked for."""
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self._count:
+            raise IndexError(f"reference {index} of {self._count}")
         if self._last is None or self._last[0] != index:
             own = self._own
             self._last = index, share_made(self._team, None if own is None else lambda: own[index].clone())
         return self._last[1]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
 
 
 class SharedSource:

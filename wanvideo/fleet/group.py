@@ -29,6 +29,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.1
 STOP_S = 120.0  # for a step to end
 CLOSE_S = 20.0  # for a process to end by itself
+DEATH_S = 0.5  # in which a process that has ended is known to have
 MOST_LINES = 5  # of a dead worker's log in a message
 OnLine = Callable[[str], None]
 
@@ -104,6 +105,7 @@ class Group:
                     if isinstance(message, Failed):
                         failures.insert(0 if rank is self._ranks[0] else len(failures), message)
                         if not message.was_stopped:
+                            self._await_death(running)
                             break
                     elif rank is self._ranks[0]:
                         result = message
@@ -199,6 +201,18 @@ class Group:
             if poll is not None:
                 poll()
         raise TimeoutError
+
+    def _await_death(self, running: set[int]) -> None:
+        """A rank that fails may know of another one's end, by their connection, before that one's inbox says so.
+
+        Raises: WorkerDied where it does within `DEATH_S`.
+        """
+        end = time.monotonic() + DEATH_S
+        with contextlib.suppress(TimeoutError):
+            while running:
+                rank, message = self._next(running, end=end)
+                if isinstance(message, Done | Failed):
+                    running.discard(id(rank))
 
     def _died(self, rank: _Process) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -8,8 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..engine.engine import Engine
-from ..engine.host import ModelHandle
+from ..engine.engine import Engine, VaeHandle
 from ..engine.render import FinishedWindow
 from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks
@@ -38,7 +37,7 @@ class RemoteRender:
 
     group: Group
     wanted: WantedRanks
-    vae: ModelHandle
+    vae: VaeHandle
     begin: Callable[[], None]
     poll: Callable[[], None]
 

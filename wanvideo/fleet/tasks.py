@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from ..engine.host import ModelHandle, ProcessHost
 from ..engine.render import render
 from ..engine.shared import Beginning, share_beginning
 from ..lora.use import LoraUse
-from ..memory.residency import Residency
+from ..memory.residency import Residency, WholeResidency
 from ..models.transformer import HEAD_WIDTH
 from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks, choose_layout
@@ -99,8 +98,8 @@ class NamedModels:
         )
         return Engine(
             host, ModelHandle(transformer, host, load, Residency),
-            ModelHandle(vae, host, partial(load_vae, vae, dtype=self.vae_dtype)), self.options, loras=self.loras,
-            adapter=adapter,
+            ModelHandle(vae, host, partial(load_vae, vae, dtype=self.vae_dtype), WholeResidency), self.options,
+            loras=self.loras, adapter=adapter,
         )  # fmt: skip
 
 
@@ -180,7 +179,7 @@ class AskedAudio:
         return features
 
 
-class AskedPictures(Sequence[Tensor]):
+class AskedPictures:
     """Reference pictures [3, H, W] that another process has."""
 
     def __init__(self, worker: Worker, count: int) -> None:
@@ -189,10 +188,11 @@ class AskedPictures(Sequence[Tensor]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: Any) -> Any:
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return self._worker.ask("picture", index % self._count)
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self._count:
+            raise IndexError(f"reference {index} of {self._count}")
+        picture: Tensor = self._worker.ask("picture", index)
+        return picture
 
 
 class AskedSource:

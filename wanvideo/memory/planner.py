@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 from ..geometry import VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
-from .budget import GIB, WindowNeed, vae_bytes, window_need
+from .budget import CONTEXT_SLACK, GIB, WindowNeed, vae_bytes, window_need
 from .learned import Measured, learned_seconds
 from .speed import Flops, PartSeconds, forward_flops, speeds_of
 
@@ -37,7 +37,7 @@ def plan_blocks(
     Args:
         free_bytes: device memory that may be used. reserve_bytes: kept for something else (the VAE's decode).
         wanted: what the user asks for, 0 to num_blocks, or -1 for as few as fit.
-    Raises: InputError when even with all blocks streaming it does not fit.
+    Raises: InputError when even with all blocks streaming it does not fit; a user's number may do without the slack.
     """
     slots = (prefetch + 1) * block_bytes
 
@@ -47,7 +47,7 @@ def plan_blocks(
 
     missing = peak(0) - free_bytes
     needed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
-    if peak(needed) > free_bytes:
+    if peak(needed) - (CONTEXT_SLACK if wanted >= 0 else 0) > free_bytes:
         raise InputError(
             f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
             f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -11,16 +11,19 @@ from torch import nn
 from ..protocols import BlockModel, ResidentBlocks
 from .streaming import BlockStreamer, block_bytes
 
+Whole = TypeVar("Whole", bound=nn.Module)
+Movable = TypeVar("Movable", bound="MovableModel")
+
 
 def module_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
-class WholeResidency:
+class WholeResidency(Generic[Whole]):
     """A model that is on the device as a whole or not at all."""
 
-    def __init__(self, model: nn.Module, device: torch.device | str) -> None:
+    def __init__(self, model: Whole, device: torch.device | str) -> None:
         self.model, self.device = model, torch.device(device)
 
     @property
@@ -49,7 +52,7 @@ class MovableModel(BlockModel, Protocol):
     def to(self, device: str) -> object: ...
 
 
-class Residency:
+class Residency(Generic[Movable]):
     """Moves one transformer between host and device; the model itself never knows.
 
     Args:
@@ -57,7 +60,7 @@ class Residency:
         prefetch: blocks that are copied ahead of the one that runs.
     """
 
-    def __init__(self, model: MovableModel, device: torch.device | str, prefetch: int = 1) -> None:
+    def __init__(self, model: Movable, device: torch.device | str, prefetch: int = 1) -> None:
         self.model, self.device, self.prefetch = model, torch.device(device), prefetch
         self.streamer: BlockStreamer | None = None
         if self.device.type != "cpu" and next(model.parameters()).device.type == self.device.type:
@@ -87,7 +90,7 @@ class Residency:
         return self.other_bytes + resident * self.block_bytes + self.streamer.device_bytes
 
     @torch.inference_mode(False)
-    def place(self, num_streamed: int) -> None:
+    def place(self, num_streamed: int = 0) -> None:
         """Make the model ready to run with `num_streamed` of its blocks (0 to all) streamed."""
         num_streamed = max(0, min(num_streamed, len(self.model.blocks)))
         if self.num_streamed == num_streamed:

@@ -10,7 +10,7 @@ from .groups import Group
 from .shard import ShardedBlocks
 
 
-class ShardedResidency(Residency):
+class ShardedResidency(Residency[WanTransformer]):
     """A transformer whose blocks are shards of the ranks of a group; it stays where it is until it is forgotten.
 
     Args: model: blocks that this rank does not own may be on the meta device, see `owned`.
@@ -33,7 +33,7 @@ class ShardedResidency(Residency):
         return 0 if self.sharded is None else self.other_bytes + self.sharded.device_bytes
 
     @torch.inference_mode(False)
-    def place(self, num_streamed: int) -> None:
+    def place(self, num_streamed: int = 0) -> None:
         """Shard the blocks, once; with any of them streamed, the parts of all are in host memory."""
         if self.sharded is not None:
             if num_streamed and not self.sharded.in_host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from .identity import differences
 from .lock import is_locked
 from .manifest import NAME, Manifest
 from .names import SUFFIX, free_run, is_same
-from .store import DRIFT, GROWING, OURS, Run
+from .store import GROWING, Run, own_files, remove_own
 
 AUTO, NEVER = "auto", "never"
 MOST_DIFFERENCES = 4  # that a message lists
@@ -41,8 +42,21 @@ class Found:
 
     @property
     def num_bytes(self) -> int:
-        """Of all its files."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        """Of all its files. Whoever writes it may take some away meanwhile."""
+        total = 0
+        with contextlib.suppress(OSError):
+            for file in self.folder.iterdir():
+                with contextlib.suppress(OSError):
+                    total += file.stat().st_size if file.is_file() else 0
+        return total
+
+    @property
+    def changed_at(self) -> float:
+        """When its manifest was written, in seconds; 0 where it was removed meanwhile."""
+        try:
+            return (self.folder / NAME).stat().st_mtime
+        except OSError:
+            return 0.0
 
 
 def find_runs(root: Path) -> Iterator[Found]:
@@ -79,13 +93,12 @@ def remove(folder: Path) -> list[str]:
         raise OutputError(f"{folder} is a link to {folder.readlink()}. Name that folder, or delete the link itself.")
     if not folder.is_dir():
         raise OutputError(f"There is no folder {folder}. Name a run of `runs list`.")
-    own = [file for file in folder.iterdir() if file.name.startswith((*OURS, NAME, DRIFT, lock.NAME))]
-    if not own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
+    is_own = own_files(folder) or (folder / lock.NAME).exists()
+    if not is_own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
         raise OutputError(f"{folder} has no file of a run, and is left as it is. Name a run of `runs list`.")
     held = lock.FolderLock(folder)  # nobody writes it, and nobody begins to
     try:
-        for file in own:
-            file.unlink(missing_ok=True)
+        remove_own(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted ({error.strerror}). Delete the folder by hand.") from None
     finally:

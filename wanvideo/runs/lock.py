@@ -44,11 +44,15 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others write. Further calls do nothing."""
-        if self._file >= 0:
-            if sys.platform != "win32":  # there nobody can remove an open file
-                self.path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = -1
+        if self._file < 0:
+            return
+        if sys.platform != "win32":  # there nobody can remove an open file, so that it goes once it is closed
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = -1
+        if sys.platform == "win32":
+            with contextlib.suppress(OSError):  # somebody else has opened it meanwhile
+                self.path.unlink()
 
 
 def is_locked(folder: Path) -> bool:

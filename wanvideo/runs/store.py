@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,18 +144,28 @@ class Run:
         return self.video
 
     def abandon(self) -> None:
-        """Stop; what was written stays, can be played and be gone on with. A folder without own frames goes away."""
+        """Stop; what was written stays, can be played and be gone on with. What has no frames goes away.
+
+        Files in the folder that no run writes stay in any case.
+        """
+        is_kept = True
         if self._part is not None:
             self._part.close()
-            if self._part.num_frames and (self.folder / NAME).exists():
+            is_kept = self._part.num_frames > 0 and (self.folder / NAME).exists()
+            if is_kept:
                 logger.warning(
                     "The video was not finished. Its first %d frames are in %s; the same request goes on from there.",
                     self._part.num_frames, self.growing,
                 )  # fmt: skip
-            else:
-                shutil.rmtree(self.folder, ignore_errors=True)
             self._part = None
-        self._lock.release()
+        with contextlib.suppress(OSError):
+            try:
+                if not is_kept:
+                    remove_own(self.folder)
+            finally:
+                self._lock.release()
+            if not is_kept:
+                self.folder.rmdir()
 
     def save_as(self, path: Path | None = None, overwrite: bool = False) -> Path:
         """Give the finished video another name, without another copy of its bytes.
@@ -231,6 +240,17 @@ class Run:
         for file in self.folder.iterdir():
             if file.name.startswith(OURS) and file.name not in keep:
                 file.unlink(missing_ok=True)
+
+
+def own_files(folder: Path) -> list[Path]:
+    """What runs write in a folder, but for the lock."""
+    return [file for file in folder.iterdir() if file.name.startswith((*OURS, NAME, DRIFT))]
+
+
+def remove_own(folder: Path) -> None:
+    """Delete what runs write in a folder, whose lock the caller holds and then releases. Raises: OSError."""
+    for file in own_files(folder):
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

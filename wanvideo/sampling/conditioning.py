@@ -14,7 +14,7 @@ from torch import Tensor
 from ..audio.source import TensorAudio
 from ..errors import InputError
 from ..geometry import FPS, WindowSpan
-from ..protocols import AudioSource, SourceFrames
+from ..protocols import AudioSource, References, SourceFrames
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Conditioning:
     """What a video is made from.
 
     Args:
-        references: [R, 3, H, W] in -1..1, or any sequence of [3, H, W]; picture k serves window k, the last repeats.
+        references: [R, 3, H, W] in -1..1, or any `References`; picture k serves window k, the last repeats.
         text_embeds: one [n, dim] a window, the last repeats; or by text_starts. negative_text_embeds: [n, dim] or None.
         image_embeds: [1 or R, 257, image_dim] or None.
         audio: an AudioSource, or for each speaker [frames, layers, channels], one entry a video frame; None: no sound.
@@ -37,7 +37,7 @@ class Conditioning:
             first new frame. Empty: one a window.
     """
 
-    references: Tensor | Sequence[Tensor]
+    references: References
     text_embeds: Sequence[Tensor]
     negative_text_embeds: Tensor | None = None
     image_embeds: Tensor | Sequence[Tensor] | None = None

@@ -6,7 +6,7 @@ motion latents, H W pixel rows and columns, h w latent rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..geometry import VideoGeometry, WindowPlan, latent_frames
 from ..keep import check_reanchor
-from ..protocols import NoiseFn, WindowCondition
+from ..protocols import NoiseFn, References, WindowCondition
 from ..request import LoopSettings
 from .anchor import Anchor
 from .cached import Cached
@@ -50,9 +50,7 @@ class InfiniteTalk:
     They are the last frames of the previous window, encoded by themselves; in the first window, the picture.
     """
 
-    def __init__(
-        self, references: Sequence[Tensor] | Tensor, codec: VideoCodec, geometry: VideoGeometry, overlap: int
-    ) -> None:
+    def __init__(self, references: References, codec: VideoCodec, geometry: VideoGeometry, overlap: int) -> None:
         self._references, self._codec, self._geometry = references, codec, geometry
         self._latents: Cached[int, Tensor] = Cached()
 
@@ -109,9 +107,7 @@ class MultiTalk:
     The motion latents are the front of the same latents, noised to the level of each step; the first window has none.
     """
 
-    def __init__(
-        self, references: Sequence[Tensor] | Tensor, codec: VideoCodec, geometry: VideoGeometry, overlap: int
-    ) -> None:
+    def __init__(self, references: References, codec: VideoCodec, geometry: VideoGeometry, overlap: int) -> None:
         self._references, self._codec, self._geometry = references, codec, geometry
         self._num_motion = latent_frames(overlap)
 
@@ -151,7 +147,7 @@ class Plain:
         return None
 
 
-ConditionClass = Callable[[Sequence[Tensor] | Tensor, VideoCodec, VideoGeometry, int], WindowCondition]
+ConditionClass = Callable[[References, VideoCodec, VideoGeometry, int], WindowCondition]
 CONDITIONS: dict[str, ConditionClass] = {"infinitetalk": InfiniteTalk, "multitalk": MultiTalk}
 """The class of each mode; called with (references, codec, geometry of a window, overlap in pixel frames)."""
 
@@ -171,7 +167,7 @@ def make_condition(
         check_reanchor(settings.reanchor, changing | {"scene_seg": bool(plan.cuts)})
         return Reanchored(references[0], codec, geometry, plan.overlap, anchor)
 
-    def of(references: Sequence[Tensor] | Tensor) -> WindowCondition:
+    def of(references: References) -> WindowCondition:
         return CONDITIONS[settings.mode](references, codec, geometry, plan.overlap)
 
     condition = Scenes(of, references, plan) if plan.cuts else of(references)

@@ -5,15 +5,15 @@ Legend: H W pixel rows and columns, m frames that two windows share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
 from ..geometry import WindowPlan
-from ..protocols import KeptFrames, MotionLatents, WindowCondition
+from ..protocols import KeptFrames, MotionLatents, References, WindowCondition
 from .cached import Cached
 
-MakeCondition = Callable[[Sequence[Tensor] | Tensor], WindowCondition]
+MakeCondition = Callable[[References], WindowCondition]
 
 
 class Scenes:
@@ -22,7 +22,7 @@ class Scenes:
     Args: make: a mode's condition from its references. references: of all windows. plan: with the cuts.
     """
 
-    def __init__(self, make: MakeCondition, references: Sequence[Tensor] | Tensor, plan: WindowPlan) -> None:
+    def __init__(self, make: MakeCondition, references: References, plan: WindowPlan) -> None:
         self._make, self._references, self._plan = make, references, plan
         self._scene: Cached[int, WindowCondition] = Cached()
 
@@ -49,16 +49,16 @@ class Scenes:
         return min(window_index, len(self._references) - 1)
 
 
-class _From(Sequence[Tensor]):
+class _From:
     """References from the first one of a scene on."""
 
-    def __init__(self, references: Sequence[Tensor] | Tensor, first: int) -> None:
+    def __init__(self, references: References, first: int) -> None:
         self._references, self._first = references, first
 
     def __len__(self) -> int:
         return len(self._references) - self._first
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+    def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"reference {index} of {len(self)}")
         return self._references[self._first + index]

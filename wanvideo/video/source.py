@@ -119,7 +119,7 @@ def from_bytes(frames: Tensor) -> Tensor:
     return (frames.float() / 255 - 0.5) * 2
 
 
-class SourceReferences(Sequence[Tensor]):
+class SourceReferences:
     """The reference picture of every window: the source's frame at its start, [3, H, W] float32 in -1..1.
 
     Only two are kept, one of them the first.
@@ -133,7 +133,7 @@ class SourceReferences(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+    def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"reference {index} of {len(self)}")
         if index not in self._cached:
@@ -142,7 +142,7 @@ class SourceReferences(Sequence[Tensor]):
         return self._cached[index]
 
 
-class CameraReferences(Sequence[Tensor]):
+class CameraReferences:
     """The reference picture of every window: a still one, seen by a camera that moves slowly.
 
     Args: picture: [H, W, 3] uint8. width, height: of the result; fps: its frames a second; plan: its windows.
@@ -158,7 +158,7 @@ class CameraReferences(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices: one picture at a time
+    def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"reference {index} of {len(self)}")
         rows, columns = self._picture.shape[:2]
