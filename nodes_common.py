@@ -139,7 +139,7 @@ class ComfyHost:
         comfy.model_management.soft_empty_cache()
 
     def discard(self, handle: ModelHandle) -> None:
-        handle.residency.offload()  # ComfyUI may still ask where it is
+        handle.loaded.offload()  # ComfyUI may still ask where it is
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +37,7 @@ from .wanvideo.errors import InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry, WindowPlan, bucket_size, snap_frames
 from .wanvideo.models.clip_vision import encode_tiled
 from .wanvideo.models.vae_tiling import Tiling
+from .wanvideo.protocols import References
 from .wanvideo.request import COLOR_METHODS
 from .wanvideo.runs.identity import digest_of
 from .wanvideo.sampling.clip import picture_condition
@@ -124,7 +125,7 @@ class TalkingPicture:
         known = self.video.identity() if self.video else digest_of(*self._drawn(), self.picture)
         return {"reference": known, **self.source.identity()}
 
-    def image_embeds(self, pictures: Sequence[Tensor]) -> Tensor | None:
+    def image_embeds(self, pictures: References) -> Tensor | None:
         """[1 or R, 257, dim]."""
         if self.clip is not None:
             return self.clip.tokens
