@@ -92,20 +92,23 @@ def written_since(video: Path, before: frozenset[tuple[str, int]]) -> Path | Non
     return video.with_name(names[-1]) if names else None
 
 
-def unreadable(root: Path) -> list[tuple[Path, str]]:
-    """Folders of `root` that look like runs and cannot be read, with the reason."""
-    found = []
+def survey(root: Path) -> tuple[list[Found], list[tuple[Path, str]]]:
+    """Runs in folders of `root`, in order of their names, and what looks like one and cannot be read, with the reason.
+
+    Every manifest is read once.
+    """
+    runs, others = list[Found](), list[tuple[Path, str]]()
     for folder in sorted({*(file.parent for file in root.glob(f"*/{NAME}")), *root.glob(f"*{SUFFIX}")}):
         if folder.is_symlink() and not folder.exists():
-            found.append((folder, f"a link to {folder.readlink()}, which is not there"))
-        elif folder.is_dir() and not os.path.lexists(folder / NAME) and not is_locked(folder):
-            found.append((folder, f"no {NAME}"))
+            others.append((folder, f"a link to {folder.readlink()}, which is not there"))
         elif os.path.lexists(folder / NAME):
             try:
-                Manifest.read(folder)
+                runs.append(Found(folder, Manifest.read(folder)))
             except OutputError as error:
-                found.append((folder, str(error).replace(str(folder / NAME), NAME)))
-    return found
+                others.append((folder, str(error).replace(str(folder / NAME), NAME)))
+        elif folder.is_dir() and not is_locked(folder):
+            others.append((folder, f"no {NAME}"))
+    return runs, others
 
 
 def remove(folder: Path) -> list[str]:
