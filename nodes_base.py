@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from functools import cache, wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -55,7 +56,8 @@ class Node:
             cls.OUTPUT_TOOLTIPS = tuple(output.get("tooltip", "") for output in own["outputs"].values())
         for name in (getattr(cls, "FUNCTION", ""), "check_lazy_status"):
             if name in vars(cls):
-                setattr(cls, name, _answering(vars(cls)[name]))
+                function = vars(cls)[name]
+                setattr(cls, name, _answering(function if name == "check_lazy_status" else _choosing(function)))
 
     @classmethod
     def known(cls, **given: Any) -> dict[str, Any]:
@@ -182,6 +184,22 @@ def checked(check: Callable[[], object]) -> bool | str:
     except TalkError as error:
         return translate(str(error), page_language())
     return True
+
+
+def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A node's function that takes only what its lists offer: ComfyUI checks that, scripts do not."""
+    positions = tuple(signature(function).parameters)[1:]
+
+    @wraps(function)
+    def choosing(node: Node, *inputs: Any, **named: Any) -> Any:
+        widgets = node.REQUIRED | node.OPTIONAL
+        for name, value in (dict(zip(positions, inputs, strict=False)) | named).items():
+            spec = widgets.get(name)
+            if isinstance(spec, tuple) and isinstance(spec[0], list):
+                _check_widget(name, value, *spec)
+        return function(node, *inputs, **named)
+
+    return choosing
 
 
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -182,9 +182,6 @@ class WanVideoModelLoader(FileNode):
             extra_model=extra_model, fantasytalking_model=fantasytalking_model,
             fantasyportrait_model=fantasyportrait_model,
         )  # fmt: skip
-        if base_precision in FP8_NAMES:
-            base_precision, quantization = "bf16", base_precision
-        self.known(base_precision=base_precision, quantization=quantization)
         adapter = multitalk_model and expect(multitalk_model, Adapter, "multitalk_model")
         if block_swap_args and vram_management_args:
             raise InputError("block_swap_args and vram_management_args say the same in two ways. Connect one of them.")
@@ -208,9 +205,14 @@ class WanVideoModelLoader(FileNode):
         loras = _fitting(_loras(lora), checkpoint, extra)
         return (VideoModel(handle, adapter, options, loras).with_swap(swap),)
 
-    def load_model(self, model_name, auto_cpu_offload=False, load_device="offload_device", **options):
+    def load_model(
+        self, model_name, auto_cpu_offload=False, load_device="offload_device", base_precision="bf16", **options
+    ):  # fmt: skip
         """loadmodel under the names that scripts use; auto_cpu_offload keeps what does not fit in host memory."""
-        return self.loadmodel(model_name, load_device="offload_device" if auto_cpu_offload else load_device, **options)
+        if base_precision in FP8_NAMES:
+            base_precision, options = "bf16", options | {"quantization": base_precision}
+        load_device = "offload_device" if auto_cpu_offload else load_device
+        return self.loadmodel(model_name, base_precision, load_device=load_device, **options)
 
 
 class MultiTalkModelLoader(FileNode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from .errors import InputError
@@ -85,6 +86,17 @@ def path(name: str, value: Any) -> str:
     if any(len(part.encode()) > MAX_NAME for part in given.replace("\\", "/").split("/")):
         raise InputError(f"{name} {brief(given)} has a name of more than {MAX_NAME} bytes. Make it shorter.")
     return given
+
+
+def mp4_path(name: str, value: Any) -> str:
+    """The path of an mp4 as text, with that suffix where it has none; the 5 of take_1.5 is none."""
+    given = path(name, value)
+    suffix = PurePath(given).suffix
+    if suffix.lower() == ".mp4":
+        return given
+    if suffix and not suffix[1:].isdigit():
+        raise InputError(f"{name} {brief(given)} ends with {suffix}, and the video is an mp4. Use .mp4, or no suffix.")
+    return f"{given}.mp4"
 
 
 def instance(name: str, value: Any, kind: type, what: str) -> None:

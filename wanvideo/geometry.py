@@ -20,6 +20,7 @@ SIZE_MULTIPLE = VAE_STRIDE[1] * PATCH
 LATENT_CHANNELS = 16
 FPS = 25.0  # what the audio adapter was trained at
 DEFAULT_WINDOW = 81
+SHORTEST_WINDOW = 5  # that repeats a frame of the one before it
 DEFAULT_OVERLAP = 9
 MAX_SIDE = 8192  # 1024 rotary positions of 8 pixels
 MAX_PIXELS = 4096 * 4096

@@ -74,7 +74,7 @@ class TalkingVideoPipeline:
         inputs = self.check(request)
         if folder is None:
             return self._render(request, inputs, on_step, sinks)
-        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, None)
+        manifest = self.manifest(request, inputs)
 
         def windows() -> Iterator[FinishedWindow]:
             yield from self._record(request, inputs, manifest, Path(folder), resume, on_step, sinks)[1]
@@ -102,7 +102,7 @@ class TalkingVideoPipeline:
         path = check_output(asked or video_name(free_run(Path("talking_video.run"))), overwrite)
         named = path if asked and is_named else None
         inputs = self.check(request)
-        manifest = manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, named)
+        manifest = self.manifest(request, inputs, named)
         replaced = named if overwrite else None
         run, windows = self._record(request, inputs, manifest, path.with_suffix(".run"), resume, on_step, (), replaced)
         for _ in windows:
@@ -139,6 +139,10 @@ class TalkingVideoPipeline:
         if self.files.clip_vision is None:
             logger.info("No CLIP vision model is named: faces keep less of the reference's likeness.")
         return inputs
+
+    def manifest(self, request: TalkRequest, inputs: Inputs, output: Path | None = None) -> Manifest:
+        """What decides the video of a request. Args: inputs: as `check` gives them. output: the name it is to have."""
+        return manifest_of(Job(request, self.named, self.options), inputs, self.files, self.engine, output)
 
     def _record(
         self, request: TalkRequest, inputs: Inputs, manifest: Manifest, folder: Path, resume: str,

@@ -25,6 +25,7 @@ AUDIO_TYPES = ("para", "add")
 COLOR_METHODS = ("disabled", "mkl", "hm", "reinhard", "mvgd", "hm-mvgd-hm", "hm-mkl-hm", "lab")
 DTYPES = ("bf16", "fp16", "fp32")
 QUANTIZERS = ("fp8", "int8", "fp4")
+CONVERSIONS = (*QUANTIZERS, "bf16")  # of a model file
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead")
 CACHES = ("teacache", "magcache", "easycache")
 MAX_SPEAKERS = 6

@@ -11,8 +11,8 @@ import pytest
 from support import jobs
 
 from wanvideo.checkpoints.sets import SETS
-from wanvideo.cli import doctor
-from wanvideo.cli.doctor import Probe, describe, examine, main
+from wanvideo.cli.doctor import main
+from wanvideo.cli.examine import Probe, _installed, describe, examine
 from wanvideo.cli.findings import NEEDED, find_models, without_private
 from wanvideo.errors import InputError
 from wanvideo.memory import nvml
@@ -149,5 +149,5 @@ def test_without_a_driver_the_reason_is_said(monkeypatch, report):
 
 
 def test_packages_that_are_not_there_are_said(monkeypatch, report):
-    assert doctor._installed("no-such-package-at-all") == ""
+    assert _installed("no-such-package-at-all") == ""
     assert "not installed" in describe(report)

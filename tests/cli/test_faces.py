@@ -56,7 +56,7 @@ def test_swapped_speakers_are_told(lips, tmp_path, capsys, monkeypatch, is_swapp
 
     video = faces.video(tmp_path / "a.mp4", both, faces.openings(SPEECH), faces.openings(OTHER))
     sounds = [OTHER, SPEECH] if is_swapped else [SPEECH, OTHER]
-    monkeypatch.setattr(score, "MeshLips", lambda: lips)
+    monkeypatch.setattr("wanvideo.quality.lips.MeshLips", lambda: lips)
     assert score.main([str(video), "--audio", *map(str, sounds)]) == 0
     saved = json.loads((tmp_path / "a.score.json").read_text())
     assert saved["is_swapped"] is is_swapped and saved["followed_by"] == ([1, 0] if is_swapped else [0, 1])

@@ -116,9 +116,11 @@ def test_comfyui_s_files_make_the_same_video(tmp_path):
     assert np.array_equal(comfy, official)
 
 
-def test_clip_mode_is_one_window(tmp_path):
-    flags = [*models(), *FAST, "--mode", "clip", *job(tmp_path), "--save_file", str(tmp_path / "clip")]
+def test_clip_mode_is_one_window(tmp_path, caplog):
+    jobs.capture_log(caplog)
+    flags = [*models(), *FAST, "--mode", "clip", *job(tmp_path), "--save_file", str(tmp_path / "clip"), "--dit_fsdp"]
     assert run(generate.main, flags) == 0
+    assert "--dit_fsdp changes nothing without torchrun" in caplog.text
     assert probe(tmp_path / "clip.mp4").frames == 13
 
 

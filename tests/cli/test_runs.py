@@ -75,11 +75,15 @@ def test_what_is_no_run_is_said_in_one_sentence(root, capsys):
         assert "of a newer version" in capsys.readouterr().err
 
 
-def test_500_runs_are_listed_at_once(tmp_path, capsys):
+def test_500_runs_are_listed_at_once(tmp_path, capsys, monkeypatch):
+    """Each manifest is read once."""
     for number in range(500):
         run(tmp_path / f"talk_{number:03}.run")
+    read, counted = Manifest.read, []
+    monkeypatch.setattr(Manifest, "read", lambda folder: counted.append(folder) or read(folder))
     started = time.perf_counter()
     assert main(["runs", "list", str(tmp_path)]) == 0
+    assert len(counted) == len(set(counted)) == 500
     assert len(capsys.readouterr().out.splitlines()) == 501 and time.perf_counter() - started < 10
 
 

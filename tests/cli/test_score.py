@@ -76,7 +76,7 @@ def test_changed_colors_are_told(tmp_path):
 
 def test_the_command_writes_json_and_a_plot_and_says_it(tmp_path, monkeypatch, capsys):
     video = talking(tmp_path / "a.mp4")
-    monkeypatch.setattr(command, "MeshLips", lambda: dark_lips)
+    monkeypatch.setattr("wanvideo.quality.lips.MeshLips", lambda: dark_lips)
     monkeypatch.setitem(sys.modules, "dlib", None)
     assert command.main([str(video), "--audio", str(SPEECH), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out

@@ -82,7 +82,7 @@ def file(tmp_path_factory):
 
 
 def test_the_command_writes_and_says_it(tmp_path, monkeypatch, capsys, file):
-    monkeypatch.setattr(command, "MeshLips", lambda: dark_lips)
+    monkeypatch.setattr("wanvideo.quality.lips.MeshLips", lambda: dark_lips)
     video = talking(tmp_path / "a.mp4", opening=np.linspace(0, 1, 2 * FPS))
     assert command.main([str(video), "--audio", str(SPEECH), "--syncnet", str(file)]) == 0
     (near,) = json.loads((tmp_path / "a.score.json").read_text())["syncnets"]
@@ -93,7 +93,7 @@ def test_the_command_writes_and_says_it(tmp_path, monkeypatch, capsys, file):
 
 
 def test_what_cannot_be_measured_is_said(tmp_path, monkeypatch, capsys, file):
-    monkeypatch.setattr(command, "MeshLips", lambda: dark_lips)
+    monkeypatch.setattr("wanvideo.quality.lips.MeshLips", lambda: dark_lips)
     short = talking(tmp_path / "a.mp4", opening=np.zeros(30))
     assert command.main([str(short), "--audio", str(SPEECH), "--syncnet", str(file)]) == 0
     assert "SyncNet: not measured: they last less than 1.44 s together" in capsys.readouterr().out

@@ -54,6 +54,13 @@ def test_everything_that_is_wrong_is_said_with_its_place(tmp_path):
     assert "line 4" in problems[3] and "line 5" in problems[3] and "the name n" in problems[3]
 
 
+def test_an_output_is_an_mp4(tmp_path):
+    outputs = ("a", "b.MP4", "take_1.5", "c.avi")
+    entries, problems = read_entries(written(tmp_path / "a.jsonl", lines(*({"output": out} for out in outputs))), OUT)
+    assert [str(entry.output) for entry in entries] == ["a.mp4", "b.MP4", "take_1.5.mp4"]
+    assert len(problems) == 1 and """line 7: "output" 'c.avi' ends with .avi""" in problems[0]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "\n"])
 def test_a_file_without_jobs_is_refused(tmp_path, text):
     with pytest.raises(InputError):

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 from support import jobs, media_files
@@ -13,8 +14,10 @@ from support.fleet_flags import SMALL, job_file, model_flags
 from wanvideo.cli import batch
 from wanvideo.cli.main import run
 from wanvideo.errors import InputError
-from wanvideo.fleet import local
+from wanvideo.fleet import local, tasks
 from wanvideo.fleet.local import local_places
+from wanvideo.parallel.layout import WantedRanks
+from wanvideo.runs.find import last_writes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +57,59 @@ def test_jobs_are_done_by_a_warm_worker_and_a_killed_one_resumes(tmp_path, capsy
     assert " transformer " not in log.split("running worker 1")[-1], "it was loaded for the other job"
     assert run(batch.main, arguments) == 0, "the same batch again finds everything there"
     assert [event["event"] for event in events_of(capsys)] == ["there"] * 2 + ["end"]
+
+
+def test_a_video_of_other_content_under_the_same_names_is_not_there(tmp_path, capsys):
+    """The sound is replaced by another one of the same length; then back, and then the video itself is replaced."""
+    arguments = [job_file(tmp_path, {"name": "a"}), "--out", str(tmp_path), *model_flags(), *SMALL]
+    sound, video = tmp_path / "speech.wav", tmp_path / "a.mp4"
+    before = sound.read_bytes()
+    assert run(batch.main, arguments) == 0
+    jobs.speech(tmp_path, 1.0, frequency=330.0)
+    assert run(batch.main, arguments) == 2
+    assert re.search(r"a.mp4 exists and is of another request: sound of speaker 1 was .*, is ", capsys.readouterr().err)
+    sound.write_bytes(before)
+    assert run(batch.main, arguments) == 0 and "[1/1] a: there" in capsys.readouterr().out
+    content = video.read_bytes()
+    video.unlink()
+    video.write_bytes(content + b"x")
+    assert run(batch.main, arguments) == 2
+    assert "no run beside it made it" in capsys.readouterr().err
+
+
+class Worker:
+    """One that fails in the second window of its first task."""
+
+    place = SimpleNamespace(rank=0, world=1, device=lambda device: device)
+    num_failures = 0
+
+    def step(self, report):
+        if report.window_index == 1 and not self.num_failures:
+            self.num_failures += 1
+            raise RuntimeError("a driver fell over")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_retry_goes_on_with_what_its_own_batch_began(tmp_path, overwrite, caplog):
+    """With --resume never: an unfinished run of the same request is left alone, unlike the one of the first try."""
+    request = jobs.request(tmp_path, output=str(tmp_path / "a.mp4"))
+    files, options, worker = jobs.official_files(), jobs.OPTIONS, Worker()
+    models = tasks.TalkingVideoPipeline(files, options)
+    if overwrite:
+        models.generate(request)
+    else:
+        with pytest.raises(RuntimeError):
+            models.generate(request, on_step=Worker().step)
+    task = tasks.VideoTask(
+        request, files, options, WantedRanks(), overwrite, "never", last_writes(tmp_path / "a.mp4")
+    )  # fmt: skip
+    with pytest.raises(RuntimeError):
+        task.perform(models, worker)
+    jobs.capture_log(caplog)
+    assert task.perform(models, worker) == tmp_path / "a.mp4"
+    own = "a.run" if overwrite else "a_2.run"
+    assert re.search(rf"{own} goes on: 1 of \d windows are there", caplog.text)
+    assert sorted(folder.name for folder in tmp_path.glob("*.run")) == ["a.run", own][: 2 - overwrite]
 
 
 def test_two_ranks_make_a_video_together(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Which video belongs to which run can be seen: whatever ended it, a run gives its video its own name."""
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,46 @@ def test_whatever_ends_it_a_run_has_one_video_of_its_name(tmp_path, nursery):
         saved(folder)
         assert [path.name for path in folder.glob("*.mp4")] == ["talk_2.mp4"], number
         assert Manifest.read(folder / "talk_2.run").output == str(folder / "talk_2.mp4")
+
+
+def replaced(folder):
+    made(folder).save_as(Path(folder) / "talk_2.mp4", overwrite=True)
+
+
+def replaced_until_linked(folder):
+    replace_file = Path.replace
+    Path.replace = lambda path, target: kills.die() if ".linked-" in path.name else replace_file(path, target)
+    replaced(folder)
+
+
+def test_a_name_in_between_is_removed_by_the_next_start_of_its_run(tmp_path, nursery):
+    (tmp_path / "talk_2.mp4").write_bytes(b"before")
+    theirs = tmp_path / "talk_2.run" / ".mine.linked-0a1b2c.mp4"
+    assert nursery.run("replaced_until_linked", tmp_path) == signal.SIGKILL
+    theirs.touch()
+    left = list(tmp_path.rglob(".*.linked-*.mp4"))
+    assert len(left) == 2 and (tmp_path / "talk_2.mp4").read_bytes() == b"before"
+    assert nursery.run("replaced", tmp_path) == 0
+    assert list(tmp_path.rglob(".*.linked-*.mp4")) == [theirs], "what the run has not made stays"
+    assert (tmp_path / "talk_2.mp4").samefile(tmp_path / "talk_2.run" / "video.mp4")
+
+
+def test_a_start_of_the_run_in_between_costs_no_video(tmp_path, monkeypatch):
+    """Another process that begins to use the finished run removes the name that this one has just made."""
+    run, link = made(tmp_path), os.link
+    (tmp_path / "asked.mp4").write_bytes(b"before")
+    removed = []
+
+    def linked(source, target):
+        link(source, target)
+        if not removed:
+            removed.extend(tmp_path.rglob(".*.linked-*.mp4"))
+            made(tmp_path)
+
+    monkeypatch.setattr(os, "link", linked)
+    assert run.save_as(tmp_path / "asked.mp4", overwrite=True) == tmp_path / "asked.mp4"
+    assert len(removed) == 1 and (tmp_path / "asked.mp4").samefile(run.video)
+    assert not list(tmp_path.rglob(".*.linked-*.mp4"))
 
 
 def test_a_name_that_is_taken_gets_a_number_and_stays(tmp_path):

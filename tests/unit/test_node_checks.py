@@ -14,6 +14,7 @@ from support import recipes
 from support.pack import load_pack, node
 
 from wanvideo.checkpoints.checkpoint import recognize
+from wanvideo.checks import brief
 from wanvideo.errors import TalkError
 from wanvideo.request import LoopSettings
 from wanvideo.sampling.guidance import Guidance, Pass
@@ -63,6 +64,30 @@ LINKED = {
 def test_a_wrong_value_is_told_when_a_graph_is_queued(kind, values, said):
     assert NODES[kind].VALIDATE_INPUTS(**LINKED.get(kind, {})) is True
     assert said in NODES[kind].VALIDATE_INPUTS(**(LINKED.get(kind, {}) | values))
+
+
+LISTS = [
+    (kind, name, spec[0]) for kind, cls in sorted(NODES.items())
+    for name, spec in (cls.REQUIRED | cls.OPTIONAL).items()
+    if isinstance(spec, tuple) and isinstance(spec[0], list)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, name, offered", LISTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_script_is_told_what_a_list_offers(kind, name, offered):
+    """Before anything else: what the node needs beside the value is None here."""
+    cls = NODES[kind]
+    for value in ("confy", None, 1):
+        others = dict.fromkeys(cls.REQUIRED) | {item: kinds[0] for node, item, kinds in LISTS if node == kind}
+        with pytest.raises(ValueError, match="is not offered") as caught:
+            getattr(cls(), cls.FUNCTION)(**(others | {name: value}))
+        assert str(caught.value).startswith(f"{name} {brief(value)} is not offered.")
+        assert f"Use one of {', '.join(offered)}." in str(caught.value)
+
+
+def test_a_list_is_checked_where_its_value_has_no_name():
+    with pytest.raises(ValueError, match="precision 'fp61' is not offered. Did you mean 'fp16'"):
+        node("WanVideoVAELoader").loadmodel("vae.safetensors", "fp61")
 
 
 def test_what_depends_on_a_linked_value_is_left_for_later():

@@ -17,7 +17,7 @@ from wanvideo.cli.demo import demo_files, demo_request
 from wanvideo.engine.files import resolve
 from wanvideo.engine.sizes import model_sizes
 from wanvideo.errors import InputError
-from wanvideo.geometry import VideoGeometry, WindowPlan
+from wanvideo.geometry import SHORTEST_WINDOW, VideoGeometry, WindowPlan
 from wanvideo.memory.hooked import HookedBlocks, streaming
 from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run, prefers_shards
 from wanvideo.memory.residency import Residency, module_bytes
@@ -35,9 +35,9 @@ SIZES = {"infinitetalk-480": (832, 480), "infinitetalk-720": (1280, 704)}
 
 
 def plan(free_gb, weights=FP8, size=(832, 480), settings=None, options=None, work=WORK, name="", frames=550):
-    geometry = VideoGeometry(*size, 81)
-    device = Device(name, int(free_gb * GB), "flash_attn_3")
     settings, options = settings or LoopSettings(), options or EngineOptions()
+    geometry = VideoGeometry(*size, settings.window_frames)
+    device = Device(name, int(free_gb * GB), "flash_attn_3")
     return plan_run(geometry, WindowPlan(frames), 25.0, settings, options, weights, device, work)
 
 
@@ -105,13 +105,15 @@ def test_wishes_are_kept():
     assert plan(140, options=EngineOptions(blocks_to_stream=13)).memory.num_streamed == 13
     assert plan(140, options=EngineOptions(vae_tiling=True)).tiled_vae
     assert plan(140, settings=LoopSettings(tiled_vae=True)).tiled_vae
-    with pytest.raises(InputError, match="smaller size"):
+    with pytest.raises(InputError, match="Use a smaller size, a shorter window or tiled_vae."):
         plan(7, options=EngineOptions(vae_tiling=False))
 
 
 def test_what_cannot_fit_is_refused():
-    with pytest.raises(InputError, match="every block streaming"):
+    with pytest.raises(InputError, match="every block streaming.* Use a smaller size or a shorter window.$"):
         plan(3)
+    with pytest.raises(InputError, match="Use a smaller size.$"):
+        plan(1, settings=LoopSettings(window_frames=SHORTEST_WINDOW, motion_frames=1))
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from torch import Tensor
 from ..durable import written_aside
 from ..errors import CheckpointError, InputError, OutputError
 from ..models.transformer import WanTransformer
-from ..ops.linear.formats import FORMATS, QUANTIZERS
+from ..ops.linear.formats import FORMATS
+from ..request import CONVERSIONS
 from .detect import identify
 from .dialects import Kind, to_canonical
 from .quantize import BLOCKS, can_quantize, check_quanto_map, packed, quantized, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .safetensors_file import write_safetensors
 
-TARGETS = (*QUANTIZERS, "bf16")
 MARKERS = {"fp8": "float8_e4m3fn", "int8": "int8_tensorwise", "fp4": "nvfp4"}  # ComfyUI's names of the formats
 Entry = tuple[str, tuple[int, ...], torch.dtype, "Reader"]
 logger = logging.getLogger("wanvideo")
@@ -70,8 +70,8 @@ def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
     Raises: InputError or CheckpointError before anything is written, OutputError when it cannot be.
     """
     target = Path(target).expanduser()
-    if to not in TARGETS:
-        raise InputError(f"A model cannot be converted to {to!r}. Use one of {', '.join(TARGETS)}.")
+    if to not in CONVERSIONS:
+        raise InputError(f"A model cannot be converted to {to!r}. Use one of {', '.join(CONVERSIONS)}.")
     if target.suffix != ".safetensors":
         raise InputError(f"The converted model is a .safetensors file, not {target.name}. Choose such a name.")
     if target.exists():

@@ -115,19 +115,24 @@ def _videos(
     from ..fleet.local import VideoWork
     from ..fleet.tasks import VideoTask
     from ..parallel.layout import WantedRanks
+    from ..runs.find import last_writes
     from .generate import read_job
 
     works, pipelines = list[VideoWork](), dict[Hashable, "TalkingVideoPipeline"]()
     for entry in entries:
         with _noting(problems, entry):
             job = read_job([*common, *entry.arguments, "--save_file", str(entry.output)], PROGRAM, entry.job)
-            _check_job(job, pipelines)
+            other = _check_job(job, pipelines)
             wanted = WantedRanks(is_auto=flags.gpus_per_job > 1, shard=job.ranks.shard)
-            task = VideoTask(job.request, job.files, job.options, wanted, job.overwrite, job.resume)
-            work = VideoWork(entry.name, task)
-            if work.output.exists() and not (job.overwrite or work.is_done()):
-                raise OutputError(f"{work.output} exists and is of another request. Name another, or --overwrite.")
-            works.append(work)
+            task = VideoTask(
+                job.request, job.files, job.options, wanted, job.overwrite, job.resume, last_writes(entry.output)
+            )  # fmt: skip
+            is_there = entry.output.exists() and not job.overwrite
+            if is_there and other:
+                raise OutputError(
+                    f"{entry.output} exists and is of another request: {other}.\nName another, or --overwrite."
+                )
+            works.append(VideoWork(entry.name, task, is_made=is_there))
     _refuse(problems)
     return works
 
@@ -146,9 +151,13 @@ def _places(flags: argparse.Namespace, works: Sequence[VideoWork]) -> Sequence[P
     return local_places(gpus, flags.gpus_per_job, flags.workers, 0 if on_cpu else torch.cuda.device_count())
 
 
-def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> None:
-    """Open everything that a job names; models and media of which only headers are read. Raises: TalkError."""
+def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> str:
+    """Open everything that a job names; models and media of which only headers are read.
+
+    Returns: why what has the name of its video is another one (see runs.find.why_not_made). Raises: TalkError.
+    """
     from ..pipeline import TalkingVideoPipeline
+    from ..runs.find import why_not_made
 
     if job.options.device not in (None, "cpu", "cuda"):
         raise InputError(f"--device {job.options.device} names one device for all jobs. Use cuda or cpu, and --gpus.")
@@ -156,7 +165,8 @@ def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> Non
     key = job.files, options
     if key not in pipelines:
         pipelines[key] = TalkingVideoPipeline(job.files, options)
-    pipelines[key].check(job.request)
+    inputs, output = pipelines[key].check(job.request), Path(job.request.output or "")
+    return why_not_made(output, pipelines[key].manifest(job.request, inputs)) if output.is_file() else "it is no file"
 
 
 class _noting:

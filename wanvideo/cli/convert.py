@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..checkpoints.convert import TARGETS, convert
+from ..request import CONVERSIONS
 from .parser import Parser
 
 
@@ -11,8 +11,11 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="wanvideo convert", description=__doc__)
     parser.add_argument("--in", dest="source", required=True, help="transformer, audio adapter or text encoder to read")
     parser.add_argument("--out", required=True, help=".safetensors file to write; it must not exist")
-    parser.add_argument("--to", required=True, choices=TARGETS)
+    parser.add_argument("--to", required=True, choices=CONVERSIONS)
     flags = parser.parse_args(argv)
+
+    from ..checkpoints.convert import convert  # here: flags are judged before PyTorch is loaded
+
     result = convert(flags.source, flags.out, flags.to)
     print(
         f"{result.path}: {result.size_bytes / 1e6:.1f} MB, {result.tensors} tensors, "

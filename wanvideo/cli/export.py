@@ -6,16 +6,16 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import checks
 from ..durable import write_atomically
 from ..errors import InputError, OutputError
-from .export_media import Derived
-from .export_sampler import SAMPLERS, SamplerReader
-from .export_talk import TalkReader
 from .graphs import Graph, read_graph
 from .parser import Parser
+
+if TYPE_CHECKING:
+    from .export_media import Derived
 
 TALK = "WanVideoTalk"
 
@@ -45,6 +45,9 @@ def export(graph: Graph, models: str = "models", inputs: str = "input", prefix: 
     Args: models, inputs: ComfyUI's folders. prefix: how paths of pictures that are made begin.
     Raises: InputError for other graphs.
     """
+    from .export_sampler import SAMPLERS, SamplerReader  # here: flags are judged before PyTorch is loaded
+    from .export_talk import TalkReader
+
     found = graph.of_kind(TALK, *SAMPLERS)
     if len(found) != 1:
         raise InputError(

@@ -14,9 +14,8 @@ from ..request import NEGATIVE_PROMPT, Apg, StepCache
 from ..sampling.conditions import mode_of_adapter
 from ..video.drawn import numbers_of, ordered
 from .export_reader import Reader
-from .export_talk import CUSTOM
 from .generate import ALWAYS_COMPUTED
-from .graphs import Graph, GraphNode, Link
+from .graphs import CUSTOM, Graph, GraphNode, Link
 from .shelf import folder_shelves
 from .widgets import CONTROL
 

@@ -14,11 +14,10 @@ from ..presets import AUTO
 from ..request import MAX_SPEAKERS
 from ..sampling.conditions import mode_of_adapter
 from .export_reader import Reader
-from .graphs import Graph, GraphNode
+from .graphs import CUSTOM, Graph, GraphNode
 from .shelf import folder_shelves
 from .widgets import CONTROL, WIDGETS
 
-CUSTOM = "custom"  # size of a node whose width and height count
 AUDIOS, MASKS = ([f"{name}_{number}" for number in range(1, MAX_SPEAKERS + 1)] for name in ("audio", "mask"))
 READ = {*WIDGETS["WanVideoTalk"], CONTROL, "image", "video", "source_options", *AUDIOS, *MASKS}
 logger = logging.getLogger("wanvideo")

@@ -88,7 +88,7 @@ def read_engine(argv: list[str], program: str) -> tuple[ModelFiles, EngineOption
 
 
 def _request(flags: argparse.Namespace) -> TalkRequest:
-    size = parse_size(flags.size)
+    size, output = parse_size(flags.size), flags.save_file and checks.mp4_path("output", flags.save_file)
     checks.number("seed", flags.base_seed, -(2**64), 2**64 - 1, whole=True)
     most = MOST_FRAMES if flags.max_frame_num is None else flags.max_frame_num
     settings = _settings(flags, size)
@@ -111,8 +111,7 @@ def _request(flags: argparse.Namespace) -> TalkRequest:
     if not request.has_speech and flags.mode != "clip" and flags.max_frame_num is None:
         logger.info("Nobody speaks in the job: the video is one window. For a longer one say --max_frame_num.")
         request = replace(request, max_frames=0)
-    output = checks.path("output", flags.save_file or _name(flags, request))
-    return replace(request, output=output if output.lower().endswith(".mp4") else f"{output}.mp4")
+    return replace(request, output=output or checks.mp4_path("output", _name(flags, request)))
 
 
 def _camera(flags: argparse.Namespace) -> Camera | None:
@@ -315,6 +314,8 @@ def main(argv: list[str]) -> int:
         return generate_together(
             job.request, job.files, job.options, job.ranks, place, job.overwrite, job.resume, job.is_named
         )  # fmt: skip
+    if job.ranks.shard:
+        logger.info("--dit_fsdp changes nothing without torchrun: one process has all of the transformer's blocks.")
     return make(job)
 
 

@@ -12,6 +12,7 @@ from ..job import read_object
 from .subgraphs import expanded
 from .widgets import WIDGETS
 
+CUSTOM = "custom"  # size of a node whose width and height count
 MOST_HOPS = 100
 
 

@@ -10,15 +10,14 @@ from typing import Any
 
 from .. import checks
 from ..durable import write_atomically
-from ..engine.talk import audio_cfg_scale_of
 from ..errors import InputError, OutputError
 from ..job import read_object
 from ..parallel.layout import WantedRanks
 from ..prompts import PromptList
 from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest, draw_seed
-from .export_talk import CUSTOM
 from .generate import Job, read_job
 from .graph_writer import GraphWriter, check_names, inputs_of, set_people, set_source
+from .graphs import CUSTOM
 from .parser import Parser
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
@@ -147,6 +146,8 @@ def _set_request(graph: GraphWriter, request: TalkRequest) -> None:
 
 
 def _audio_cfg_scale(settings: LoopSettings) -> float:
+    from ..engine.talk import audio_cfg_scale_of  # here: flags are judged before PyTorch is loaded
+
     cfg, scale = settings.guidance_scale, settings.audio_guidance_scale
     return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
 

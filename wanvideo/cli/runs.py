@@ -48,18 +48,19 @@ def _found(folder: Path) -> Found:
 
 
 def _list(folder: Path) -> int:
-    from ..runs.find import find_runs, orphans, unreadable
+    from ..runs.find import orphans, survey
 
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Name the one that videos are written to.")
-    rows = [COLUMNS, *(_row(run) for run in find_runs(folder))]
+    runs, others = survey(folder)
+    rows = [COLUMNS, *map(_row, runs)]
     if len(rows) == 1:
         print(f"There are no runs in {folder.absolute()}.")
     else:
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         for row in rows:
             print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    if others := unreadable(folder):
+    if others:
         print("\nNot usable as runs; `runs remove` deletes what a run has written there:")
         print("\n".join(f"  {name.name}: {reason}" for name, reason in others))
     if parts := orphans(folder):

@@ -18,7 +18,7 @@ from ..geometry import WindowPlan
 from ..keep import CRF
 from ..lora.use import LoraUse
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest, draw_seed
-from ..runs.identity import SAMPLE, digest_of, flat, identify
+from ..runs.identity import MACHINE, SAMPLE, digest_of, flat, identify
 from ..runs.manifest import DRAWN, Manifest, Plan
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -122,7 +122,7 @@ def plan_of(width: int, height: int, fps: float, windows: WindowPlan, crf: int) 
 def identity_of_models(models: Mapping[str, Checkpoint | None], device: torch.device) -> dict[str, str]:
     """Of models by their names, and of what they compute with."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    found = {"version": __version__, "torch": torch.__version__, "device": name}
+    found = dict(zip(MACHINE, (__version__, torch.__version__, name), strict=True))
     return found | {f"{name} model": _identity(model) for name, model in models.items() if model is not None}
 
 

@@ -101,12 +101,11 @@ def _entry(where: str, default: str, data: Any, folder: Path) -> Entry:
     if name is not None:
         checks.text('"name"', name, 100)
     if output is not None:
-        checks.path('"output"', output)
+        output = checks.mp4_path('"output"', output)
     if flags is not None and not isinstance(flags, dict):
         raise InputError(f'"flags" {checks.brief(flags)} is no object. Write {{"base_seed": 7}} or leave it out.')
     name = NAME.sub("_", name or (Path(output).stem if output else default)).strip("._") or default
     path = Path(output).expanduser() if output else folder / f"{name}.mp4"
-    path = path if path.suffix.lower() == ".mp4" else path.with_name(f"{path.name}.mp4")
     job = {key: value for key, value in data.items() if key not in OWN_KEYS}
     return Entry(where, name, job, flags or {}, path)
 

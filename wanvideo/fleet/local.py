@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..engine.manifests import Job
-from ..errors import InputError, OutputError
-from ..runs.manifest import NAME, Manifest
+from ..errors import InputError
 from .dispatch import JobFailed, Stopped
 from .group import Group, TaskFailed, WorkerDied
 from .messages import Done, Step
@@ -20,10 +16,11 @@ from .tasks import VideoTask
 
 @dataclass(frozen=True)
 class VideoWork:
-    """A job through the pipeline."""
+    """A job through the pipeline. is_made: whether its video is there from an earlier batch."""
 
     name: str
     task: VideoTask
+    is_made: bool = False
 
     @property
     def output(self) -> Path:
@@ -34,22 +31,7 @@ class VideoWork:
         return self.task.key
 
     def is_done(self) -> bool:
-        """Whether an earlier batch made this very video, and it is where it was put."""
-        folder = self.output.with_suffix(".run")
-        if self.task.overwrite or not (self.output.is_file() and (folder / NAME).is_file()):
-            return False
-        try:
-            manifest = Manifest.read(folder)
-        except OutputError:
-            return False
-        asked = Job(self.task.request, self.task.files, self.task.options).to_json()
-        return manifest.video is not None and _asked(manifest.job or {}) == _asked(json.loads(json.dumps(asked)))
-
-
-def _asked(job: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What of a run's job decides its video; on which device is for the batch to say."""
-    options = {name: value for name, value in job.get("options", {}).items() if name != "device"}
-    return job.get("request"), job.get("files"), options
+        return self.is_made
 
 
 class LocalPlace:

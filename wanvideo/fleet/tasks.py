@@ -24,6 +24,7 @@ from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks, choose_layout
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest
+from ..runs.find import AUTO, NEVER, written_since
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
@@ -35,14 +36,21 @@ from .worker import Worker
 
 @dataclass(frozen=True)
 class VideoTask:
-    """A request whose video is written to request.output. overwrite, resume: see TalkingVideoPipeline.generate."""
+    """A request whose video is written to request.output.
+
+    Args:
+        overwrite, resume: see TalkingVideoPipeline.generate.
+        before: runs that were there before (see runs.find.last_writes); with resume "never" it goes on with a newer
+            one, which an earlier try of this task began.
+    """
 
     request: TalkRequest
     files: ModelFiles
     options: EngineOptions
     wanted: WantedRanks
     overwrite: bool = False
-    resume: str = "auto"
+    resume: str = AUTO
+    before: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def key(self) -> Hashable:
@@ -67,7 +75,10 @@ class VideoTask:
         if worker.place.rank:
             models.assist(self.request)
             return None
-        return models.generate(self.request, overwrite=self.overwrite, on_step=worker.step, resume=self.resume)
+        resume = self.resume
+        if resume == NEVER and self.request.output is not None:
+            resume = str(written_since(Path(self.request.output), self.before) or NEVER)
+        return models.generate(self.request, overwrite=self.overwrite, on_step=worker.step, resume=resume)
 
 
 @dataclass(frozen=True)

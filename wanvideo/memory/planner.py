@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import InputError
-from ..geometry import VideoGeometry, WindowPlan
+from ..geometry import SHORTEST_WINDOW, VideoGeometry, WindowPlan
 from ..request import EngineOptions, LoopSettings
 from .budget import CONTEXT_SLACK, GIB, WindowNeed, vae_bytes, window_need
 from .learned import Measured, learned_seconds
@@ -30,13 +30,13 @@ class MemoryPlan:
 
 def plan_blocks(
     free_bytes: int, num_blocks: int, block_bytes: int, other_bytes: int, need: WindowNeed, *,
-    reserve_bytes: int = 0, prefetch: int = 1, wanted: int = -1,
+    reserve_bytes: int = 0, prefetch: int = 1, wanted: int = -1, helps: str = "a smaller size",
 ) -> MemoryPlan:  # fmt: skip
     """Blocks to stream.
 
     Args:
         free_bytes: device memory that may be used. reserve_bytes: kept for something else (the VAE's decode).
-        wanted: what the user asks for, 0 to num_blocks, or -1 for as few as fit.
+        wanted: what the user asks for, 0 to num_blocks, or -1 for as few as fit. helps: what to use where nothing fits.
     Raises: InputError when even with all blocks streaming it does not fit; a user's number may do without the slack.
     """
     slots = (prefetch + 1) * block_bytes
@@ -50,7 +50,7 @@ def plan_blocks(
     if peak(needed) - (CONTEXT_SLACK if wanted >= 0 else 0) > free_bytes:
         raise InputError(
             f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
-            f"{free_bytes / GIB:.1f} GiB are free. Use a smaller size, a shorter window or tiled_vae."
+            f"{free_bytes / GIB:.1f} GiB are free. Use {helps}."
         )
     streamed = min(wanted, num_blocks) if wanted >= 0 else needed
     return MemoryPlan(streamed, peak(streamed))
@@ -209,16 +209,17 @@ def plan_run(
     else:
         wanted, room = options.blocks_to_stream, device.free_bytes
 
-    def place(reserve: int) -> MemoryPlan:
+    def place(reserve: int, has_tiles: bool = False) -> MemoryPlan:
         return plan_blocks(
             room, weights.num_blocks, weights.block_bytes, weights.other_bytes + weights.vae_bytes, need,
             reserve_bytes=reserve, prefetch=options.prefetch, wanted=wanted,
+            helps=_helps(frames > SHORTEST_WINDOW, not has_tiles and reserve > need.total),
         )  # fmt: skip
 
     tiles = settings.tiled_vae or options.vae_tiling is True
     memory = _placed(place, whole, room) if not tiles else None
     if memory is None and options.vae_tiling is not False:
-        memory, tiles = place(tiled), True
+        memory, tiles = place(tiled, has_tiles=True), True
     memory = memory or place(whole)
     text_streams = device.free_bytes is not None and weights.text_encoder_bytes + GIB > device.free_bytes
     step, total = _seconds(geometry, windows, weights, device, work, memory.num_streamed)
@@ -226,6 +227,13 @@ def plan_run(
         geometry, windows, fps, memory, weights.num_blocks, tiles, text_streams,
         _host_bytes(weights, memory, options, device), device, work, step, total,
     )  # fmt: skip
+
+
+def _helps(can_shorten: bool, can_tile: bool) -> str:
+    """What a user may change where a window does not fit."""
+    if can_shorten:
+        return "a smaller size, a shorter window or tiled_vae" if can_tile else "a smaller size or a shorter window"
+    return "a smaller size or tiled_vae" if can_tile else "a smaller size"
 
 
 def prefers_shards(plan: Callable[[ModelWeights], RunPlan], weights: ModelWeights, num_ranks: int) -> bool:

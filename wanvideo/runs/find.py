@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..video.soundtrack import Soundtrack
 from . import lock
-from .identity import differences
+from .identity import MACHINE, differences, identify
 from .lock import is_locked
 from .manifest import NAME, Manifest
 from .names import SUFFIX, free_run, is_same
@@ -59,29 +60,69 @@ class Found:
             return 0.0
 
 
-def find_runs(root: Path) -> Iterator[Found]:
-    """Runs in folders of `root`, in order of their names; what is no run is passed over."""
-    for file in sorted(root.glob(f"*/{NAME}")):
+def find_runs(root: Path, names: str = "*") -> Iterator[Found]:
+    """Runs in folders of `root`, in order of their names; what is no run is passed over. Args: names: a pattern."""
+    for file in sorted(root.glob(f"{names}/{NAME}")):
         try:
             yield Found(file.parent, Manifest.read(file.parent))
         except OutputError as error:
             logger.debug("%s", error)
 
 
-def unreadable(root: Path) -> list[tuple[Path, str]]:
-    """Folders of `root` that look like runs and cannot be read, with the reason."""
-    found = []
+def runs_of(video: Path) -> Iterator[Found]:
+    """Runs beside a video that may have made it, by their names: NAME.run, NAME_2.run."""
+    return find_runs(video.parent, f"{glob.escape(video.with_suffix(SUFFIX).stem)}*{SUFFIX}")
+
+
+def why_not_made(video: Path, wanted: Manifest) -> str:
+    """Why a video is not the one that is wanted, from a run beside it; empty where it is, whichever machine made it."""
+    now = _asked(wanted)
+    reasons = []
+    for run in runs_of(video):
+        file = run.manifest.video and run.folder / run.manifest.video
+        if not file or not file.is_file() or identify([file]) != identify([video]):
+            continue
+        changes = differences(_asked(run.manifest), now)
+        if not changes:
+            return ""
+        reasons.append(_listed(changes))
+    return next(iter(reasons), "no run beside it made it")
+
+
+def _asked(manifest: Manifest) -> dict[str, str]:
+    named = {**manifest.identity, **manifest.sound}
+    return {name: value for name, value in named.items() if name not in MACHINE}
+
+
+def last_writes(video: Path) -> frozenset[tuple[str, int]]:
+    """Runs beside a video that were begun for it, and when each of them was written last."""
+    own = [run.folder for run in runs_of(video) if run.manifest.output == str(video.absolute())]
+    return frozenset((folder.name, (folder / NAME).stat().st_mtime_ns) for folder in own)
+
+
+def written_since(video: Path, before: frozenset[tuple[str, int]]) -> Path | None:
+    """The run that was begun, or begun anew, for a video since `before` (see last_writes)."""
+    names = sorted(name for name, _ in last_writes(video) - before)
+    return video.with_name(names[-1]) if names else None
+
+
+def survey(root: Path) -> tuple[list[Found], list[tuple[Path, str]]]:
+    """Runs in folders of `root`, in order of their names, and what looks like one and cannot be read, with the reason.
+
+    Every manifest is read once.
+    """
+    runs, others = list[Found](), list[tuple[Path, str]]()
     for folder in sorted({*(file.parent for file in root.glob(f"*/{NAME}")), *root.glob(f"*{SUFFIX}")}):
         if folder.is_symlink() and not folder.exists():
-            found.append((folder, f"a link to {folder.readlink()}, which is not there"))
-        elif folder.is_dir() and not os.path.lexists(folder / NAME) and not is_locked(folder):
-            found.append((folder, f"no {NAME}"))
+            others.append((folder, f"a link to {folder.readlink()}, which is not there"))
         elif os.path.lexists(folder / NAME):
             try:
-                Manifest.read(folder)
+                runs.append(Found(folder, Manifest.read(folder)))
             except OutputError as error:
-                found.append((folder, str(error).replace(str(folder / NAME), NAME)))
-    return found
+                others.append((folder, str(error).replace(str(folder / NAME), NAME)))
+        elif folder.is_dir() and not is_locked(folder):
+            others.append((folder, f"no {NAME}"))
+    return runs, others
 
 
 def remove(folder: Path) -> list[str]:

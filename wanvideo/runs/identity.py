@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..untrusted import answered
 
 HEAD, SAMPLES, SAMPLE = 2**20, 16, 2**12  # bytes that are read of a large file: its header, and places all over it
+MACHINE = ("version", "torch", "device")  # names of what a video was made with, and not from
 MOST_CHARACTERS = 80  # of a value in a message
 
 

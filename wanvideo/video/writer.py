@@ -23,7 +23,7 @@ import av
 import numpy as np
 from torch import Tensor
 
-from ..durable import sync_file, sync_folder
+from ..durable import give_name, sync_file, sync_folder
 from ..errors import InputError, OutputError
 from ..keep import CRF
 from .part import VideoPart, cause_of, frame_rate
@@ -121,8 +121,11 @@ def with_sound(
     try:
         with av.open(str(finishing.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as output:
             _mux(part, output, rate, audio)
+        if overwrite:
+            give_name(finishing, path)
+            return path
         sync_file(finishing)
-        return publish(finishing, path, overwrite)
+        return publish(finishing, path, overwrite=False)
     except (av.FFmpegError, OSError, InputError) as error:
         raise OutputError(
             f"{cause_of(error)} while {path} was put together. All its pictures are in {part}; mend that, start again."
@@ -210,10 +213,7 @@ def publish(finished: Path, path: Path, overwrite: bool) -> Path:
     Raises: OSError.
     """
     if overwrite:
-        scratch = _hidden(path, "linked")
-        _link(finished, scratch)
-        scratch.replace(path)
-        scratch.unlink(missing_ok=True)  # where both are names of one file already, POSIX leaves both
+        _put_in_place(finished, path)
         sync_folder(path.parent)
         return path
     while True:
@@ -226,6 +226,32 @@ def publish(finished: Path, path: Path, overwrite: bool) -> Path:
         if free != path:
             log.warning("%s was taken while the video was made; it is saved as %s", path, free)
         return free
+
+
+def _put_in_place(finished: Path, path: Path) -> None:
+    """Replace `path` by a finished file.
+
+    The name that it has in between is beside `finished`, so in the folder of a run, which removes what a process that
+    ended left there. It is only ever one more name.
+    """
+    while True:
+        scratch = _hidden(finished, "linked")
+        try:
+            os.link(finished, scratch)
+        except FileExistsError:
+            continue
+        except OSError:
+            finished.replace(path)  # a file system without hard links
+            return
+        try:
+            scratch.replace(path)
+            return
+        except FileNotFoundError:
+            if os.path.lexists(scratch):
+                raise
+            continue  # another process began to use the run, and removed it
+        finally:
+            scratch.unlink(missing_ok=True)  # where both are names of one file already, POSIX leaves both
 
 
 def _link(finished: Path, path: Path) -> None:
