@@ -156,5 +156,5 @@ def test_a_profile_and_a_small_face_are_told_whoever_finds_them():
 def test_plan_says_where_faces_cannot_be_looked_at(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.face_mesh", None)
     assert planned(tmp_path, {"person1": str(SPEECH)}) == 0
-    assert "Faces: not looked at: it needs a mediapipe" in (said := capsys.readouterr().out) and "windows" in said
+    assert "Faces: not looked at: it needs a mediapipe" in (said := capsys.readouterr().out) and "1 window" in said
     assert planned(tmp_path, {}) == 0 and "Faces: nobody speaks." in capsys.readouterr().out
