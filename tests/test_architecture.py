@@ -224,7 +224,7 @@ def test_flags_are_judged_before_torch_is_loaded():
         "                  ['plan', '--help'], ['plan', '--attention', 'none'], ['download', '--help'], ['presets'],\n"
         "                  ['batch', '--help'], ['runs', '--help'], ['voices', '--help'], ['convert', '--help'],\n"
         "                  ['export', '--help'], ['import', '--help'], ['import', '--out', 'a', '--size', 'huge'],\n"
-        "                  ['score', '--help'], ['doctor', '--help'], ['doctor', '--dri']):\n"
+        "                  ['score', '--help'], ['doctor', '--help'], ['doctor', '--dri'], ['demo', '--help']):\n"
         "    with contextlib.suppress(SystemExit):\n"
         "        main(arguments)\n"
         "    assert not {'torch', 'av', 'PIL'} & set(sys.modules), arguments"

@@ -5,13 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, LoopSettings, ModelFiles, Speaker, TalkRequest
-from ..synthetic.models import make_models
-from ..video.reader import probe
-from ..video.writer import check_output
 from .parser import Parser
-from .progress import Progress
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SIZE = (192, 112)
@@ -44,6 +39,8 @@ def demo_request(two: bool = False) -> TalkRequest:
 
 def demo_files(folder: Path, two: bool = False) -> ModelFiles:
     """Tiny models in `folder`, written when they are not there yet."""
+    from ..synthetic.models import make_models
+
     if not (folder / "InfiniteTalk").exists():
         make_models(folder, "tiny", "official")
     return ModelFiles(
@@ -55,6 +52,12 @@ def demo_files(folder: Path, two: bool = False) -> ModelFiles:
 
 def main(argv: list[str]) -> int:
     flags = build_parser().parse_args(argv)
+
+    from ..pipeline import TalkingVideoPipeline  # here: flags are judged before PyTorch is loaded
+    from ..video.reader import probe
+    from ..video.writer import check_output
+    from .progress import Progress
+
     output = check_output(flags.out / ("demo_two.mp4" if flags.two else "demo.mp4"), flags.overwrite)
     logger.info("The models are tiny and random: what moves is real, what it shows is not.")
     pipeline = TalkingVideoPipeline(demo_files(flags.out / "models", flags.two), EngineOptions(dtype="fp32"))
