@@ -6,9 +6,9 @@ import pytest
 from support.exported import EXAMPLES, command_of
 
 from wanvideo.cli import export as exporting
-from wanvideo.cli.export import export
 from wanvideo.cli.generate import read_job
-from wanvideo.cli.graphs import Graph, GraphNode, Link, read_graph
+from wanvideo.cli.graphs.graph import Graph, GraphNode, Link, read_graph
+from wanvideo.cli.graphs.to_job import export
 from wanvideo.cli.import_ import main as import_main
 from wanvideo.errors import InputError
 

@@ -11,10 +11,10 @@ from support.exported import EXAMPLES, command_of
 from support.folders import comfy_folders
 from support.pack import load_pack
 
-from wanvideo.cli.export import export
 from wanvideo.cli.export import main as export_main
 from wanvideo.cli.generate import read_job
-from wanvideo.cli.graphs import read_graph
+from wanvideo.cli.graphs.graph import read_graph
+from wanvideo.cli.graphs.to_job import export
 from wanvideo.errors import InputError
 from wanvideo.video.picture import load_mask, load_picture
 

@@ -9,8 +9,8 @@ from PIL import Image
 from support import jobs
 from support.exported import EXAMPLES, command_of
 
-from wanvideo.cli.export import export
-from wanvideo.cli.graphs import read_graph
+from wanvideo.cli.graphs.graph import read_graph
+from wanvideo.cli.graphs.to_job import export
 from wanvideo.cli.import_ import main as import_main
 from wanvideo.errors import InputError
 from wanvideo.video.picture import ORIENTATION

@@ -10,13 +10,13 @@ from support import jobs, media_files
 from support.exported import EXAMPLES, command_of
 from support.pack import load_pack
 
-from wanvideo.cli.counterparts import COUNTERPARTS
-from wanvideo.cli.export import export
 from wanvideo.cli.flags import build_parser
 from wanvideo.cli.generate import read_job
-from wanvideo.cli.graphs import read_graph
+from wanvideo.cli.graphs.counterparts import COUNTERPARTS
+from wanvideo.cli.graphs.graph import read_graph
+from wanvideo.cli.graphs.to_job import export
+from wanvideo.cli.graphs.widgets import CONTROL, WIDGETS
 from wanvideo.cli.import_ import main as import_main
-from wanvideo.cli.widgets import CONTROL, WIDGETS
 from wanvideo.job import KEYS
 
 load_pack()

@@ -14,9 +14,9 @@ from support.comfy_models import api_template, shrink
 from support.exported import command_of
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.cli.export import export
 from wanvideo.cli.generate import read_job
-from wanvideo.cli.graphs import read_graph
+from wanvideo.cli.graphs.graph import read_graph
+from wanvideo.cli.graphs.to_job import export
 from wanvideo.cli.import_ import main as import_main
 
 pytestmark = pytest.mark.comfyui

@@ -22,7 +22,7 @@ from wanvideo.checkpoints.convert import convert
 from wanvideo.checkpoints.download import fetch
 from wanvideo.checkpoints.sets import RemoteFile
 from wanvideo.cli import export, import_
-from wanvideo.cli.graphs import read_graph
+from wanvideo.cli.graphs.graph import read_graph
 from wanvideo.durable import write_atomically
 from wanvideo.engine.spoken import spoken_files
 from wanvideo.errors import TalkError

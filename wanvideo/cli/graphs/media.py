@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from .. import checks
-from ..durable import write_atomically
-from ..errors import InputError
-from ..untrusted import answered
-from ..video.picture import ORIENTATION, SIXTEEN_BIT, identify, load_channels
-from .graphs import Graph, GraphNode
+from ... import checks
+from ...durable import write_atomically
+from ...errors import InputError
+from ...untrusted import answered
+from ...video.picture import ORIENTATION, SIXTEEN_BIT, identify, load_channels
+from .graph import Graph, GraphNode
 
 PICTURES = {"LoadImage": "image", "LoadVideo": "file", "VHS_LoadVideo": "video"}
 SOUNDS = {"LoadAudio": "audio", "VHS_LoadAudioUpload": "audio", "LoadVideo": "file", "VHS_LoadVideo": "video"}

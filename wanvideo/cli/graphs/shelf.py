@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoints.checkpoint import identity_of
-from ..checkpoints.detect import SLOTS, Identity
-from ..checkpoints.dialects import Kind
-from ..errors import CheckpointError
+from ...checkpoints.checkpoint import identity_of
+from ...checkpoints.detect import SLOTS, Identity
+from ...checkpoints.dialects import Kind
+from ...errors import CheckpointError
 
 # Folders of ComfyUI below its own of models, in its order: newer and older names of the same.
 DIFFUSION, TEXT = ("unet", "diffusion_models"), ("text_encoders", "clip")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..keep import AUTO, SOURCE_ENDS
-from ..request import Speaker, TalkRequest
+from ...errors import InputError
+from ...keep import AUTO, SOURCE_ENDS
+from ...request import Speaker, TalkRequest
 
 MOST_SPEAKERS = 4  # inputs of the node
 IMAGE, SPEECH = "WanVideoImageToVideoMultiTalk", "MultiTalkWav2VecEmbeds"
@@ -133,7 +133,7 @@ def _placed(graph: GraphWriter, request: TalkRequest, speakers: tuple[Speaker, .
 def is_moving(path: str) -> bool:
     """Whether a file is a video; where it is not there, by its name."""
     file = Path(path).expanduser()
-    from ..video.reader import is_video  # here: flags are judged before it is loaded
+    from ...video.reader import is_video  # here: flags are judged before it is loaded
 
     return is_video(file) if file.is_file() else (mimetypes.guess_type(file.name)[0] or "").startswith("video")
 

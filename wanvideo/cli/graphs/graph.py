@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..job import read_object
+from ...errors import InputError
+from ...job import read_object
 from .subgraphs import expanded
 from .widgets import WIDGETS
 

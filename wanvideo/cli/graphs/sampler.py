@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.detect import SLOTS
-from ..checkpoints.dialects import Kind
-from ..engine.talk import audio_cfg_scale_of, audio_guidance_of
-from ..ops.attention.names import ATTENTION_MODES, STAND_INS
-from ..presets import Preset, load_preset
-from ..request import NEGATIVE_PROMPT, Apg, StepCache
-from ..sampling.conditions import mode_of_adapter
-from ..video.drawn import numbers_of, ordered
-from .export_reader import Reader
-from .generate import ALWAYS_COMPUTED
-from .graphs import CUSTOM, Graph, GraphNode, Link
+from ...checkpoints.detect import SLOTS
+from ...checkpoints.dialects import Kind
+from ...engine.talk import audio_cfg_scale_of, audio_guidance_of
+from ...ops.attention.names import ATTENTION_MODES, STAND_INS
+from ...presets import Preset, load_preset
+from ...request import NEGATIVE_PROMPT, Apg, StepCache
+from ...sampling.conditions import mode_of_adapter
+from ...video.drawn import numbers_of, ordered
+from ..generate import ALWAYS_COMPUTED
+from .graph import CUSTOM, Graph, GraphNode, Link
+from .reader import Reader
 from .shelf import folder_shelves
 from .widgets import CONTROL
 

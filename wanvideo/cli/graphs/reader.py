@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from .. import checks
-from ..errors import InputError
-from ..keep import AUTO, DEFAULT_FEATHER
-from ..prompts import PromptList
-from ..request import NEGATIVE_PROMPT
+from ... import checks
+from ...errors import InputError
+from ...keep import AUTO, DEFAULT_FEATHER
+from ...prompts import PromptList
+from ...request import NEGATIVE_PROMPT
 from .counterparts import COUNTERPARTS
-from .export_media import PICTURES, Media
-from .graphs import GraphNode
+from .graph import GraphNode
+from .media import PICTURES, Media
 from .widgets import WIDGETS
 
 # Inputs that are read, or change nothing of the frames, by node.

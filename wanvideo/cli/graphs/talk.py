@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ..engine.talk import UNLIMITED, Numbers, Shelves, find_models, settled_preset
-from ..errors import CheckpointError, InputError
-from ..presets import AUTO
-from ..request import MAX_SPEAKERS
-from ..sampling.conditions import mode_of_adapter
-from .export_reader import Reader
-from .graphs import CUSTOM, Graph, GraphNode
+from ...engine.talk import UNLIMITED, Numbers, Shelves, find_models, settled_preset
+from ...errors import CheckpointError, InputError
+from ...presets import AUTO
+from ...request import MAX_SPEAKERS
+from ...sampling.conditions import mode_of_adapter
+from .graph import CUSTOM, Graph, GraphNode
+from .reader import Reader
 from .shelf import folder_shelves
 from .widgets import CONTROL, WIDGETS
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 
 INPUTS, OUTPUTS = "-10", "-20"  # ids that links inside a subgraph have for its sides
 MOST_NODES, MOST_LEVELS = 20_000, 30

@@ -1,0 +1,1 @@
+"""Graphs of ComfyUI as jobs and flags, and jobs as graphs: what `export` and `import` do."""
