@@ -64,7 +64,7 @@ def test_every_key_is_checked(change, words):
         ('{"prompt": "a", "bbox": {"person1": [NaN, 0, 1, 1]}}', ["NaN"]),
         ("[" * 100_000, ["nested too deep"]),
         ('{"cond_video": "C:\\Users\\me\\a.png"}', ["column", "write / or \\\\"]),
-        ("[]", ["list", "Write {...}"]),
+        ("[]", ["list, not an object", "{...} around"]),
         ("", ["line 1"]),
     ],
     ids=["key twice", "long number", "NaN", "deep", "Windows path", "list", "nothing"],
