@@ -162,11 +162,8 @@ def test_a_profile_and_a_small_face_are_told_whoever_finds_them():
 @pytest.mark.parametrize("yaw", [0, 30, -30])
 @pytest.mark.parametrize(
     "roll, told",
-    [
-        (0, ""), (35, ""), (-35, ""), (50, "leans by 50"), (-90, "leans by 90"), (130, "leans by 130"),
-        (180, "is upside down"), (-150, "is upside down"),
-    ],
-)  # fmt: skip
+    [(0, ""), (35, ""), (-35, ""), (50, "leans by 50"), (-90, "leans by 90"), (130, "leans by 130")],
+)
 def test_a_face_that_is_not_upright_is_told(roll, told, yaw):
     face = face_of(200, yaw, roll)
     assert round(face.yaw) == abs(yaw) and face.width == pytest.approx(200)

@@ -58,7 +58,11 @@ class Face:
 
     @property
     def roll(self) -> float:
-        """Degrees, -180 to 180, by which the line of its eyes leans to the right; 180 is upside down."""
+        """Degrees, -180 to 180, by which the line of its eyes leans to the right.
+
+        The mesh follows a photograph that is turned to about 90; in one that is upside down it sees an upright face, or
+        none.
+        """
         column, row, _ = self._across(EYES)
         return math.degrees(math.atan2(row, column))
 
@@ -159,8 +163,10 @@ def _doubts_of(face: Face, size: tuple[int, int], name: str) -> Iterator[str]:
             f"it is turned by less than {MOST_YAW:.0f}."
         )
     if (roll := abs(face.roll)) > MOST_ROLL:
-        how = "is upside down" if roll > 180 - MOST_ROLL else f"leans by {roll:.0f} degrees"
-        yield f"{name} {how}: its mouth may not move well. Turn the picture so that its eyes are level."
+        yield (
+            f"{name} leans by {roll:.0f} degrees: its mouth may not move well. Turn the picture so that its eyes "
+            "are level."
+        )
     if face.cut(*size) > MOST_CUT:
         yield (
             f"{name} is cut off by the edge of the video. Take a picture that shows it from the forehead to the chin, "
