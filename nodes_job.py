@@ -22,7 +22,7 @@ from .wanvideo.engine.talk import audio_guidance_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry
 from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
-from .wanvideo.runs.names import free_run
+from .wanvideo.runs.find import free_run
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.setup import SamplingSetup

@@ -23,9 +23,9 @@ from .memory.planner import Device, RunPlan
 from .ops.attention.names import known
 from .protocols import FrameSink
 from .request import EngineOptions, ModelFiles, TalkRequest, draw_seed
-from .runs.find import AUTO
+from .runs.find import AUTO, free_run
 from .runs.manifest import Manifest
-from .runs.names import free_run, video_name
+from .runs.names import video_name
 from .runs.store import Run
 from .sampling.conditioning import Conditioning
 from .sampling.denoiser import check_blocks

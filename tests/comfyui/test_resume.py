@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import time
 
 import av
@@ -83,9 +82,7 @@ def test_kills_at_random_moments_lose_nothing(comfyui, tmp_path):
             server.process.kill()
             server.process.wait()
             manifest = run / "manifest.json"
-            if run.exists() and not manifest.exists():  # killed before it was a run: the next one takes another name
-                shutil.rmtree(run)
-            counted = json.loads(manifest.read_text())["progress"]["num_frames"] if run.exists() else 0
+            counted = json.loads(manifest.read_text())["progress"]["num_frames"] if manifest.exists() else 0
             assert playable_frames(run) >= counted
             server.start()
             if (run / "video.mp4").exists() or number == NUM_KILLS - 1:

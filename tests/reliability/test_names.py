@@ -10,9 +10,9 @@ from support import jobs, kills, media_files
 
 from wanvideo import TalkingVideoPipeline
 from wanvideo.quality.drift import WindowMeasures
-from wanvideo.runs.find import open_run
+from wanvideo.runs.find import free_run, open_run
 from wanvideo.runs.manifest import Manifest, Plan
-from wanvideo.runs.names import free_run, video_name
+from wanvideo.runs.names import video_name
 
 FRAMES = media_files.numbered_frames(5)
 WANTED = Manifest({"seed": "1"}, {}, Plan(64, 48, 25.0, 5, 1))
@@ -119,6 +119,9 @@ def test_a_name_that_was_asked_for_stays_and_is_told(tmp_path, caplog):
 
 def test_a_new_run_takes_a_name_that_its_video_can_have(tmp_path):
     (tmp_path / "talking_video").mkdir()
+    (tmp_path / "talking_video" / ".lock").touch()  # of a process that was killed before it wrote a manifest
+    assert free_run(tmp_path / "talking_video") == tmp_path / "talking_video"
+    (tmp_path / "talking_video" / "mine.txt").touch()
     (tmp_path / "talking_video_2.mp4").touch()
     assert free_run(tmp_path / "talking_video") == tmp_path / "talking_video_3"
     assert video_name(tmp_path / "talking_video_3") == tmp_path / "talking_video_3.mp4"

@@ -20,8 +20,8 @@ from ..engine.manifests import Job as Stored
 from ..errors import InputError, OutputError
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, ModelFiles, TalkRequest
-from ..runs.find import AUTO, Found, find_runs
-from ..runs.names import SUFFIX, is_free, video_name
+from ..runs.find import AUTO, Found, find_runs, is_free
+from ..runs.names import SUFFIX, video_name
 from ..runs.store import DRIFT, GROWING
 from .form import Form, read_form
 from .queue import RUNNING, Task, TaskQueue

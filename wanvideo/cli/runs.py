@@ -114,7 +114,8 @@ def _drift(windows: Sequence[WindowMeasures]) -> list[str]:
 
 def _resume(run: Found) -> int:
     from ..engine.manifests import Job as Stored
-    from ..runs.names import free_run, video_name
+    from ..runs.find import free_run
+    from ..runs.names import video_name
     from . import generate
 
     job, folder = run.manifest.job, run.folder.absolute()

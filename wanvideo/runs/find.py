@@ -16,7 +16,7 @@ from . import lock
 from .identity import MACHINE, differences, identify
 from .lock import is_locked
 from .manifest import NAME, Manifest
-from .names import SUFFIX, free_run, is_same
+from .names import SUFFIX, is_same, video_name
 from .store import GROWING, Run, own_files, remove_own
 
 AUTO, NEVER = "auto", "never"
@@ -182,9 +182,8 @@ def open_run(
         finished = [run for run in neighbors if may_continue(run, wanted)]
         if finished:
             return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
-    is_free = not os.path.lexists(folder) or _is_left_over(folder)
-    is_free = is_free or (replaced is not None and _made(folder, replaced))
-    return Run(folder if is_free else free_run(folder), wanted, soundtrack)
+    is_taken = _is_taken(folder) and not (replaced is not None and _made(folder, replaced))
+    return Run(free_run(folder) if is_taken else folder, wanted, soundtrack)
 
 
 def differs(before: Manifest, now: Manifest) -> list[str]:
@@ -224,9 +223,7 @@ def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtra
     logger.info(
         "The first %d windows are taken from the finished video in %s, which stays.", tail.num_windows, found.folder
     )
-    return Run(
-        free_run(folder) if os.path.lexists(folder) else folder, wanted, soundtrack, beginning=found.folder
-    )  # fmt: skip
+    return Run(free_run(folder) if _is_taken(folder) else folder, wanted, soundtrack, beginning=found.folder)
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -260,11 +257,29 @@ def _is_drawn_and_done(manifest: Manifest) -> bool:
     return manifest.seed is not None and manifest.video is not None and is_there
 
 
-def _is_left_over(folder: Path) -> bool:
-    """Whether a process ended there before it wrote a manifest."""
-    if not folder.is_dir() or is_locked(folder):
+def is_free(folder: Path) -> bool:
+    """Whether a new run may have this folder, and its video the name of it."""
+    return not (_is_taken(folder) or os.path.lexists(video_name(folder)))
+
+
+def free_run(folder: Path) -> Path:
+    """`folder` if it is free, else with the first number that is."""
+    free, number = folder, 1
+    while not is_free(free):
+        number += 1
+        free = folder.with_stem(f"{folder.stem}_{number}")
+    return free
+
+
+def _is_taken(folder: Path) -> bool:
+    """By anything but what a process left that ended there before it wrote a manifest."""
+    if not os.path.lexists(folder):
         return False
-    return all(file.name.startswith((GROWING, "state_", ".state_", f".{NAME}", lock.NAME)) for file in folder.iterdir())
+    if folder.is_symlink() or not folder.is_dir() or is_locked(folder):
+        return True
+    return not all(
+        file.name.startswith((GROWING, "state_", ".state_", f".{NAME}", lock.NAME)) for file in folder.iterdir()
+    )
 
 
 def _made(folder: Path, video: Path) -> bool:
