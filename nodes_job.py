@@ -146,8 +146,7 @@ class Job:
             raise InputError(
                 "A cfg list leaves no room for audio guidance. Set audio_cfg_scale to 1, or cfg to a number."
             )
-        if isinstance(cfg, int | float):
-            audio_cfg = audio_guidance_of(audio_cfg, cfg)
+        audio_cfg = audio_guidance_of(audio_cfg, cfg)
         mode = images.mode if images.mode != "auto" else self.model.mode
         return LoopSettings(
             mode=mode or "infinitetalk",

@@ -14,7 +14,7 @@ from .wanvideo.engine.talk import audio_cfg_scale_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
 from .wanvideo.presets import load_preset, preset_names
-from .wanvideo.request import LoopSettings, SkipLayers, StepCache
+from .wanvideo.request import SkipLayers, StepCache
 from .wanvideo.sampling.schedulers import KNOWN_SCHEDULERS, make_scheduler
 
 SCHEDULER = choice("unipc", *KNOWN_SCHEDULERS)
@@ -387,12 +387,6 @@ def _check_span(start: float, end: float) -> None:
         raise InputError(f"end_percent {end} is before start_percent {start}. Give the smaller one first.")
 
 
-def audio_guidance(settings: LoopSettings, scale: float) -> float:
-    """What audio_cfg_scale has to be for this audio guidance: the sampler multiplies it by cfg where neither is 1."""
-    cfg = settings.guidance_scale
-    return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
-
-
 class WanVideoTalkingPreset(Node):
     CATEGORY = OPTIONS
     SEARCH_ALIASES = ["preset", "quality", "fast", "low vram"]
@@ -413,7 +407,7 @@ class WanVideoTalkingPreset(Node):
         s = chosen.settings
         picture = (832, 480) if image is None else (image.shape[2], image.shape[1])
         width, height = bucket_size(chosen.size, *picture)
-        audio_cfg = audio_guidance(s, s.audio_guidance_scale)
+        audio_cfg = audio_cfg_scale_of(s.audio_guidance_scale, s.guidance_scale)
         strength = chosen.loras[0].strength if chosen.loras else 0.0
         swap = BlockSwap(chosen.options.blocks_to_stream, chosen.options.prefetch)
         return (

@@ -20,7 +20,7 @@ from .nodes_model_loading import (
     WanVideoModelLoader,
     WanVideoVAELoader,
 )
-from .nodes_options import BlockSwap, audio_guidance, make_schedule
+from .nodes_options import BlockSwap, make_schedule
 from .nodes_preview import TinyPreview
 from .nodes_sampler import SEED, WanVideoTalkingVideo
 from .nodes_source import SourceOptions
@@ -28,7 +28,7 @@ from .nodes_text import WanVideoTextEncodeCached
 from .wanvideo.audio.speech import Preparation
 from .wanvideo.checkpoints.dialects import Kind
 from .wanvideo.engine import talk
-from .wanvideo.engine.talk import NONE, Models, Numbers, Shelves
+from .wanvideo.engine.talk import NONE, Models, Numbers, Shelves, audio_cfg_scale_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import SIZE_BUCKETS, VideoGeometry
 from .wanvideo.presets import AUTO, Preset, preset_names
@@ -142,7 +142,7 @@ class WanVideoTalk(Node):
         chosen = settled_preset(preset, lora)
         models = find_models(chosen, lora, len(given))
         settings, numbers = chosen.settings, Numbers(lora_strength, steps, audio_cfg_scale, size).settled(chosen)
-        guidance = audio_guidance(settings, numbers.audio_cfg_scale)
+        guidance = audio_cfg_scale_of(numbers.audio_cfg_scale, settings.guidance_scale)
         schedule = make_schedule(settings.scheduler, numbers.steps, settings.shift, 0, -1, None)
         model = self._model(chosen, models, numbers.lora_strength)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from .. import checks
 from ..durable import write_atomically
 from ..errors import OutputError
-from .graphs.graph import read_graph
-from .graphs.to_job import export
 from .parser import Parser
 
 
@@ -21,6 +19,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--inputs", default="input", help="ComfyUI's folder of pictures and sounds")
     parser.add_argument("--out", help="folder to write to; that of the graph if not given")
     flags = parser.parse_args(argv)
+    from .graphs.graph import read_graph  # here: flags are judged before PyTorch is loaded
+    from .graphs.to_job import export
+
     file = Path(checks.path("GRAPH", flags.graph)).expanduser()
     folder = file.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
     job, script = folder / f"{file.stem}.job.json", folder / f"{file.stem}.sh"

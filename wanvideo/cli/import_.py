@@ -10,8 +10,6 @@ from ..durable import write_atomically
 from ..errors import OutputError
 from ..job import read_object
 from .generate import read_job
-from .graphs.of_job import build, without_counterpart
-from .graphs.writer import inputs_of
 from .parser import Parser
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
@@ -25,6 +23,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--template", default=str(TEMPLATE), help="graph of one person, as Export (API) writes it")
     flags, rest = parser.parse_known_args(argv)
     job = read_job(rest, program)
+    from .graphs.of_job import build, without_counterpart  # here: flags are judged before PyTorch is loaded
+    from .graphs.writer import inputs_of
+
     nodes = build(job, read_object(checks.path("--template", flags.template), "a template"))
     out = Path(checks.path("--out", flags.out)).expanduser()
     try:

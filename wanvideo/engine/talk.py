@@ -21,6 +21,7 @@ NONE = "none"
 WITHOUT_LORA, QUICK, BALANCED = "04_high_quality", "02_comfyui_equivalent", "03_balanced"
 OTHER_MODEL = re.compile("(?i)wan_?2[._]?2|high_?noise|low_?noise")  # the LoRAs of Wan2.2 have the same shapes
 PUBLISHED = ComfyFiles()
+GuidanceScale = float | tuple[float, ...]  # as of LoopSettings: of all steps, or of each
 UNLIMITED = 2**63  # bytes: of a device whose memory is that of the machine
 
 
@@ -87,14 +88,17 @@ class Numbers:
         )  # fmt: skip
 
 
-def audio_guidance_of(audio_cfg_scale: float, cfg: float) -> float:
-    """The audio guidance that these two numbers of a graph mean: their product where neither is 1."""
-    return audio_cfg_scale if audio_cfg_scale == 1 or cfg == 1 else audio_cfg_scale * cfg
+def audio_guidance_of(audio_cfg_scale: float, cfg: GuidanceScale) -> float:
+    """The audio guidance that these two values of a graph mean: their product where neither is 1.
+
+    With a cfg of each step audio_cfg_scale has to be 1.
+    """
+    return audio_cfg_scale if audio_cfg_scale == 1 or isinstance(cfg, tuple) or cfg == 1 else audio_cfg_scale * cfg
 
 
-def audio_cfg_scale_of(audio_guidance_scale: float, guidance_scale: float) -> float:
+def audio_cfg_scale_of(audio_guidance_scale: float, guidance_scale: GuidanceScale) -> float:
     """What audio_cfg_scale of a graph has to be for this audio guidance."""
-    if audio_guidance_scale == 1 or guidance_scale in (0, 1):
+    if audio_guidance_scale == 1 or isinstance(guidance_scale, tuple) or guidance_scale in (0, 1):
         return audio_guidance_scale
     found = audio_guidance_scale / guidance_scale
     near = (found, math.nextafter(found, 0), math.nextafter(found, math.inf))

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ...engine.talk import audio_cfg_scale_of
 from ...errors import InputError
 from ...parallel.layout import WantedRanks
 from ...prompts import PromptList
-from ...request import EngineOptions, LoopSettings, ModelFiles, TalkRequest, draw_seed
+from ...request import EngineOptions, ModelFiles, TalkRequest, draw_seed
 from ..generate import Job
 from .graph import CUSTOM
 from .writer import GraphWriter, check_names, set_people, set_source
@@ -118,8 +119,8 @@ def _set_request(graph: GraphWriter, request: TalkRequest) -> None:
     )  # fmt: skip
     graph.set(
         "MultiTalkWav2VecEmbeds", num_frames=request.max_frames, fps=request.fps, multi_audio_type=request.audio_type,
-        audio_cfg_scale=_audio_cfg_scale(settings), normalize_loudness=request.normalize_loudness,
-        audio_scale=settings.audio_scale,
+        audio_cfg_scale=audio_cfg_scale_of(settings.audio_guidance_scale, settings.guidance_scale),
+        normalize_loudness=request.normalize_loudness, audio_scale=settings.audio_scale,
     )  # fmt: skip
     set_source(graph, request)
     set_people(graph, request)
@@ -133,13 +134,6 @@ def _set_request(graph: GraphWriter, request: TalkRequest) -> None:
             cache_device="offload_device", use_coefficients=True, mode="e",
         )  # fmt: skip
         graph.set("WanVideoSampler", cache_args=link)
-
-
-def _audio_cfg_scale(settings: LoopSettings) -> float:
-    from ...engine.talk import audio_cfg_scale_of  # here: flags are judged before PyTorch is loaded
-
-    cfg, scale = settings.guidance_scale, settings.audio_guidance_scale
-    return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
 
 
 def without_counterpart(job: Job) -> Iterator[str]:

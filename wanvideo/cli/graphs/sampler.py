@@ -290,8 +290,7 @@ def _preset_value(preset: Preset, slot: int) -> Any:
     if name in ("width", "height"):
         return preset.size
     if name == "audio_cfg_scale":
-        scale, cfg = preset.settings.audio_guidance_scale, preset.settings.guidance_scale
-        return scale if isinstance(cfg, tuple) else audio_cfg_scale_of(scale, cfg)
+        return audio_cfg_scale_of(preset.settings.audio_guidance_scale, preset.settings.guidance_scale)
     if name == "lora_strength":
         return preset.loras[0].strength if preset.loras else 0.0
     return getattr(preset.settings, name, None)

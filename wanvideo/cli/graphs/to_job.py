@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import InputError
 from .graph import Graph
-
-if TYPE_CHECKING:
-    from .media import Derived
+from .media import Derived
+from .sampler import SAMPLERS, SamplerReader
+from .talk import TalkReader
 
 TALK = "WanVideoTalk"
 
@@ -40,9 +40,6 @@ def export(graph: Graph, models: str = "models", inputs: str = "input", prefix: 
     Args: models, inputs: ComfyUI's folders. prefix: how paths of pictures that are made begin.
     Raises: InputError for other graphs.
     """
-    from .sampler import SAMPLERS, SamplerReader  # here: flags are judged before PyTorch is loaded
-    from .talk import TalkReader
-
     found = graph.of_kind(TALK, *SAMPLERS)
     if len(found) != 1:
         raise InputError(
