@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         return print_tables(size, device, flags.price)
     frames = size.frames if flags.frames is None else flags.frames
     with named({**FLAGS, "num_frames": "--frames", "window": "--frames", "steps": "--steps", "size": "--video"}):
-        geometry = VideoGeometry(*_pixels(flags.video or size.video), frames)
+        geometry = VideoGeometry(*(size.video if flags.video is None else _pixels(flags.video)), frames)
         settings = LoopSettings(
             window_frames=frames, motion_frames=size.motion, scheduler="multitalk", steps=flags.steps, shift=11.0,
             guidance_scale=1.0, audio_guidance_scale=1.0, tiled_vae=flags.tiled_vae,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..geometry import VideoGeometry, parse_size
+from ..geometry import VideoGeometry
 from ..memory.residency import module_bytes
 from ..request import QUANTIZERS, LoopSettings
 from ..sampling.setup import SamplingSetup
@@ -43,9 +43,7 @@ class FormatBench:
 
     def __init__(self, size: Size, device: torch.device) -> None:
         self.config = replace(size.transformer, num_layers=min(NUM_BLOCKS, size.transformer.num_layers))
-        pixels = parse_size(size.video)
-        assert not isinstance(pixels, str)  # as of every size here
-        self.geometry, self.device, self.clock = VideoGeometry(*pixels, size.frames), device, Clock(device)
+        self.geometry, self.device, self.clock = VideoGeometry(*size.video, size.frames), device, Clock(device)
         self._dense: Tensor | None = None
         self._num_weights = 0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import TalkError, UnsupportedError
-from ..geometry import FPS, VideoGeometry, WindowPlan, parse_size
+from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.budget import GIB
 from ..memory.speed import PartSeconds
 from ..presets import Preset, load_preset, preset_names
@@ -109,9 +109,7 @@ def num_windows(size: Size) -> int:
 
 def preset_row(preset: Preset, size: Size, parts: Parts) -> PresetRow:
     """Measure what is not measured yet. Raises: TalkError where it does not fit the device."""
-    pixels = parse_size(size.large if "720" in preset.size else size.video)
-    assert not isinstance(pixels, str)  # as of every size here
-    geometry = VideoGeometry(*pixels, size.frames)
+    geometry = VideoGeometry(*(size.large if "720" in preset.size else size.video), size.frames)
     settings = replace(preset.settings, window_frames=size.frames, motion_frames=size.motion)
     found = parts.measure(geometry, settings, replace(preset.options, device=str(parts.device)))
     steps, seconds = found.setup.num_steps, found.seconds.of_video(num_windows(size), found.setup.num_steps)

@@ -26,12 +26,12 @@ from ..synthetic.random_weights import full_config, random_transformer, random_v
 
 @dataclass(frozen=True)
 class Size:
-    """Models and window of a measurement. video, large: WIDTHxHEIGHT, of the presets for 480p and for 720p."""
+    """Models and window of a measurement. video, large: width and height of the presets for 480p and 720p."""
 
     transformer: TransformerConfig
     vae_dim: int
-    video: str
-    large: str
+    video: tuple[int, int]
+    large: tuple[int, int]
     frames: int
     motion: int
 
@@ -42,9 +42,9 @@ def sizes() -> dict[str, Size]:
     small = TransformerConfig(1536, 8960, 30, 36, 16, 4096, 256, 1280, full_config().audio)
     tiny = TransformerConfig(256, 512, 2, 36, 16, 64, 256, 1280, audio)
     return {
-        "full": Size(full_config(), 96, "832x480", "1280x720", 81, 9),
-        "small": Size(small, 96, "832x480", "1280x720", 81, 9),
-        "tiny": Size(tiny, 8, "96x64", "128x96", 9, 5),
+        "full": Size(full_config(), 96, (832, 480), (1280, 720), 81, 9),
+        "small": Size(small, 96, (832, 480), (1280, 720), 81, 9),
+        "tiny": Size(tiny, 8, (96, 64), (128, 96), 9, 5),
     }
 
 
