@@ -22,6 +22,7 @@ from wanvideo.checkpoints.convert import convert
 from wanvideo.checkpoints.download import fetch
 from wanvideo.checkpoints.sets import RemoteFile
 from wanvideo.cli import export, import_
+from wanvideo.cli.graphs import to_job
 from wanvideo.cli.graphs.graph import read_graph
 from wanvideo.durable import write_atomically
 from wanvideo.engine.spoken import spoken_files
@@ -54,7 +55,7 @@ def job_of_a_graph(folder):
 
 def graph_of_a_job(folder):
     job = folder.parent / "source" / "a.job.json"
-    command = shlex.split(export.export(read_graph(GRAPH)).command(str(job)))
+    command = shlex.split(to_job.export(read_graph(GRAPH)).command(str(job)))
     import_.main([*command[4:], "--out", str(folder / "graph.json")])
 
 
@@ -107,7 +108,7 @@ def folder(tmp_path_factory):
     made = make_models(folder / "source", "tiny", "comfy", parts=["adapter"])
     made[0].path.rename(folder / "source" / "diffusion_models" / "adapter.safetensors")
     (folder / "source" / "speech.wav").write_bytes(b"RIFF" * 1000)
-    (folder / "source" / "a.job.json").write_text(json.dumps(export.export(read_graph(GRAPH)).job))
+    (folder / "source" / "a.job.json").write_text(json.dumps(to_job.export(read_graph(GRAPH)).job))
     return folder
 
 
