@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .container import memory_limits
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,16 +35,16 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def free_host_bytes() -> int:
-    """Memory of the machine that a process could still take; a large number where that cannot be known."""
+    """Memory that a process could still take, of the machine and of its container; 2^62 where that cannot be known."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return 2**62
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *(limit.free_bytes for limit in memory_limits())])
 
 
 def obtainable_host_bytes() -> int:
-    """Memory of the machine that this process could have in all, with what it holds already."""
+    """Memory beside the device that this process could have in all, with what it holds already."""
     held = Path("/proc/self/statm")
     pages = int(held.read_text().split()[1]) if held.exists() else 0
     return free_host_bytes() + pages * mmap.PAGESIZE

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .budget import free_device_bytes, free_host_bytes
+from .container import memory_limits
 from .nvml import Nvml, read_nvml
 
 
@@ -83,10 +84,6 @@ def _host_bytes() -> int:
 
 
 def _container_bytes() -> int | None:
-    """The limit of the control group that this process runs in."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        file = Path("/sys/fs/cgroup") / name
-        text = file.read_text().strip() if file.is_file() else ""
-        if text.isdigit() and int(text) < _host_bytes():
-            return int(text)
-    return None
+    """The least limit of the control groups that this process is in, where it is less than the machine's memory."""
+    least = min((limit.total_bytes for limit in memory_limits()), default=None)
+    return least if least is not None and least < _host_bytes() else None
