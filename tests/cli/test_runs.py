@@ -66,6 +66,17 @@ def test_removing_deletes_what_runs_write_and_nothing_else(root, tmp_path, capsy
     assert (tmp_path / "pictures" / "a.png").exists()
 
 
+def test_names_that_only_begin_as_those_of_a_run_are_others_files(root, capsys):
+    folder, mine = root / "good.run", ["growing.mp4.bak", "state_000001.txt", "state_of_things.txt", "video.mp4.json"]
+    ours = ["growing.mp4", "state_000002.safetensors", ".state_000003.safetensors.tmp", ".video.finishing-0a1b2c.mp4"]
+    for stop in (Run(folder, WANTED, None).abandon, lambda: main(["runs", "remove", str(folder)])):
+        for name in (*mine, *ours):
+            (folder / name).write_text("x")
+        stop()
+        assert sorted(path.name for path in folder.iterdir()) == mine
+    assert "which no run wrote" in capsys.readouterr().out
+
+
 def test_what_is_no_run_is_said_in_one_sentence(root, capsys):
     for command in ("show", "resume"):
         for name in ("empty", "notes", "none", "nowhere"):

@@ -17,7 +17,7 @@ from .identity import MACHINE, differences, identify
 from .lock import is_locked
 from .manifest import NAME, Manifest
 from .names import SUFFIX, is_same, video_name
-from .store import GROWING, Run, own_files, remove_own
+from .store import GROWING, PASSING, Run, own_files, remove_own
 
 AUTO, NEVER = "auto", "never"
 MOST_DIFFERENCES = 4  # that a message lists
@@ -277,9 +277,7 @@ def _is_taken(folder: Path) -> bool:
         return False
     if folder.is_symlink() or not folder.is_dir() or is_locked(folder):
         return True
-    return not all(
-        file.name.startswith((GROWING, "state_", ".state_", f".{NAME}", lock.NAME)) for file in folder.iterdir()
-    )
+    return not all(PASSING.fullmatch(file.name) or file.name == lock.NAME for file in folder.iterdir())
 
 
 def _made(folder: Path, video: Path) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,10 @@ from .manifest import NAME, Manifest, Progress
 from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
-OURS = (GROWING, VIDEO, ".video.", "state_", ".state_", f".{NAME}", f".{DRIFT}")  # beginnings of names that come and go
+PASSING = re.compile(  # names of files that come and go while a run is written, its own and those of durable and writer
+    r"growing\.mp4|state_\d{6,}\.safetensors|\.(state_\d{6,}\.safetensors|manifest\.json|drift\.png)\.tmp"
+    r"|\.video\.[a-z]+-[0-9a-f]{6}\.mp4"
+)
 logger = logging.getLogger("wanvideo")
 
 
@@ -238,13 +242,13 @@ class Run:
         tail = self.manifest.tail
         keep = {VIDEO if self.video else GROWING, self.manifest.progress.state, tail.state if tail else ""}
         for file in self.folder.iterdir():
-            if file.name.startswith(OURS) and file.name not in keep:
+            if (PASSING.fullmatch(file.name) or file.name == VIDEO) and file.name not in keep:
                 file.unlink(missing_ok=True)
 
 
 def own_files(folder: Path) -> list[Path]:
     """What runs write in a folder, but for the lock."""
-    return [file for file in folder.iterdir() if file.name.startswith((*OURS, NAME, DRIFT))]
+    return [file for file in folder.iterdir() if PASSING.fullmatch(file.name) or file.name in {VIDEO, DRIFT, NAME}]
 
 
 def remove_own(folder: Path) -> None:
