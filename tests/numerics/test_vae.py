@@ -11,7 +11,7 @@ from support.tiny import tiny_vae
 
 from wanvideo.errors import CheckpointError, InputError
 from wanvideo.models.vae import VAEConfig, WanVAE
-from wanvideo.models.vae_tiling import Tiling
+from wanvideo.models.vae_tiling import Tiling, over_tiles
 
 DATA = Path(__file__).parent / "data"
 VIDEO = recipes.tensor("in.video", (1, 3, 9, 64, 96), 105, 0.4).clamp(-1, 1)[0]
@@ -90,6 +90,20 @@ def test_tiles_are_blended_without_seams(vae):
     video = exact.clamp(-1, 1)
     assert torch.equal(vae.encode(video, tiling=whole), vae.encode(video))
     assert vae.encode(video, tiling=small).shape == latents.shape
+
+
+@pytest.mark.parametrize("stride", [8, 16, 24, 32])
+@pytest.mark.parametrize("from_latents", [False, True])
+def test_tiles_that_agree_give_the_whole_however_far_apart(stride, from_latents):
+    whole = torch.randn(3, 1, 5, 9)
+    pixels = whole.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    given, expected = (whole, pixels) if from_latents else (pixels, whole)
+
+    def work(tile):
+        return tile.repeat_interleave(8, 2).repeat_interleave(8, 3) if from_latents else tile[:, :, ::8, ::8]
+
+    cells = Tiling(32, 32, stride, stride).cells(8)
+    torch.testing.assert_close(over_tiles(given, expected.shape, cells, work, from_latents=from_latents), expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 16, 16), (3, 5, 12, 16), (4, 5, 16, 16)])

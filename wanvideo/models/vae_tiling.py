@@ -101,5 +101,5 @@ def _ramp(start: int, stop: int, spans: list[tuple[int, int]], scale: int, devic
         weight[:overlap] = torch.arange(1, overlap + 1, device=device) / (overlap + 1)
     if index + 1 < len(spans):
         overlap = (stop - spans[index + 1][0]) * scale
-        weight[-overlap:] *= torch.arange(overlap, 0, -1, device=device) / (overlap + 1)
+        weight[len(weight) - overlap :] *= torch.arange(overlap, 0, -1, device=device) / (overlap + 1)
     return weight
