@@ -10,8 +10,8 @@ from support import recipes
 from support.encoders import DATA, clip_state, tiny_audio_encoder, tiny_clip, tiny_text_encoder
 
 from wanvideo.audio.features import count_frames
-from wanvideo.errors import CheckpointError
-from wanvideo.models.clip_vision import ClipVisionConfig, preprocess
+from wanvideo.errors import CheckpointError, InputError
+from wanvideo.models.clip_vision import ClipVisionConfig, encode_tiled, preprocess
 from wanvideo.models.text_encoder import TextEncoderConfig, clean, encode_prompts
 from wanvideo.models.wav2vec2 import AudioEncoderConfig
 
@@ -40,6 +40,36 @@ def test_clip_vision(name):
     pixels, image, expected = (vectors[f"{name}/{part}"] for part in ("pixels", "image", "output"))
     assert (preprocess(pixels, 70) - image).abs().max() <= 1e-5
     assert (tiny_clip(about["weights_seed"]).encode(pixels) - expected).abs().max() <= 1e-5
+
+
+def in_pieces(images, tiles, whole):
+    """encode_tiled, of an encoder whose 3 x 3 patches are the means of a picture's ninths; also what it was given."""
+    given = []
+
+    def encode(pictures):
+        given.append(tuple(pictures.shape))
+        patches = torch.nn.functional.adaptive_avg_pool2d(pictures.movedim(-1, 1), 3).flatten(2).mT
+        return torch.cat((patches.mean(1, keepdim=True), patches), 1)
+
+    return encode_tiled(encode, images, tiles, whole), given
+
+
+@pytest.mark.parametrize(("height", "width"), [(36, 24), (37, 29), (41, 24)])
+@pytest.mark.parametrize("tiles", [2, 4])
+def test_pieces_of_a_picture_of_any_size(height, width, tiles):
+    images = torch.rand(2, height, width, 3)
+    tokens, given = in_pieces(images, tiles, 0.0)
+    assert given == [(2, height, width, 3), (2 * tiles * tiles, height // tiles, width // tiles, 3)]
+    covered = images[:, : height // tiles * tiles, : width // tiles * tiles]
+    assert tokens.shape == (2, 10, 3)
+    if covered.shape[1] % (3 * tiles) == covered.shape[2] % (3 * tiles) == 0:
+        torch.testing.assert_close(tokens, in_pieces(covered, 1, 1.0)[0])
+    torch.testing.assert_close(in_pieces(images, tiles, 0.25)[0], 0.75 * tokens + 0.25 * in_pieces(images, 1, 1.0)[0])
+
+
+def test_a_picture_smaller_than_its_pieces_is_refused():
+    with pytest.raises(InputError, match="3x40 cannot be cut into 4 pieces"):
+        in_pieces(torch.rand(1, 40, 3, 3), 4, 0.5)
 
 
 @pytest.mark.parametrize("name", ["speech_2.37s", "speech_1.00s", "quiet_1.00s", "silence_0.80s"])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -122,11 +122,20 @@ def encode_tiled(encode: Callable[[Tensor], Tensor], images: Tensor, tiles: int,
 
     Args:
         encode: pictures [R, H, W, C] -> tokens [R, 1 + n * n, dim], the class token first.
-        images: [R, H, W, C]. tiles: pieces along each side. whole: 0..1, the share of the undivided picture's tokens.
+        images: [R, H, W, C]. tiles: pieces along each side, all of one size: what H and W have beyond a multiple of
+            `tiles` is in none. whole: 0..1, the share of the undivided picture's tokens.
     Returns: [R, 1 + n * n, dim]: the pieces' class tokens are averaged, their patches averaged down to n x n.
+    Raises: InputError for a picture with fewer pixels than pieces along a side.
     """
+    height, width = (size // tiles for size in images.shape[1:3])
+    if not height or not width:
+        raise InputError(
+            f"A picture of {images.shape[2]}x{images.shape[1]} cannot be cut into {tiles} pieces along each side. "
+            "Use fewer tiles, or a larger picture."
+        )
     undivided = encode(images)
-    pieces = torch.cat([strip.chunk(tiles, 2)[column] for strip in images.chunk(tiles, 1) for column in range(tiles)])
+    corners = [(row * height, column * width) for row in range(tiles) for column in range(tiles)]
+    pieces = torch.cat([images[:, top : top + height, left : left + width] for top, left in corners])
     tokens = encode(pieces).unflatten(0, (tiles * tiles, len(images)))
     side = round((tokens.shape[2] - 1) ** 0.5)
     patches = tokens[:, :, 1:].unflatten(2, (side, side)).unflatten(0, (tiles, tiles))
