@@ -25,6 +25,7 @@ from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
 from .wanvideo.runs.find import free_run
 from .wanvideo.runs.store import VIDEO
 from .wanvideo.sampling.clip import encode_video
+from .wanvideo.sampling.sampler import check_samples
 from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.recording import Recording
 
@@ -116,23 +117,25 @@ class Job:
             check_prompts(expect(self.prompts, Prompts, "text_embeds"), setup)
         return setup
 
-    def _latents(self) -> Tensor | None:
-        """[16, T, H/8, W/8] of a LATENT."""
+    def _latents(self, width: int, height: int) -> Tensor | None:
+        """[16, T, H/8, W/8] of a LATENT for a video of this size."""
         if self.samples is None:
             return None
         if not isinstance(self.samples, dict):
             raise InputError(f"samples is no LATENT but {type(self.samples).__name__}. Connect WanVideoEncode.")
-        return self.samples["samples"][0]
+        latents: Tensor = self.samples["samples"][0]
+        check_samples(latents, VideoGeometry(width, height, DEFAULT_WINDOW))
+        return latents
 
     def _checked_run(self, progress: RunProgress) -> dict[str, Any]:
         images = expect(self.images, (TalkingPicture, PlainClip), "image_embeds")
         expect(self.prompts, Prompts, "text_embeds")
-        setup, samples = self.check(), self._latents()
+        setup = self.check()
         use_tf32 = self.extras.experimental is not None and self.extras.experimental.use_tf32
         if isinstance(images, PlainClip):
             clip = Clip(
                 images.geometry, images.condition, self.prompts, images.clip.tokens[:1] if images.clip else None,
-                self.extras.speech, samples,
+                self.extras.speech, self._latents(images.geometry.width, images.geometry.height),
             )  # fmt: skip
             latents = render_clip(self.model.engine(None, use_tf32), clip, setup, self.seed, progress)
             return {"samples": latents[None].cpu()}
@@ -163,7 +166,7 @@ class Job:
     def _talk(
         self, images: TalkingPicture, setup: SamplingSetup, use_tf32: bool, progress: RunProgress
     ) -> dict[str, Any]:
-        speech, settings = self.extras.speech, setup.settings
+        speech, settings, samples = self.extras.speech, setup.settings, self._latents(images.width, images.height)
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech.masks(images.picture_size, images.width, images.height) if speech else None
         pictures = images.pictures(num_frames, fps)
@@ -171,7 +174,7 @@ class Job:
         conditioning = make_conditioning(
             setup, pictures.references, self.prompts, plan.total_frames or num_frames,
             audio=speech.audio if speech else None, speaker_masks=masks,
-            image_embeds=images.image_embeds(pictures.references), samples=self._latents(), fps=fps,
+            image_embeds=images.image_embeds(pictures.references), samples=samples, fps=fps,
             source=pictures.source, cuts=plan.cuts,
         )  # fmt: skip
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf

@@ -97,6 +97,25 @@ def test_the_end_of_a_clip_can_be_given(models):
     assert empty_condition(GEOMETRY).abs().sum() == 0
 
 
+def test_of_more_pictures_than_a_clip_has_it_begins_with_the_first_and_ends_with_the_last(models):
+    pictures = torch.linspace(-1, 1, 3 * 17 * 32 * 32).view(3, 17, 32, 32)
+    with torch.inference_mode():
+        begun = picture_condition(models[1], GEOMETRY, pictures, None)
+        ended = picture_condition(models[1], GEOMETRY, None, pictures)
+        assert torch.equal(begun[4:], models[1].encode(pictures[:, :13]))
+        assert torch.equal(ended[4:], models[1].encode(pictures[:, -13:]))
+    assert begun[:4].eq(1).all() and ended[:4].eq(1).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 4, 6), (16, 0, 4, 4), (4, 3, 4, 4), (16, 4, 4), (1, 16, 3, 4, 4)])
+def test_samples_of_another_size_are_refused(models, shape):
+    with pytest.raises(InputError, match=r"needs \[16, n, 4, 4\].*a video of 32x32"):
+        sample_clip(
+            models[0], GEOMETRY, None, SETTINGS, seeded_noise(3, 0), text_embeds=torch.zeros(1, 48),
+            samples=torch.zeros(shape),
+        )  # fmt: skip
+
+
 def test_speakers_are_mixed_together_or_one_after_another():
     one, two = np.full((2, 800), 0.25, np.float32), np.full((1, 400), 0.5, np.float32)
     together, rate = mix([(one, 8000), (two, 8000)], "para", 0.1)

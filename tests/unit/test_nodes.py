@@ -232,6 +232,13 @@ def test_plain_clips_and_videos_through_the_vae(parts, speech):
                            sample(parts, start, speech)["samples"])  # fmt: skip
 
 
+def test_latents_of_another_size_are_refused(parts, embeds, speech):
+    video = node("WanVideoEncode").encode(parts["vae"], picture(5)[:, :, :32])[0]
+    for images in (embeds, node("WanVideoEmptyEmbeds").process(64, 48, 13)[0]):
+        with pytest.raises(ValueError, match="this run needs"):
+            sample(parts, images, speech, samples=video, denoise_strength=0.5)
+
+
 def test_silence_needs_an_encoder_but_no_sound(parts, embeds):
     silent = node("MultiTalkSilentEmbeds").process(20, parts["speech_encoder"])[0]
     assert images(sample(parts, embeds, silent)).shape[0] == 20

@@ -22,7 +22,7 @@ from ..video.picture import fit_images
 from .conditioning import Conditioning
 from .conditions import Plain
 from .contexts import read_audio_window
-from .sampler import OnStep, WindowInputs, WindowSampler
+from .sampler import OnStep, WindowInputs, WindowSampler, check_samples
 from .setup import SamplingSetup
 
 
@@ -33,18 +33,20 @@ def picture_condition(
     """The 20 condition channels (mask 4, latents 16) of a clip that begins and may end with given pictures.
 
     Args:
-        start, end: [3, f, H, W] in -1..1, or None. Between them the clip is gray and unknown.
+        start, end: [3, f, H, W] in -1..1, or None. Between them the clip is gray and unknown; of more frames than it
+            has it takes the first ones of start, the last ones of end.
         start_strength, end_strength: factors on the first and the last latent frame.
     Returns: [20, T, H/8, W/8] float32.
     """
     frames = geometry.num_frames
     known_frames = torch.zeros(3, frames, geometry.height, geometry.width, device=vae.device)
     is_known = torch.zeros(frames, device=vae.device)
-    for pictures, place in ((start, slice(None)), (end, slice(-1, None))):
-        if pictures is not None:
-            count = min(pictures.shape[1], frames)
-            where = slice(frames - count, frames) if place.start == -1 else slice(0, count)
-            known_frames[:, where], is_known[where] = pictures[:, :count].to(known_frames), 1
+    if start is not None:
+        count = min(start.shape[1], frames)
+        known_frames[:, :count], is_known[:count] = start[:, :count].to(known_frames), 1
+    if end is not None:
+        first = frames - min(end.shape[1], frames)
+        known_frames[:, first:], is_known[first:] = end[:, first - frames :].to(known_frames), 1
     latents = vae.encode(known_frames, tiling=tiling)
     latents[:, :1] *= start_strength
     latents[:, -1:] *= end_strength
@@ -86,6 +88,7 @@ def sample_clip(
 
     Its sound begins with the clip, and its last entry goes on where it is shorter. Samples end in zeros.
     """
+    check_samples(samples, geometry)
     conditioning = Conditioning(
         (), [text_embeds], negative_text_embeds, image_embeds, audio, None, speaker_masks, None, geometry.num_frames
     )

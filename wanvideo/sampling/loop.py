@@ -25,7 +25,7 @@ from .conditioning import Conditioning
 from .conditions import make_condition
 from .contexts import read_audio_window
 from .dub import match_inside
-from .sampler import OnStep, WindowInputs, WindowSampler, samples_of_window
+from .sampler import OnStep, WindowInputs, WindowSampler, check_samples, samples_of_window
 from .setup import SamplingSetup
 from .state import WindowState
 
@@ -111,6 +111,7 @@ class _Run:
         self.audio = conditioning.audio_source
         height, width = conditioning.references[0].shape[-2:]
         self.geometry = VideoGeometry(width, height, self.settings.window_frames)
+        check_samples(conditioning.samples, self.geometry)
         if state is not None:
             state.check_fits(self.plan, self.geometry, self.settings.reanchor > 0)
         self.codec = VideoCodec(vae, self.settings.tiled_vae)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..geometry import VideoGeometry
 from ..memory.oom import OomRetry
 from ..models.transformer import WanTransformer
@@ -117,6 +118,19 @@ class WindowSampler:
         samples, settings = samples.to(latents), self._setup.settings
         adds_noise = settings.add_noise_to_samples or settings.denoise_strength < 1
         return blend_noise(samples, latents, timestep) if adds_noise else samples
+
+
+def check_samples(samples: Tensor | None, geometry: VideoGeometry) -> None:
+    """Raises: InputError for samples that are no latents [16, n, h, w] of a video of this size."""
+    channels, _, height, width = geometry.latent_shape
+    if samples is not None and (
+        samples.ndim != 4 or not samples.shape[1] or (samples.shape[0], *samples.shape[2:]) != (channels, height, width)
+    ):
+        needed = f"[{channels}, n, {height}, {width}]"
+        raise InputError(
+            f"The latents of the source video are {list(samples.shape)}, this run needs {needed} (channels, frames, "
+            f"rows, columns). Encode a video of {geometry.width}x{geometry.height} with the Wan2.1 VAE."
+        )
 
 
 def samples_of_window(samples: Tensor, first: int, num_frames: int) -> Tensor:
