@@ -8,6 +8,7 @@ from support.sampling import FEATURE, SETTINGS, LiveAudio, conditioning, silence
 
 from wanvideo import VideoGeometry, WindowPlan, run_windows
 from wanvideo.audio.source import TensorAudio
+from wanvideo.engine.conditioning import workload_of
 from wanvideo.errors import InputError
 from wanvideo.request import MODES
 from wanvideo.sampling.codec import VideoCodec
@@ -184,6 +185,13 @@ def test_a_run_of_unknown_length_ends_with_its_caller(models):
     assert [window.plan.num_windows for window in windows] == [None] * 3
     assert {report.num_windows for report in reports} == {None}
     assert endless.asked[-1] == (6, 19)
+
+
+@pytest.mark.parametrize("reanchor", [0, 1])
+def test_a_run_of_unknown_length_is_planned_by_its_first_window(reanchor):
+    setup = SamplingSetup.of(replace(SETTINGS, reanchor=reanchor), has_audio=True)
+    live = workload_of(conditioning(audio=LiveAudio([track(0, 1000)], silence())), setup)
+    assert live.windows.num_windows is None and live.work == workload_of(conditioning(frames=9), setup).work
 
 
 def test_live_sound_may_end_before_a_video_of_given_length(models):

@@ -136,9 +136,10 @@ def workload_of(conditioning: Conditioning, setup: SamplingSetup) -> Workload:
 def _encoded(
     references: References, plan: WindowPlan, source: SourceFrames | None, reanchor: int
 ) -> int:  # fmt: skip
-    """How often known pictures are encoded."""
-    anchors = (len(plan) - 1) // reanchor if reanchor else 0
-    return min(len(references), len(plan)) + anchors + (0 if source is None else len(plan))
+    """How often known pictures are encoded; where nobody knows how many windows there are, for the first of them."""
+    num_windows = plan.num_windows or 1
+    anchors = (num_windows - 1) // reanchor if reanchor else 0
+    return min(len(references), num_windows) + anchors + (0 if source is None else num_windows)
 
 
 def workload_of_request(request: TalkRequest, inputs: Inputs) -> Workload:
