@@ -138,6 +138,9 @@ def test_the_positional_convolution_is_in_float32_on_cpus(monkeypatch):
 
 def test_prompts_are_cleaned_and_cut(caplog):
     assert clean("  a &amp;amp; b\n\tc ") == "a & b c"
+    assert clean("It\u2019s \u201cfine\u201d, \u2018he\u201b says") == "It's \"fine\", 'he' says"
+    assert clean("&ldquo;yes&rdquo;") == '"yes"'
+    assert clean("\uff21\uff0c\u3000\u4e2d\uff01 \ufb01ne e\u0301 \u2026") == "A, \u4e2d! fine \u00e9 \u2026"
 
     class Words:
         def __call__(self, text, add_special_tokens):

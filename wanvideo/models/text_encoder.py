@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 512
 FIRST = "encoder.block.0.layer.0.SelfAttention"
+LOOK_ALIKES = str.maketrans(
+    {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFFF0), *range(0xFB00, 0xFB07))}
+    | dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+)  # full-width forms and ligatures; quotes that are curly
 logger = logging.getLogger("wanvideo")
 
 
@@ -102,8 +108,12 @@ class TextEncoder(nn.Module):
 
 
 def clean(prompt: str) -> str:
-    """Entities resolved and white space collapsed, as the model's training texts were."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
+    """As the model's training texts were: entities resolved, look-alikes made plain, white space collapsed.
+
+    Source: Wan2.1, where ftfy does the second of these; unlike there, text that was read in a wrong encoding stays.
+    """
+    plain = html.unescape(html.unescape(prompt)).translate(LOOK_ALIKES)
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", plain)).strip()
 
 
 def encode_prompts(

@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 logger = logging.getLogger("wanvideo")
-FORMAT = 1  # raised when embeddings of the same inputs change
+FORMAT = 2  # raised when embeddings of the same inputs change
 PLACE = "WANVIDEO_CACHE"  # environment variable: the folder, empty for none
 MOST_FILES = 500  # of up to 4 MB; the ones that were written first go
 
