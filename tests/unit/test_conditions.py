@@ -187,6 +187,13 @@ def test_a_run_of_unknown_length_ends_with_its_caller(models):
     assert endless.asked[-1] == (6, 19)
 
 
+def test_features_of_another_encoder_are_refused(models):
+    layers, channels = FEATURE
+    given = conditioning(audio=[torch.zeros(17, layers + 1, channels)], silence=None)
+    with pytest.raises(InputError, match=f"{layers + 1} layers of {channels}, this model takes {layers * channels}"):
+        next(run_windows(*models, given, SETTINGS, 7))
+
+
 @pytest.mark.parametrize("reanchor", [0, 1])
 def test_a_run_of_unknown_length_is_planned_by_its_first_window(reanchor):
     setup = SamplingSetup.of(replace(SETTINGS, reanchor=reanchor), has_audio=True)

@@ -326,6 +326,12 @@ class WanTransformer(nn.Module):
         """[S, F, 5, layers, channels] -> [T, S * A, C]."""
         if self.audio_proj is None:
             raise InputError("This transformer has no audio adapter. Load one (InfiniteTalk or MultiTalk) with it.")
+        layers, channels = features.shape[-2:]
+        if layers * channels != self.audio_proj.config.feature_dim:
+            raise InputError(
+                f"The audio features are {layers} layers of {channels}, this model takes "
+                f"{self.audio_proj.config.feature_dim} numbers a frame. Encode the sound with chinese-wav2vec2-base."
+            )
         tokens: Tensor = self.audio_proj(features.to(self.device))
         return tokens.transpose(0, 1).flatten(1, 2)
 

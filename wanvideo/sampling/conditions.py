@@ -105,6 +105,8 @@ class MultiTalk:
     """A window's condition are the frames it begins with: the reference picture, later the end of the previous window.
 
     The motion latents are the front of the same latents, noised to the level of each step; the first window has none.
+    Source: the loop of WanVideoWrapper. Unlike here, MultiTalk's own marks all of these frames as known and not only
+    the first latent frame, and gives CLIP the last of them instead of the reference picture.
     """
 
     def __init__(self, references: References, codec: VideoCodec, geometry: VideoGeometry, overlap: int) -> None:
