@@ -49,6 +49,6 @@ def main(argv: list[str]) -> int:
         print(f"{file.part:<14} {file.size_bytes / 1e6:>10.1f} MB  {file.path}")
     print(f"{'':<14} {sum(file.size_bytes for file in written) / 1e6:>10.1f} MB in all")
     if flags.parts is None:
-        out = str(Path(flags.out)) if flags.layout == "comfy" else shlex.quote(str(Path(flags.out)))
+        out = str(Path(flags.out).absolute()) if flags.layout == "comfy" else shlex.quote(str(Path(flags.out)))
         print(HOW[flags.layout].format(out=out, wan=WAN, speech=SPEECH))
     return 0
