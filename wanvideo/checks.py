@@ -91,6 +91,8 @@ def path(name: str, value: Any) -> str:
 def mp4_path(name: str, value: Any) -> str:
     """The path of an mp4 as text, with that suffix where it has none; the 5 of take_1.5 is none."""
     given = path(name, value)
+    if given.endswith(("/", "\\")):
+        raise InputError(f"{name} {brief(given)} is a folder. Name the video in it.")
     suffix = PurePath(given).suffix
     if suffix.lower() == ".mp4":
         return given

@@ -55,6 +55,7 @@ def test_what_is_missing_is_named_with_the_command_that_fetches_it(tmp_path):
     text = describe(examine(tmp_path / "none", None, False))
     assert "none\nMissing:" in text and "a UMT5-XXL text encoder" in text
     assert "download --set base-480p infinitetalk-single encoders-480p t5-480p wav2vec --dir" in text
+    assert describe(examine(tmp_path / "my weights", None, False)).endswith("/my weights'")
     of_preset = examine(tmp_path, "03_balanced", False)
     assert {item.from_set for item in of_preset.missing} == {"infinitetalk-fp8", "encoders-480p", "wav2vec", "fusionx"}
     with pytest.raises(InputError, match="There is no preset"):

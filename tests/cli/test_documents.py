@@ -89,6 +89,8 @@ def test_flags_in_the_documents_exist(language):
         "--table",
         "--price",
         "--models",
+        "--memory_gb",
+        "--gpu",
         "--audio",
         "--syncnet",
     }

@@ -10,7 +10,7 @@ from wanvideo.cli.generate import read_job
 from wanvideo.cli.graphs.graph import Graph, GraphNode, Link, read_graph
 from wanvideo.cli.graphs.to_job import export
 from wanvideo.cli.import_ import main as import_main
-from wanvideo.errors import InputError
+from wanvideo.errors import InputError, OutputError
 
 TEMPLATES = [path for path in sorted((EXAMPLES / "api").glob("*.json")) if path.stem != "00_quick_start"]
 # What the command line cannot say of a template.
@@ -99,6 +99,54 @@ def test_values_and_links_are_followed_through_passing_nodes():
     sink = graph.nodes["7"]
     assert [graph.value(sink, name, 1) for name in ("width", "height", "seed", "none")] == [640, 480, 640, 1]
     assert graph.source(sink, "width").kind == "GetImageSizeAndCount"
+    assert [graph.is_held(sink, name) for name in ("width", "height", "seed", "none", "own")] == [True] * 3 + [
+        False,
+        True,
+    ]
+
+
+def test_a_number_that_the_graph_computes_is_said(tmp_path):
+    graph = json.loads(TEMPLATES[0].read_text(encoding="utf-8"))
+    (sampler,) = [node["inputs"] for node in graph.values() if node["class_type"] == "WanVideoSampler"]
+    graph["900"] = {"class_type": "PrimitiveInt", "inputs": {"value": 4}}
+    graph["901"] = {"class_type": "Doubled", "inputs": {"a": ["900", 0]}}
+    graph["902"] = {"class_type": "Drawn", "inputs": {"most": 9}}
+    graph["903"] = {"class_type": "Circle", "inputs": {"value": ["903", 0]}}
+    sampler |= {"steps": ["901", 0], "shift": ["902", 0], "seed": ["900", 0], "cfg": ["903", 0]}
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(graph))
+    assert export(read_graph(file)).notes == (
+        "cfg of WanVideoSampler (from Circle): 6.0 is taken", "steps of WanVideoSampler (from Doubled): 4 is taken",
+        "shift of WanVideoSampler (from Drawn): 5.0 is taken",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PrimitiveNode", "PrimitiveFloat", "FloatConstant"])
+def test_a_number_of_a_node_of_its_own_is_found_in_a_saved_graph(tmp_path, kind):
+    graph = json.loads((EXAMPLES / "01_talking_person.json").read_text(encoding="utf-8"))
+    (sampler,) = [node for node in graph["nodes"] if node["type"] == "WanVideoSampler"]
+    graph["nodes"].append({"id": 900, "type": kind, "widgets_values": [2.5, "fixed"]})
+    graph["links"].append([901, 900, 0, sampler["id"], 0, "FLOAT"])
+    sampler["inputs"].append({"name": "shift", "type": "FLOAT", "link": 901, "widget": {"name": "shift"}})
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(graph))
+    found = export(read_graph(file))
+    assert found.flags[found.flags.index("--sample_shift") + 1] == "2.5" and not found.notes
+
+
+def test_what_exists_is_left_as_it_is_unless_told_otherwise(tmp_path):
+    graph = tmp_path / "talk.json"
+    graph.write_bytes(TEMPLATES[0].read_bytes())
+    (tmp_path / "talk.sh").write_text("mine")
+    with pytest.raises(OutputError, match="talk.sh exists and is left as it is. Name another place with --out, or add"):
+        exporting.main([str(graph)])
+    assert (tmp_path / "talk.sh").read_text() == "mine" and not (tmp_path / "talk.job.json").exists()
+    assert exporting.main([str(graph), "--overwrite"]) == 0
+    command = command_of(export(read_graph(graph)), tmp_path)
+    job = (tmp_path / "a.job.json").read_bytes()
+    with pytest.raises(OutputError, match="a.job.json exists and is left as it is"):
+        import_main([*command, "--out", str(tmp_path / "a.job.json")])
+    assert (tmp_path / "a.job.json").read_bytes() == job
 
 
 def test_a_source_that_the_graph_trims_is_said():
@@ -135,4 +183,4 @@ def test_what_no_node_can_do_is_said(tmp_path):
         read_graph(tmp_path / "g.json").of_kind("WanVideoImageToVideoMultiTalk")[0].inputs["size"] == "infinitetalk-720"
     )
     with pytest.raises(InputError, match="nodes LoadImage, one is needed"):
-        import_main([*command, *out, "--template", str(TEMPLATES[1])])
+        import_main([*command, *out, "--overwrite", "--template", str(TEMPLATES[1])])

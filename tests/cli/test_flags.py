@@ -411,6 +411,7 @@ def test_a_silent_job_is_one_window_unless_its_length_is_said(read, caplog):
         (["--lora_dir", "a", "--lora_scale", "nan"], ["--lora_scale nan"]),
         (["--lora_dir", ""], ["--lora_dir is an empty path"]),
         (["--save_file", "x.avi"], ["--save_file 'x.avi' ends with .avi", "Use .mp4, or no suffix."]),
+        (["--save_file", "videos/"], ["--save_file 'videos/' is a folder", "Name the video in it."]),
         (["--save_file", "a\0b"], ["--save_file", "'\\x00'"]),
         (["--vae_path", "\ud800"], ["--vae_path", "'\\ud800'"]),
         (["--input_json", ""], ["--input_json", "empty path"]),

@@ -139,6 +139,19 @@ def test_two_files_of_one_name_are_told(tmp_path, command):
         import_main([*command, "--out", str(tmp_path / "again.json")])
 
 
+def test_a_graph_names_the_file_of_a_model_whose_folder_is_named(tmp_path, command):
+    folder = tmp_path / "chinese-wav2vec2-base"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").touch()
+    command[command.index("--wav2vec_dir") + 1] = str(folder)
+    assert import_main([*command, "--out", str(tmp_path / "again.json")]) == 0
+    (loader,) = read_graph(tmp_path / "again.json").of_kind("Wav2VecModelLoader")
+    assert loader.inputs["model"] == "pytorch_model.bin"
+    (folder / "fairseq.pt").touch()
+    with pytest.raises(InputError, match="base is a folder with 2 files of models.*Name it with --wav2vec_dir"):
+        import_main([*command, "--overwrite", "--out", str(tmp_path / "again.json")])
+
+
 def test_a_template_of_another_form_is_told(tmp_path, command):
     out = ["--out", str(tmp_path / "again.json"), "--template"]
     with pytest.raises(InputError, match="of the template is no node of a queued graph"):

@@ -154,5 +154,5 @@ def test_a_picture_mask_and_a_moving_one_are_told_apart_by_what_they_are(base, t
     moving = Path(media_files.video(tmp_path / "mask.mp4", media_files.numbered_frames(4, 32, 32)))
     moving = moving.rename(tmp_path / "mask.dat")
     for mask, kind in ((str(moving), "LoadVideo"), (jobs.picture(tmp_path), "LoadImageMask")):
-        assert import_main([*base, "--dub", mask, "--out", str(tmp_path / "graph.json")]) == 0
+        assert import_main([*base, "--dub", mask, "--overwrite", "--out", str(tmp_path / "graph.json")]) == 0
         assert read_graph(tmp_path / "graph.json").of_kind(kind)

@@ -16,7 +16,7 @@ from wanvideo.cli import plan as command
 from wanvideo.cli.demo import demo_files, demo_request
 from wanvideo.engine.files import resolve
 from wanvideo.engine.sizes import model_sizes
-from wanvideo.errors import InputError
+from wanvideo.errors import InputError, OutputError
 from wanvideo.geometry import SHORTEST_WINDOW, VideoGeometry, WindowPlan
 from wanvideo.memory.hooked import HookedBlocks, streaming
 from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run, prefers_shards
@@ -220,6 +220,8 @@ def test_the_command(folder, tmp_path, capsys):
     assert "s a step" in printed
     assert not list(Path(tmp_path).glob("*.mp4"))
     assert Image.open(tmp_path / "look.png").width >= 640 and "look.png" in printed
+    with pytest.raises(OutputError, match="look.png exists and is left as it is. Name another place with --preview"):
+        command.main(["--preview", str(tmp_path / "look.png"), *flags])
 
 
 def test_a_video_of_unknown_length_has_a_plan_without_an_end():

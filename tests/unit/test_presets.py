@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wanvideo.cli import plan
 from wanvideo.cli import presets as command
 from wanvideo.cli.generate import read_job
 from wanvideo.errors import InputError
@@ -96,9 +97,14 @@ def test_a_lora_of_one_s_own_is_used(job, weights):
     assert read_in.files.loras == (LoraFile("mine.safetensors", 1.0),)
 
 
-@pytest.mark.parametrize("wrong", ["balance", "07_best", ""])
+@pytest.mark.parametrize("name", ["03_balanced", "balanced", "03"])
+def test_a_preset_goes_by_its_number_too(name):
+    assert load_preset(name).name == "03_balanced"
+
+
+@pytest.mark.parametrize("wrong", ["balance", "07_best", "", "3", "auto"])
 def test_unknown_presets_are_refused(wrong):
-    with pytest.raises(InputError, match="There is no preset .*03_balanced"):
+    with pytest.raises(InputError, match="There is no preset .*03_balanced.*06_720p_high_res.$"):
         load_preset(wrong)
 
 
@@ -106,6 +112,20 @@ def test_auto_goes_by_memory(job, weights):
     assert choose_preset(int(12e9)).name == "05_low_vram"
     assert choose_preset(int(24e9)).name == "03_balanced"
     assert read(job, weights, "--preset", "auto", "--device", "cpu").options.blocks_to_stream == 40
+
+
+def test_a_plan_for_another_gpu_has_the_preset_of_that_gpu(job, weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, "read_job", lambda rest, program, free_bytes: asked.append((rest, free_bytes)) or 1 / 0)
+    for memory, free_bytes in (["--memory_gb", "24"], 24 * 10**9), ([], None):
+        with pytest.raises(ZeroDivisionError):
+            plan.main([*memory, "--preset", "auto"])
+        assert asked[-1] == (["--preset", "auto"], free_bytes)
+    for free_bytes, name in (24 * 10**9, "multitalk"), (12 * 10**9, "flowmatch_distill"):
+        flags = ["--input_json", job, "--ckpt_dir", str(weights / "base"), "--preset", "auto"]
+        assert read_job(flags, free_bytes=free_bytes).request.settings.scheduler == name
+    with pytest.raises(InputError, match="--gpu names the GPU that --memory_gb is of"):
+        plan.main(["--gpu", "H200"])
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,9 @@ def test_another_models_tokenizer(tmp_path):
 def test_command_line(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "a"), "--parts", "vae", "tokenizer"]) == 0
     assert "Wan2.1_VAE.pth" in capsys.readouterr().out
+    assert main(["--out", str(tmp_path / "my weights")]) == 0
+    assert f"--wav2vec_dir '{tmp_path}/my weights'/chinese-wav2vec2-base" in capsys.readouterr().out
     command = [sys.executable, "-m", "wanvideo", "make-models", "--out", str(tmp_path / "b"), "--layout", "comfy"]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert "extra_model_paths.yaml" in result.stdout
+    assert f"extra_model_paths.yaml\n  synthetic:\n    base_path: {tmp_path / 'b'}\n" in result.stdout
     assert all(part in result.stdout for part in PARTS if part != "tokenizer")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("wanvideo")
 PROGRAM = "python -m wanvideo batch"
 ENGINES = ("local", "ray", "comfy")
+# Flags of `generate` that a batch has something else for, or that make no video.
+OTHERWISE = {
+    "--save_file": '"output" in the job, or --out,', "--input_json": "the file of jobs", "--help": "`generate --help`",
+}  # fmt: skip
 
 
 def build_parser() -> Parser:
@@ -70,8 +74,15 @@ def _check(flags: argparse.Namespace, rest: Sequence[str]) -> None:
         raise InputError(
             "--engine comfy needs a graph. Export one from ComfyUI in API format, and name it: --template."
         )
+    _refuse_otherwise(rest)
     if flags.engine == "comfy" and rest:
         raise InputError(f"{rest[0]} is no flag of {PROGRAM} --engine comfy. Write it into the graph.")
+
+
+def _refuse_otherwise(arguments: Sequence[str]) -> None:
+    for name in (argument.partition("=")[0] for argument in arguments):
+        if name in OTHERWISE:
+            raise InputError(f"{name} is no flag of {PROGRAM}: {OTHERWISE[name]} is for that. Leave it out.")
 
 
 def _run(flags: argparse.Namespace, works: Sequence[Kind], places: Sequence[Place[Kind]]) -> int:
@@ -121,6 +132,7 @@ def _videos(
     works, pipelines = list[VideoWork](), dict[Hashable, "TalkingVideoPipeline"]()
     for entry in entries:
         with _noting(problems, entry):
+            _refuse_otherwise(entry.arguments)
             job = read_job([*common, *entry.arguments, "--save_file", str(entry.output)], PROGRAM, entry.job)
             other = _check_job(job, pipelines)
             wanted = WantedRanks(is_auto=flags.gpus_per_job > 1, shard=job.ranks.shard)

@@ -8,7 +8,7 @@ from .parser import Parser
 
 def main(argv: list[str]) -> int:
     """Convert one file and say what came out."""
-    parser = Parser(prog="wanvideo convert", description=__doc__)
+    parser = Parser("python -m wanvideo convert", description=__doc__)
     parser.add_argument("--in", dest="source", required=True, help="transformer, audio adapter or text encoder to read")
     parser.add_argument("--out", required=True, help=".safetensors file to write; it must not exist")
     parser.add_argument("--to", required=True, choices=CONVERSIONS)

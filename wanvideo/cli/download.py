@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +129,9 @@ def main(argv: list[str]) -> int:
         print(fetch(row.file, root))
     print("Everything is there.")
     if flags.preset is not None:
-        named = [USES[item.name].format(root) for item in sets if item.name in USES]
-        named += [f"--lora_dir {root / item.files[0].local}" for item in sets if item.about.startswith("LoRA")]
+        named = [USES[item.name].format(shlex.quote(str(root))) for item in sets if item.name in USES]
+        loras = (root / item.files[0].local for item in sets if item.about.startswith("LoRA"))
+        named += [f"--lora_dir {shlex.quote(str(lora))}" for lora in loras]
         print(f"Use it with: python -m wanvideo generate --preset {flags.preset} {' '.join(named)}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -171,5 +172,5 @@ def _model_lines(report: Report) -> list[str]:
     lines += [f"  {item.what}\n    from {item.link}" for item in report.missing]
     if report.missing:
         sets = " ".join(dict.fromkeys(item.from_set for item in report.missing))
-        lines.append(f"  fetch it with: python -m wanvideo download --set {sets} --dir {report.folder}")
+        lines.append(f"  fetch it with: python -m wanvideo download --set {sets} --dir {shlex.quote(report.folder)}")
     return lines

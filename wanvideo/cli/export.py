@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import checks
 from ..durable import write_atomically
 from ..errors import OutputError
-from .parser import Parser
+from .parser import Parser, keep_existing
 
 
 def main(argv: list[str]) -> int:
@@ -18,6 +18,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--models", default="models", help="ComfyUI's folder of models")
     parser.add_argument("--inputs", default="input", help="ComfyUI's folder of pictures and sounds")
     parser.add_argument("--out", help="folder to write to; that of the graph if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote there")
     flags = parser.parse_args(argv)
     from .graphs.graph import read_graph  # here: flags are judged before PyTorch is loaded
     from .graphs.to_job import export
@@ -26,6 +27,9 @@ def main(argv: list[str]) -> int:
     folder = file.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
     job, script = folder / f"{file.stem}.job.json", folder / f"{file.stem}.sh"
     exported = export(read_graph(file), flags.models, flags.inputs, str(folder / f"{file.stem}."))
+    pictures = [Path(picture.path) for picture in exported.derived]
+    for path in (*pictures, job, script):
+        keep_existing("--out", path, flags.overwrite)
     command = exported.command(str(job))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +38,7 @@ def main(argv: list[str]) -> int:
         write_atomically(script, f"#!/bin/sh\n{command}\n".encode())
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}). Name another folder with --out.") from None
-    print("\n".join([*(picture.path for picture in exported.derived), str(job), str(script), command]))
+    print("\n".join([*map(str, pictures), str(job), str(script), command]))
     for note in exported.notes:
         print(f"no counterpart: {note}")
     return 0

@@ -29,6 +29,7 @@ from .parser import Parser, named
 
 logger = logging.getLogger("wanvideo")
 ALWAYS_COMPUTED = 5  # first steps that the reference's TeaCache never leaves out
+PROGRAM = "python -m wanvideo generate"
 NUM_BLOCKS, BLOCK_PARAMETERS, OTHER_PARAMETERS = 40, 464_200_000, 330_000_000  # of the 14B model with its adapter
 PRESET_FLAGS = {
     "scheduler": "scheduler", "steps": "sample_steps", "shift": "sample_shift", "window_frames": "frame_num",
@@ -55,9 +56,15 @@ class Job:
     is_named: bool = True
 
 
-def read_job(argv: list[str], program: str = "generate", data: dict[str, Any] | None = None) -> Job:
-    """Parse flags and job file; no model is opened. Args: data: the job itself, in place of --input_json."""
-    preset = _preset(argv, program)
+def read_job(
+    argv: list[str], program: str = PROGRAM, data: dict[str, Any] | None = None, free_bytes: int | None = None
+) -> Job:
+    """Parse flags and job file; no model is opened.
+
+    Args: data: the job itself, in place of --input_json. free_bytes: of the device that --preset auto chooses for, in
+        place of those of this one.
+    """
+    preset = _preset(argv, program, free_bytes)
     flags = _parse(argv, program, preset)
     flags.input_json = flags.input_json if data is None else data
     _say_unused(argv, flags, preset)
@@ -134,14 +141,17 @@ def _options(flags: argparse.Namespace) -> EngineOptions:
     return options
 
 
-def _preset(argv: list[str], program: str) -> Preset | None:
-    """The preset that the flags name."""
+def _preset(argv: list[str], program: str, free_bytes: int | None = None) -> Preset | None:
+    """The preset that the flags name, or that fits so much free device memory; here, where that is not given."""
     first = Parser(program, add_help=False)
     first.add_argument("--preset")
     name = first.parse_known_args(argv)[0].preset
     if name is None:
         return None
-    preset = choose_preset(_free_bytes(first, argv)) if name == AUTO else load_preset(name)
+    if name == AUTO:
+        preset = choose_preset(_free_bytes(first, argv) if free_bytes is None else free_bytes)
+    else:
+        preset = load_preset(name)
     logger.info("%s", preset.describe())
     return preset
 

@@ -10,7 +10,7 @@ from ..durable import write_atomically
 from ..errors import OutputError
 from ..job import read_object
 from .generate import read_job
-from .parser import Parser
+from .parser import Parser, keep_existing
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "example_workflows" / "api" / "01_talking_person.json"
 
@@ -22,12 +22,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, help="graph to write, to be queued or dropped on the page")
     parser.add_argument("--template", default=str(TEMPLATE), help="graph of one person, as Export (API) writes it")
     flags, rest = parser.parse_known_args(argv)
-    job = read_job(rest, program)
+    job, out = read_job(rest, program), Path(checks.path("--out", flags.out)).expanduser()
+    keep_existing("--out", out, job.overwrite)
     from .graphs.of_job import build, without_counterpart  # here: flags are judged before PyTorch is loaded
     from .graphs.writer import inputs_of
 
     nodes = build(job, read_object(checks.path("--template", flags.template), "a template"))
-    out = Path(checks.path("--out", flags.out)).expanduser()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, (json.dumps(nodes, indent=1, ensure_ascii=False) + "\n").encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import keyword
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from .. import checks
 from ..errors import TalkError
 
+UNREAD = 141  # exit code of a command whose reader left, as shells have it
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
     "batch": "make many videos from a file of jobs, on this machine's GPUs, a Ray cluster or ComfyUI servers",
@@ -41,9 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; a TalkError is printed as it is and exits with 2."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m wanvideo COMMAND [--help]\n")
-        print("\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
-        return 0
+        return run(_list_commands, [])
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         near = checks.meant(name, COMMANDS)
@@ -53,6 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     return run(import_module(f".{module}", __package__).main, rest)
 
 
+def _list_commands(arguments: list[str]) -> int:
+    print("usage: python -m wanvideo COMMAND [--help]\n")
+    print("\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+    return 0
+
+
 def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int:
     """Run `command(arguments)` with logging set up, and its errors as messages instead of tracebacks."""
     # Blocks and windows come and go in many sizes; without this a tenth of a small card is lost between them.
@@ -60,6 +66,8 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("wanvideo").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path in letters that a terminal lacks ends no command
     try:
         with interruptible():
             return command(arguments) or 0
@@ -70,6 +78,8 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
         print("interrupted; finished windows are kept, and the same command goes on from there", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
+        if isinstance(error, BrokenPipeError) and _is_unread("\n"):
+            return UNREAD
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"error: something unexpected happened, {type(error).__name__}: {str(error)[:500]}\n"
@@ -77,6 +87,18 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
             file=sys.stderr,
         )
         return 1
+    finally:
+        _is_unread()
+
+
+def _is_unread(more: str = "") -> bool:
+    """Whether nobody reads what is printed anymore, as in `| head`; from then on it goes nowhere, which is no error."""
+    try:
+        print(end=more, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 from .. import checks
@@ -34,7 +35,7 @@ Start ComfyUI with them (noise, but every node runs): add to extra_model_paths.y
 
 def main(argv: list[str]) -> int:
     """Write the models, then say what was written and how to run them."""
-    parser = Parser(prog="wanvideo make-models", description=__doc__)
+    parser = Parser("python -m wanvideo make-models", description=__doc__)
     parser.add_argument("--out", required=True, help="folder to write to; no file in it is replaced")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny: 45 MB, small: 1 GB, full: 57 GB (14B)")
     parser.add_argument("--layout", choices=LAYOUTS, default="official", help="official folders, or ComfyUI's models")
@@ -48,5 +49,6 @@ def main(argv: list[str]) -> int:
         print(f"{file.part:<14} {file.size_bytes / 1e6:>10.1f} MB  {file.path}")
     print(f"{'':<14} {sum(file.size_bytes for file in written) / 1e6:>10.1f} MB in all")
     if flags.parts is None:
-        print(HOW[flags.layout].format(out=Path(flags.out), wan=WAN, speech=SPEECH))
+        out = str(Path(flags.out).absolute()) if flags.layout == "comfy" else shlex.quote(str(Path(flags.out)))
+        print(HOW[flags.layout].format(out=out, wan=WAN, speech=SPEECH))
     return 0

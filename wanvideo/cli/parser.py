@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .. import checks
-from ..errors import InputError, TalkError
+from ..errors import InputError, OutputError, TalkError
 
 Number = TypeVar("Number", int, float)
 YES, NO = ("true", "yes", "1", "t", "y", "on"), ("false", "no", "0", "f", "n", "off")
@@ -59,6 +60,12 @@ def _read(kind: Callable[[str], Number], text: str, what: str) -> Number:
         return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{checks.brief(text)} is no {what}") from None
+
+
+def keep_existing(flag: str, path: Path, overwrite: bool) -> None:
+    """What a command is to write takes the place of nothing, unless it was told so. Raises: OutputError."""
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} exists and is left as it is. Name another place with {flag}, or add --overwrite.")
 
 
 @contextlib.contextmanager

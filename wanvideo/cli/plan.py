@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import checks
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 from ..memory.planner import Device
 from .generate import read_job
-from .parser import Parser, real
+from .parser import Parser, keep_existing, real
 
 if TYPE_CHECKING:
     from ..engine.inputs import Inputs
@@ -26,7 +26,11 @@ def main(argv: list[str]) -> int:
     if flags.memory_gb is not None:
         checks.number("--memory_gb", flags.memory_gb, 0.1, 10_000)
         device = Device(flags.gpu or "a GPU", int(flags.memory_gb * 1e9))
-    job = read_job(rest, "python -m wanvideo plan")
+    elif flags.gpu:
+        raise InputError("--gpu names the GPU that --memory_gb is of. Give both, or leave both out.")
+    job = read_job(rest, "python -m wanvideo plan", free_bytes=None if device is None else device.free_bytes)
+    if flags.preview is not None:
+        keep_existing("--preview", flags.preview, job.overwrite)
 
     from ..engine.conditioning import workload_of_request  # here: flags are judged before PyTorch is loaded
     from ..pipeline import TalkingVideoPipeline

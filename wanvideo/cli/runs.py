@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, OutputError
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..quality.drift import WindowMeasures
@@ -20,7 +20,7 @@ COLUMNS = ("run", "is", "windows", "seconds", "MB", "output")
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m wanvideo runs", description=__doc__)
+    parser = Parser("python -m wanvideo runs", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="list|show|resume|remove")
     listing = commands.add_parser("list", help="all runs in a folder")
     listing.add_argument("folder", nargs="?", default=".", help="where videos are written; this folder if not given")

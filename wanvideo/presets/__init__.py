@@ -66,13 +66,13 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """A preset by its name, which may lack the number in front. Raises: InputError naming those there are."""
+    """A preset by its name, its number or what follows that. Raises: InputError naming those there are."""
     names = preset_names()
-    found = [known for known in names if name in (known, known.partition("_")[2])]
+    found = [known for known in names if name in (known, *known.split("_", 1))]
     if not found:
         close = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise InputError(f"There is no preset {name!r}.{hint} Use one of {', '.join(names)}, or {AUTO}.")
+        raise InputError(f"There is no preset {name!r}.{hint} Use one of {', '.join(names)}.")
     data = json.loads((FOLDER / f"{found[0]}.json").read_text(encoding="utf-8"))
     return Preset(
         found[0],

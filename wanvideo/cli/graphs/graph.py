@@ -14,6 +14,7 @@ from .widgets import WIDGETS
 
 CUSTOM = "custom"  # size of a node whose width and height count
 MOST_HOPS = 100
+SIZED = ("GetImageSizeAndCount", "GetImageSize")  # they have the numbers of the node that made the picture
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ class Graph:
                 if inner in source.inputs and not isinstance(source.inputs[inner], Link):
                     return source.inputs[inner]
         return default
+
+    def is_held(self, node: GraphNode, name: str) -> bool:
+        """Whether a value is the node's own, or comes from one that holds it, not one that computes it."""
+        for _ in range(MOST_HOPS):
+            if not isinstance(node.inputs.get(name), Link):
+                return True
+            source = next((item for item in self.above(node, name) if item.kind not in SIZED), None)
+            inner = None if source is None else next((key for key in ("value", name) if key in source.inputs), None)
+            if source is None or inner is None:
+                return False
+            node, name = source, inner
+        return False
 
 
 def read_graph(path: str | Path) -> Graph:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from ...checkpoints.reader import checkpoints_in
 from ...engine.talk import audio_cfg_scale_of
 from ...errors import InputError
 from ...parallel.layout import WantedRanks
@@ -45,14 +47,14 @@ def _set_files(graph: GraphWriter, files: ModelFiles) -> None:
         if getattr(files, name) is None:
             flag = {"vae": "--vae_path", "text_encoder": "--t5_path", "wav2vec": "--wav2vec_dir"}[name]
             raise InputError(f"A graph names every model's file, and the job names no {name}. Name it with {flag}.")
-    graph.set("WanVideoModelLoader", model=_in_folder(files.transformer))
-    graph.set("WanVideoVAELoader", model_name=_in_folder(str(files.vae)))
-    graph.set("WanVideoTextEncodeCached", model_name=_in_folder(str(files.text_encoder)))
-    graph.set("Wav2VecModelLoader", model=_in_folder(str(files.wav2vec)))
+    graph.set("WanVideoModelLoader", model=_file(files.transformer, "--dit_path"))
+    graph.set("WanVideoVAELoader", model_name=_file(str(files.vae), "--vae_path"))
+    graph.set("WanVideoTextEncodeCached", model_name=_file(str(files.text_encoder), "--t5_path"))
+    graph.set("Wav2VecModelLoader", model=_file(str(files.wav2vec), "--wav2vec_dir"))
     if files.adapter is None:
         graph.remove("MultiTalkModelLoader", "WanVideoModelLoader", "multitalk_model")
     else:
-        graph.set("MultiTalkModelLoader", model=_in_folder(files.adapter))
+        graph.set("MultiTalkModelLoader", model=_file(files.adapter, "--infinitetalk_dir"))
     if files.clip_vision is None:
         graph.remove("LoadWanVideoClipTextEncoder", "WanVideoImageToVideoMultiTalk", "clip_vision")
     else:
@@ -156,6 +158,19 @@ def without_counterpart(job: Job) -> Iterator[str]:
         yield "--tiled_vae false: ComfyUI's memory decides"
     if job.ranks != WantedRanks():
         yield "--parallel, --ulysses_size, --ring_size, --dit_fsdp: connect WanVideoParallel behind the model"
+
+
+def _file(path: str, flag: str) -> str:
+    """The name of a model's file, or of the one in a model's folder. Raises: InputError where that has more."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return _in_folder(path)
+    found = [file for files in checkpoints_in(folder) for file in files]
+    if len(found) != 1:
+        raise InputError(
+            f"{path} is a folder with {len(found)} files of models, and a graph names one of each. Name it with {flag}."
+        )
+    return _in_folder(str(found[0]))
 
 
 def _in_folder(path: str) -> str:

@@ -41,6 +41,10 @@ class Reader(Media):
         Raises: InputError for another kind of value.
         """
         found = self.graph.value(node, name, default)
+        if not self.graph.is_held(node, name):
+            source = self.graph.source(node, name)
+            origin = source.kind if source else "nothing"
+            self.notes.append(f"{name} of {node.kind} (from {origin}): {checks.brief(found)} is taken")
         if found is None or isinstance(default, bool) or default is None:
             return default if found is None else found
         if isinstance(default, str):

@@ -30,8 +30,13 @@ WIDGETS: dict[str, tuple[str, ...]] = {
     "LoadVideo": ("file",),
     "ImageScale": ("upscale_method", "width", "height", "crop"),
     "ImageResizeKJv2": ("width", "height"),
-    "INTConstant": ("value",),
-    "PrimitiveInt": ("value",),
+    **dict.fromkeys(
+        (
+            "INTConstant", "FloatConstant", "BOOLConstant", "PrimitiveNode", "PrimitiveInt", "PrimitiveFloat",
+            "PrimitiveBoolean", "PrimitiveString", "PrimitiveStringMultiline",
+        ),
+        ("value",),
+    ),
     "WanVideoImageToVideoMultiTalk": (
         "width", "height", "frame_window_size", "motion_frame", "force_offload", "colormatch", "tiled_vae", "mode",
         "output_path", "colormatch_strength", "size",
