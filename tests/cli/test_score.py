@@ -64,6 +64,13 @@ def test_a_still_mouth_and_very_short_clips_have_no_correlation():
         assert math.isfinite(sync.lag_s + sync.correlation + sync.open_in_silence + sync.faces)
 
 
+def test_a_video_may_be_minutes_longer_than_its_sound():
+    sound = load_audio(SPEECH)
+    whole = loudness(sound, 300 * GRID)
+    assert len(whole) == 300 * GRID and not whole[(SECONDS + 10) * GRID :].any()
+    assert np.array_equal(whole[: SECONDS * GRID], loudness(sound, (SECONDS + 9) * GRID)[: SECONDS * GRID])
+
+
 def test_changed_colors_are_told(tmp_path):
     steady = score_video(talking(tmp_path / "a.mp4"), dark_lips, audios=[SPEECH]).colors
     tinted = score_video(talking(tmp_path / "b.mp4", tint=(1, 0.85, 0.7)), dark_lips, audios=[SPEECH]).colors
