@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace
 
 from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container, sound_stream, tick_s
@@ -34,6 +38,7 @@ ANIMATED = ("GIF", "PNG", "WEBP")
 SAMPLING = 0x4 | 0x40000 | 0x2000 | 0x4000
 UNSPECIFIED, NCL_BT2020 = 2, 9
 FPS_TOLERANCE = 0.02
+EXACT_S = 1e-6  # by which equal times differ as floats
 SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at once, which would cost memory
 WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
@@ -135,6 +140,7 @@ class VideoFrames:
             if not trim.is_whole:
                 self._enter()
         self._first_s = self._current[0]
+        self._slack_s = _slack_s(self._stream, self._first_s)
         height, width = self.frame_at(0.0).shape[:2]
         self.size: tuple[int, int] = (width, height)
 
@@ -170,8 +176,7 @@ class VideoFrames:
 
         Returns: [H, W, 3] uint8.
         """
-        # Containers round times to their tick, so a frame may be stamped up to half a tick late.
-        target = self._first_s + max(time_s, 0.0) + float(tick_s(self._stream)) / 2
+        target = self._first_s + max(time_s, 0.0) + self._slack_s
         with answered(str(self.path)):
             if not self._current[0] <= target < self._current[0] + FORWARD_S:
                 self._seek(target)
@@ -273,7 +278,10 @@ class VideoFrames:
         ).to_ndarray()  # fmt: skip
         if kind is not Range.SDR:
             picture = to_sdr(picture, kind, is_wide=self._stream.codec_context.color_primaries != PRIMARIES_BT709)
-        return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
+        turns = round(frame.rotation / 90)
+        if _is_mirrored(frame):
+            picture, turns = picture[:, ::-1], turns + 2
+        return np.ascontiguousarray(np.rot90(picture, turns % 4))
 
     def _range_of(self) -> Range:
         context = self._stream.codec_context
@@ -310,6 +318,29 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}. Give a video.")
 
 
+def _slack_s(stream: av.VideoStream, first_s: float) -> float:
+    """How much later than it is shown a frame may be stamped, after a first one at `first_s`.
+
+    Containers round times to their tick, which moves the first frame as well where it is not at 0: together by less
+    than a tick. Those that tick once or twice a frame have nothing to round.
+    """
+    tick = tick_s(stream)
+    if tick * (stream.average_rate or 0) >= Fraction(1, 2):
+        return EXACT_S
+    return float(tick) * (0.95 if first_s else 0.5)
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the display matrix turns a frame's left to its right, as cameras for self-portraits have it."""
+    try:
+        # PyAV's own annotation knows of motion vectors only.
+        matrix = cast(SideDataContainer, frame.side_data)[SideDataType.DISPLAYMATRIX]
+    except (KeyError, ValueError):  # it has none, or side data of a kind that PyAV has no name for
+        return False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    return bool(a * d < b * c)
+
+
 @cache
 def _say_range(name: str, kind: str) -> None:
     log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
@@ -326,7 +357,8 @@ def _next_packet(packets: Iterator[Packet]) -> Packet | None:
 def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
     """Frames and seconds of a video; by reading it where its header states none, or what cannot be."""
     frames, seconds = stream.frames, _duration_s(stream)
-    if not frames or not 0 < seconds <= MAX_DURATION_S:
+    is_cut = abs(frames - seconds * (stream.average_rate or 0)) >= 1  # frames that an edit list leaves out are counted
+    if not frames or is_cut or not 0 < seconds <= MAX_DURATION_S:
         frames, seconds = _scan(path, "video")
     if seconds > MAX_DURATION_S:
         raise InputError(
@@ -350,7 +382,7 @@ def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
         packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
         while (packet := _next_packet(packets)) is not None:
             stamp = packet.pts if packet.pts is not None else packet.dts
-            if not trim.is_whole and (stamp is None or not start <= stamp < stop):
+            if packet.is_discard or not trim.is_whole and (stamp is None or not start <= stamp < stop):
                 continue
             if packet.size:
                 count += 1
