@@ -49,7 +49,10 @@ log = logging.getLogger("wanvideo")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds; the audio's fields are None where it has none."""
+    """What a video file holds; the audio's fields are None where it has none.
+
+    audio_start_s: when its sound begins, from the first frame on; less than 0 where it begins before.
+    """
 
     frames: int
     duration_s: float
@@ -59,6 +62,7 @@ class VideoInfo:
     audio_duration_s: float | None
     audio_channels: int | None
     audio_rate: int | None
+    audio_start_s: float | None
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -80,6 +84,7 @@ def probe(path: str | Path) -> VideoInfo:
             width=video.codec_context.width, height=video.codec_context.height, audio_duration_s=audio_s,
             audio_channels=audio.codec_context.channels if audio else None,
             audio_rate=audio.codec_context.sample_rate if audio else None,
+            audio_start_s=_start_s(audio) - _start_s(video) if audio else None,
         )  # fmt: skip
 
 
@@ -370,6 +375,10 @@ def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
 
 def _duration_s(stream: av.stream.Stream) -> float:
     return float(stream.duration * tick_s(stream)) if stream.duration else 0.0
+
+
+def _start_s(stream: av.stream.Stream) -> float:
+    return float(stream.start_time * tick_s(stream)) if stream.start_time else 0.0
 
 
 def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
