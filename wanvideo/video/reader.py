@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import av
 import numpy as np
@@ -43,6 +43,8 @@ SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at onc
 WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
 
+if TYPE_CHECKING:
+    AnyPacket = av.Packet[av.stream.Stream]
 Packet = TypeVar("Packet")
 log = logging.getLogger("wanvideo")
 
@@ -188,6 +190,21 @@ class VideoFrames:
             while self._next is not None and self._next[0] <= target:
                 self._advance()
             return self._to_rgb(self._current[1])
+
+    def index_at(self, time_s: float) -> int:
+        """The number, from 0, of the frame that is on screen at a time; all are looked through at the first call."""
+        return max(int(np.searchsorted(self._times, max(time_s, 0.0) + self._slack_s, "right")) - 1, 0)
+
+    @cached_property
+    def _times(self) -> np.ndarray:
+        """[n]: seconds of every frame from the first one on, evenly where the file has no times."""
+        with answered(str(self.path)), closing(_open(self.path)) as container:
+            stream = _video_stream(container, self.path)
+            stamps = [stamp for stamp, packet in _meant(container, stream, self._trim) if packet.size]
+        if None in stamps:
+            return np.arange(self.num_frames) * (self.duration_s / max(self.num_frames, 1))
+        times: np.ndarray = np.sort(np.array(stamps, np.float64)) * float(tick_s(self._stream)) - self._first_s
+        return times
 
     def _start(self) -> None:
         self._container = _open(self.path)
@@ -381,6 +398,17 @@ def _start_s(stream: av.stream.Stream) -> float:
     return float(stream.start_time * tick_s(stream)) if stream.start_time else 0.0
 
 
+def _meant(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, trim: Trim
+) -> Iterator[tuple[int | None, AnyPacket]]:
+    """(ticks, packet) of the part that is meant, without what an edit list leaves out."""
+    packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
+    while (packet := _next_packet(packets)) is not None:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if not packet.is_discard and (trim.is_whole or stamp is not None and start <= stamp < stop):
+            yield stamp, packet
+
+
 def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
     """Packets and seconds of a stream, or of a part of it, by reading it to its end without decoding."""
     count, last = 0, 0
@@ -388,11 +416,7 @@ def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
     stream: av.VideoStream | av.AudioStream
     with closing(_open(path)) as container:
         stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
-        packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
-        while (packet := _next_packet(packets)) is not None:
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if packet.is_discard or not trim.is_whole and (stamp is None or not start <= stamp < stop):
-                continue
+        for stamp, packet in _meant(container, stream, trim):
             if packet.size:
                 count += 1
             if stamp is not None:
