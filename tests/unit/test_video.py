@@ -312,6 +312,17 @@ def test_a_cut_off_recording_shows_its_last_frame(tmp_path):
         assert media.index_of(video.frame_at(3 / 25)) == 3
 
 
+def test_pictures_that_a_decoder_holds_where_a_file_fails_are_seen(tmp_path):
+    """A disk that was full leaves zeros; FFmpeg fails there, while its threads are at work on what was before."""
+    frames = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3)).astype(np.uint8)
+    path = media.video(tmp_path / "full.ts", frames)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 5].ljust(len(data), b"\0"))
+    with VideoFrames(path) as video:
+        last = np.abs(frames.astype(int) - video.frame_at(99.0)).mean((1, 2, 3)).argmin()
+        assert video.num_frames - 3 <= last < video.num_frames
+
+
 def test_a_damaged_stretch_is_passed_over(tmp_path, caplog):
     path = media.video(tmp_path / "clip.avi", media.numbered_frames(60), codec="mjpeg", pix_fmt="yuvj420p")
     data = bytearray(path.read_bytes())

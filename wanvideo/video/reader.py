@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
@@ -44,8 +44,8 @@ WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
 
 if TYPE_CHECKING:
-    AnyPacket = av.Packet[av.stream.Stream]
-Packet = TypeVar("Packet")
+    Track = av.VideoStream | av.AudioStream
+
 log = logging.getLogger("wanvideo")
 
 
@@ -269,8 +269,8 @@ class VideoFrames:
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
         time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        packets, tick = self._container.demux(self._stream), tick_s(self._stream)
-        while (packet := _next_packet(packets)) is not None:
+        tick = tick_s(self._stream)
+        for packet in _packets(self._container, self._stream):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -368,12 +368,14 @@ def _say_range(name: str, kind: str) -> None:
     log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
 
 
-def _next_packet(packets: Iterator[Packet]) -> Packet | None:
-    """None at the end, and where the file is damaged from here on."""
+def _packets(container: av.container.InputContainer, stream: Track) -> Iterator[av.Packet[Any]]:
+    """Packets up to the end, or to where the file cannot be read on, then an empty one for what a decoder holds."""
     try:
-        return next(packets, None)
+        yield from container.demux(stream)
     except av.FFmpegError:
-        return None
+        end = av.Packet()
+        end.stream = stream
+        yield end
 
 
 def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
@@ -399,11 +401,11 @@ def _start_s(stream: av.stream.Stream) -> float:
 
 
 def _meant(
-    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, trim: Trim
-) -> Iterator[tuple[int | None, AnyPacket]]:
+    container: av.container.InputContainer, stream: Track, trim: Trim
+) -> Iterator[tuple[int | None, av.Packet[Any]]]:
     """(ticks, packet) of the part that is meant, without what an edit list leaves out."""
-    packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
-    while (packet := _next_packet(packets)) is not None:
+    start, stop = trim.ticks(tick_s(stream))
+    for packet in _packets(container, stream):
         stamp = packet.pts if packet.pts is not None else packet.dts
         if not packet.is_discard and (trim.is_whole or stamp is not None and start <= stamp < stop):
             yield stamp, packet
@@ -413,7 +415,7 @@ def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
     """Packets and seconds of a stream, or of a part of it, by reading it to its end without decoding."""
     count, last = 0, 0
     first: int | None = None
-    stream: av.VideoStream | av.AudioStream
+    stream: Track
     with closing(_open(path)) as container:
         stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
         for stamp, packet in _meant(container, stream, trim):
