@@ -3,11 +3,13 @@
 import json
 import math
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
-from support.mouths import FPS, OTHER, SECONDS, SPEECH, dark_lips, talking
+from support.mouths import FPS, OTHER, SECONDS, SIZE, SPEECH, dark_lips, talking
 
 from wanvideo.audio.load import SAMPLE_RATE, from_array, load_audio
 from wanvideo.cli import score as command
@@ -22,6 +24,24 @@ def test_a_shift_is_found_within_a_frame(tmp_path, shift):
     assert abs(sync.lag_s - shift) <= 0.02 and abs(sync.lag_frames - shift * FPS) <= 0.5
     assert sync.correlation > 0.8 and sync.faces == 1
     assert sync.is_in_sync == (abs(shift) <= 0.08)
+
+
+@pytest.mark.parametrize("late", [10, -10])
+def test_a_sound_that_begins_with_another_frame_is_heard_when_it_is_played(tmp_path, late):
+    """Its track begins so many frames after the first one with what is said then, or as long before it."""
+    speech, path = load_audio(SPEECH), tmp_path / "both.mkv"
+    cut, before = max(late, 0) * SAMPLE_RATE // FPS, max(-late, 0)
+    with av.open(str(talking(tmp_path / "a.mp4"))) as given, av.open(str(path), "w") as made:
+        video, audio = made.add_stream("ffv1", FPS), made.add_stream("flac", SAMPLE_RATE, layout="mono")
+        video.width = video.height = SIZE
+        samples = np.pad(speech.read(cut, speech.num_samples), (before * SAMPLE_RATE // FPS, 0)) * 32767
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, cut
+        made.mux(audio.encode(frame) + audio.encode(None))
+        for number, picture in enumerate(given.decode(video=0), before):
+            picture.pts, picture.time_base = number, Fraction(1, FPS)
+            made.mux(video.encode(picture))
+    assert abs(score_video(path, dark_lips).syncs[0].lag_s) <= 0.02
 
 
 def test_a_swapped_sound_is_told(tmp_path):
@@ -62,6 +82,13 @@ def test_a_still_mouth_and_very_short_clips_have_no_correlation():
     for count in (0, 1, 2, 5):
         sync = measure_sync(np.linspace(0, 1, count), sound, FPS)
         assert math.isfinite(sync.lag_s + sync.correlation + sync.open_in_silence + sync.faces)
+
+
+def test_a_video_may_be_minutes_longer_than_its_sound():
+    sound = load_audio(SPEECH)
+    whole = loudness(sound, 300 * GRID)
+    assert len(whole) == 300 * GRID and not whole[(SECONDS + 10) * GRID :].any()
+    assert np.array_equal(whole[: SECONDS * GRID], loudness(sound, (SECONDS + 9) * GRID)[: SECONDS * GRID])
 
 
 def test_changed_colors_are_told(tmp_path):

@@ -127,8 +127,9 @@ def test_a_recorder_that_crashed_left_a_wrong_length(tmp_path, length):
 def test_chunks_behind_the_samples_are_no_sound(tmp_path, caplog):
     path = media.wav(tmp_path / "named.wav", media.tone(16000, 1.0), 16000)
     whole = path.read_bytes()
-    path.write_bytes(whole + b"LIST" + struct.pack("<I", 12) + b"INFOIART" + bytes(4))
-    assert load_audio(path).num_samples == 16000 and not caplog.text
+    for padding in (b"", bytes(512)):  # of whole blocks, as recorders have them
+        path.write_bytes(whole + b"LIST" + struct.pack("<I", 12) + b"INFOIART" + bytes(4) + padding)
+        assert load_audio(path).num_samples == 16000 and not caplog.text
     path.write_bytes(whole + whole)
     assert load_audio(path).num_samples == 16000 and "second recording" in caplog.text
 
@@ -427,3 +428,13 @@ def test_an_animated_webp_gives_its_frames_by_time(tmp_path):
     for time_s, index in ((0.0, 0), (0.45, 2), (0.1, 1), (0.39, 1), (9.0, 3), (-1.0, 0)):
         assert tuple(frames.frame_at(time_s)[3, 3]) == (index * 60, 255 - index, 7)
     frames.close()
+
+
+@pytest.mark.parametrize(("version", "options"), [("17.0.0", {}), ("18.1.0", {"max_pixels": "36000000"})])
+def test_a_pyav_that_would_end_the_process_is_given_no_options(tmp_path, monkeypatch, version, options):
+    """Before 18 it frees as many of them as there are tracks at last, and has as many as there were at first."""
+    given, real = [], av.open
+    monkeypatch.setattr(av, "__version__", version)
+    monkeypatch.setattr(av, "open", lambda *args, **named: given.append(named["options"]) or real(*args, **named))
+    load_audio(media.wav(tmp_path / "a.wav", media.tone(16000, 0.5), 16000))
+    assert given and all(item == options for item in given)

@@ -19,7 +19,7 @@ from wanvideo.sampling.setup import SamplingSetup
 from wanvideo.text.cache import TextCache
 from wanvideo.video import recording
 from wanvideo.video.picture import fit_images
-from wanvideo.video.reader import probe
+from wanvideo.video.reader import VideoFrames, probe
 from wanvideo.video.writer import VideoWriter
 
 GEOMETRY = VideoGeometry(32, 32, 13)
@@ -156,6 +156,8 @@ def test_a_recording_gives_its_frames_back_from_memory_and_from_its_file(tmp_pat
     later = recording.Recording(file, 48, 32, 25, num_before=4)
     later.write(frames[4:])
     assert torch.equal(later.images(), streamed.images()) and torch.equal(later.read(4), streamed.images()[4:])
+    with VideoFrames(file) as video:
+        assert np.array_equal(later.read(5)[0].mul(255).round().to(torch.uint8), video.frame_at(5 / 25))
     monkeypatch.setattr(recording, "free_host_bytes", lambda: 4 * frames.numel())
     with pytest.raises(InputError, match="video output"):
         streamed.images()

@@ -256,6 +256,17 @@ def test_there_may_be_a_mask_for_every_frame(source):
         region_of(masks[:7], source)
 
 
+def test_masks_of_a_variable_rate_stay_with_their_frames(tmp_path):
+    """A telephone's frames do not come evenly, so a mask's place is not its share of the length."""
+    path, times = sources.variable(tmp_path)
+    masks = torch.zeros(len(times), 48, 64)
+    for index, mask in enumerate(masks):
+        mask[:, index] = 1
+    source = SourceVideo(path, 64, 48, 25)
+    seen = [int(weights.any(0).nonzero()) for weights in region_of(masks, source, 0).weights(0, 30)]
+    assert seen == sources.on_screen(times, 30) == [media.index_of(frame.numpy()) for frame in source.frames(0, 30)]
+
+
 @pytest.mark.parametrize(("level", "word"), [(0, "nowhere"), (255, "everywhere")])
 def test_masks_that_say_nothing_are_refused(source, level, word):
     with pytest.raises(InputError, match=f"{word} white once it is fitted to 48x32"):

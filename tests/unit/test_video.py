@@ -182,6 +182,31 @@ def test_other_rates_are_followed_in_time(tmp_path, fps, suffix):
             assert early <= media.index_of(video.frame_at(number / 25)) <= late
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("avi", "ffv1"), ("mkv", "ffv1"), ("mp4", "libx264")])
+def test_every_container_shows_the_same_frame_at_a_time(tmp_path, suffix, codec):
+    """An AVI ticks once a frame, which is no reason to show the next one half a frame early."""
+    path = media.video(tmp_path / f"clip.{suffix}", media.numbered_frames(40), codec=codec)
+    with VideoFrames(path) as video:
+        assert [media.index_of(video.frame_at(k / 60)) for k in range(90)] == [k * 25 // 60 for k in range(90)]
+
+
+def test_whole_milliseconds_move_no_frame_of_a_video_that_begins_later(tmp_path):
+    times = [Fraction(k, 30) for k in range(1, 41)]
+    path = media.video(tmp_path / "rest.mkv", media.numbered_frames(40), times=times)
+    with VideoFrames(path) as video:
+        assert [media.index_of(video.frame_at(k / 30)) for k in range(40)] == list(range(40))
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_counted(tmp_path):
+    """As a telephone trims a recording: what is cut off stays in the file."""
+    times = [Fraction(k, 25) for k in range(-10, 30)]
+    path = media.video(tmp_path / "cut.mp4", media.numbered_frames(40), times=times, max_b_frames=0)
+    info = probe(path)
+    assert (info.frames, info.fps, info.duration_s) == (30, 25, pytest.approx(1.2))
+    with VideoFrames(path) as video:
+        assert video.num_frames == 30 and media.index_of(video.frame_at(0.0)) == 10
+
+
 def test_a_variable_rate_is_followed_in_time(tmp_path):
     times = np.cumsum([0.0, 0.02, 0.5, 0.04, 0.04, 1.3, 0.1, 0.033])
     path = media.video(tmp_path / "phone.mp4", media.numbered_frames(len(times)), times=times, keyframe=3)
@@ -222,6 +247,22 @@ def test_a_video_filmed_upright_is_turned(tmp_path, matrix, turns):
         picture = video.frame_at(0.1)
         assert video.size == ((48, 64) if turns % 2 else (64, 48)) == picture_size(path)
     assert np.abs(picture.astype(int) - np.rot90(frames[0], turns)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [((-1, 0, 0, 1), lambda picture: picture[:, ::-1]), ((1, 0, 0, -1), lambda picture: picture[::-1]),
+     ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+     ((0, -1, -1, 0), lambda picture: picture[::-1, ::-1].swapaxes(0, 1))],
+    ids=["left to right", "top to bottom", "held upright", "held upside down"],
+)  # fmt: skip
+def test_a_mirrored_self_portrait_is_not_turned_over(tmp_path, matrix, shown):
+    """A front camera may mirror by the matrix alone: a point (x, y) is seen at (a x + c y, b x + d y)."""
+    frames = np.full((3, 48, 64, 3), 30, np.uint8)
+    frames[:, :24, :32] = 220
+    path = media.turned(media.video(tmp_path / "self.mp4", frames), matrix)
+    with VideoFrames(path) as video:
+        assert np.abs(video.frame_at(0.0).astype(int) - shown(frames[0])).mean() < 6
 
 
 def test_anamorphic_pixels_are_made_square(tmp_path):
@@ -269,6 +310,17 @@ def test_a_cut_off_recording_shows_its_last_frame(tmp_path):
     with VideoFrames(path) as video:
         assert 5 < media.index_of(video.frame_at(60.0)) < 40
         assert media.index_of(video.frame_at(3 / 25)) == 3
+
+
+def test_pictures_that_a_decoder_holds_where_a_file_fails_are_seen(tmp_path):
+    """A disk that was full leaves zeros; FFmpeg fails there, while its threads are at work on what was before."""
+    frames = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3)).astype(np.uint8)
+    path = media.video(tmp_path / "full.ts", frames)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 5].ljust(len(data), b"\0"))
+    with VideoFrames(path) as video:
+        last = np.abs(frames.astype(int) - video.frame_at(99.0)).mean((1, 2, 3)).argmin()
+        assert video.num_frames - 3 <= last < video.num_frames
 
 
 def test_a_damaged_stretch_is_passed_over(tmp_path, caplog):

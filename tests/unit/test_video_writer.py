@@ -137,6 +137,35 @@ def test_compressed_sound_is_copied_bit_for_bit(tmp_path, name, codec, rate):
     assert copies == originals[: len(copies)] and len(copies) > 50
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("ts", "aac"), ("ogg", "libopus")])
+def test_joined_recordings_that_begin_anew_are_no_trouble(tmp_path, suffix, codec):
+    """Times that fall cannot be copied into an mp4, which would be told once all pictures are there."""
+    pieces = [
+        media.coded(tmp_path / f"{seconds}.{suffix}", codec, media.click(48000, seconds, at=0.5), 48000)
+        for seconds in (1, 3)
+    ]
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+    write(tmp_path / "clip.mp4", audio=Soundtrack((joined,)))
+    samples, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    assert onset(samples, rate) == pytest.approx(0.5, abs=0.03)
+    assert 1 + onset(samples[:, rate:], rate) == pytest.approx(1.5, abs=0.06)
+
+
+def test_a_pause_that_nobody_believes_is_none_in_the_copy_either(tmp_path):
+    """A jump of a track's time that is too far for a pause: the mouth speaks on, and so does the sound."""
+    source, jumping = media.coded(tmp_path / "a.m4a", "aac", media.tone(48000, 3), 48000), tmp_path / "a.mka"
+    with av.open(str(source)) as given, av.open(str(jumping), "w") as made:
+        copy = made.add_stream_from_template(given.streams.audio[0])
+        for number, packet in enumerate(packet for packet in given.demux(audio=0) if packet.size):
+            packet.pts = packet.dts = packet.pts + (700 * 48000 if number > 40 else 0)
+            packet.stream = copy
+            made.mux(packet)
+    write(tmp_path / "clip.mp4", audio=Soundtrack((jumping,)))
+    samples, rate = media.decoded_sound(tmp_path / "clip.mp4")
+    assert np.abs(samples[:, int(1.8 * rate) :]).max() > 0.2
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.wav", None), ("a.mp3", "libmp3lame"), ("a.m4a", "aac"), ("a.ogg", "libopus")]
 )

@@ -66,9 +66,9 @@ def open_container(path: str | Path, what: str) -> av.container.InputContainer:
     options = {"format_whitelist": ",".join(KINDS), "protocol_whitelist": "file", "enable_drefs": "0"}
     if read_wav_header(file).tail is WavTail.SAMPLES:
         options["ignore_length"] = "1"
-    opening = partial(
-        av.open, str(file), container_options=options, options={"max_pixels": str(MAX_FRAME_PIXELS)}, timeout=TIMEOUT_S
-    )
+    # Before 18, PyAV ends the process where options meet a file whose tracks show later, as those of FLV and MPEG do.
+    limits = {"max_pixels": str(MAX_FRAME_PIXELS)} if int(av.__version__.split(".")[0]) >= 18 else {}
+    opening = partial(av.open, str(file), container_options=options, options=limits, timeout=TIMEOUT_S)
     try:
         try:
             return opening(metadata_errors="replace")

@@ -5,6 +5,7 @@ Legend: C channels, N samples.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -68,6 +69,14 @@ class Sound:
     def cut(self, duration_s: float) -> Sound:
         """The first `duration_s` seconds."""
         return replace(self, num_samples=min(self.num_samples, round(duration_s * SAMPLE_RATE)))
+
+    def delayed(self, duration_s: float) -> Sound:
+        """The sound so much later, after silence; below 0 so much earlier, without its beginning."""
+        count = round(duration_s * SAMPLE_RATE)
+        silence = np.zeros(max(count, 0), np.float32)
+        starts = range(max(-count, 0), self.num_samples, BLOCK)
+        rest = (self.read(start, min(start + BLOCK, self.num_samples)) for start in starts)
+        return Sound.of(itertools.chain([silence], rest), self.name) if count else self
 
 
 def load_audio(path: str | Path) -> Sound:

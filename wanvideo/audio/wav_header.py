@@ -34,14 +34,15 @@ def read_wav_header(path: Path) -> WavHeader:
     with path.open("rb") as file:
         if (start := file.read(12))[:4] != b"RIFF" or start[8:] != b"WAVE":
             return WavHeader()
-        has_samples = False
+        has_samples = is_followed = False  # by another chunk: what comes behind that is no sound
         while len(chunk := file.read(8)) == 8:
             name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
             end = file.tell() + length
             if has_samples and name == b"RIFF":
                 return WavHeader(stated_s, WavTail.RECORDING)
             if has_samples and (end > size or not _is_name(name)):
-                return WavHeader(stated_s, WavTail.SAMPLES)
+                return WavHeader(stated_s, WavTail.NOTHING if is_followed else WavTail.SAMPLES)
+            is_followed = has_samples
             if name == b"fmt ":
                 bytes_per_s = int.from_bytes(file.read(12)[8:], "little")
             if name == b"data" and 0 < length < UNKNOWN_BYTES:

@@ -22,7 +22,7 @@ from ..errors import OutputError
 from ..models.syncnet import SPAN, SyncNet
 from ..sampling.measures import FRAMES, PixelMeasures, measure_frames
 from ..video.picture import load_picture
-from ..video.reader import VideoFrames, probe
+from ..video.reader import VideoFrames, VideoInfo, probe
 from .identity import FaceVector, Identity, compare
 from .lips import LipOpening, Lips
 from .plot import Curve, plot
@@ -107,7 +107,8 @@ def score_video(
     Raises: InputError for files that cannot be read.
     """
     picture = None if reference is None else load_picture(reference)
-    facts, (sounds, note) = probe(video), _sounds(video, audios)
+    facts = probe(video)
+    sounds, note = _sounds(video, facts, audios)
     measure = None if isinstance(lips, str) or not sounds else lips
     recognize = None if isinstance(recognizer, str) else recognizer
     seen: list[Sequence[Lips]] = []
@@ -191,13 +192,13 @@ def _seconds(frames: VideoFrames, num_frames: int, fps: float) -> Iterator[list[
         yield [frames.frame_at(index / fps) for index in range(start, min(start + step, num_frames))]
 
 
-def _sounds(video: str | Path, audios: Sequence[str | Path]) -> tuple[list[Sound], str]:
-    """The sounds that are spoken, or why there are none."""
+def _sounds(video: str | Path, facts: VideoInfo, audios: Sequence[str | Path]) -> tuple[list[Sound], str]:
+    """The sounds that are spoken, from the first frame on, or why there are none."""
     if audios:
         return [load_audio(audio) for audio in audios], ""
-    if probe(video).audio_duration_s is None:
+    if facts.audio_start_s is None:
         return [], "the video has no sound"
-    return [load_audio(video)], ""
+    return [load_audio(video).delayed(min(facts.audio_start_s, facts.duration_s))], ""
 
 
 def _colors(measured: list[PixelMeasures], target: tuple[float, ...] | None) -> Colors:

@@ -86,11 +86,12 @@ def loudness(sound: Sound, num_points: int) -> np.ndarray:
 
 
 def _energies(sound: Sound, start: int, num_points: int, hop: int) -> np.ndarray:
-    """Mean squares of pieces of `hop` samples, centered at points start..start + AT_ONCE."""
+    """Mean squares of pieces of `hop` samples, centered at points start..start + AT_ONCE; 0 behind the sound's end."""
     stop = min(start + AT_ONCE, num_points)
     first, last = start * hop - hop // 2, stop * hop - hop // 2
-    samples = sound.read(max(first, 0), min(last, sound.num_samples)).astype(np.float64)
-    padded = np.pad(samples, (max(-first, 0), max(last - sound.num_samples, 0)))
+    before, length = max(-first, 0), sound.num_samples
+    samples = sound.read(min(max(first, 0), length), min(last, length)).astype(np.float64)
+    padded = np.pad(samples, (before, last - first - before - len(samples)))
     return np.square(padded).reshape(-1, hop).mean(1)
 
 

@@ -42,10 +42,13 @@ class AnimatedPicture:
 
     def frame_at(self, time_s: float) -> np.ndarray:
         """[H, W, 3]: the frame on screen at a time; before the start the first one, after the end the last one."""
-        index = min(int(np.searchsorted(self._ends, time_s + 1e-6, "right")), self.num_frames - 1)
         with answered(str(self.path)):
-            self._image.seek(index)
+            self._image.seek(self.index_at(time_s))
             return to_array(self._image, "white", str(self.path))
+
+    def index_at(self, time_s: float) -> int:
+        """The number, from 0, of the frame that is on screen at a time."""
+        return min(int(np.searchsorted(self._ends, time_s + 1e-6, "right")), self.num_frames - 1)
 
     def close(self) -> None:
         self._image.close()

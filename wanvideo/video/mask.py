@@ -22,7 +22,6 @@ from .regions import box_region, resized_mask
 from .source import SourceVideo, in_time_order
 
 WHITE = 127  # levels above it count as white
-ROUNDING = 1e-3  # of a frame, by which times may be early
 
 
 class Region(Protocol):
@@ -98,14 +97,13 @@ class FrameRegions:
             )
         resized_mask(masks[0], "mask of what is made anew", *video.size)
         self._masks, self._video, self._feather = masks, video, feather
-        self._frames_per_s = len(masks) / video.duration_s
 
     def weights(self, start: int, stop: int) -> Tensor:
-        return torch.stack([self._weights(self._video.time_of(index)) for index in range(start, stop)])
+        return torch.stack([self._weights(self._video.index_of(index)) for index in range(start, stop)])
 
-    def _weights(self, time_s: float) -> Tensor:
-        index = min(int(time_s * self._frames_per_s + ROUNDING), len(self._masks) - 1)
-        mask = resized_mask(self._masks[index], "mask of what is made anew", *self._video.size)
+    def _weights(self, index: int) -> Tensor:
+        mask = self._masks[min(index, len(self._masks) - 1)]
+        mask = resized_mask(mask, "mask of what is made anew", *self._video.size)
         return feathered(fit_mask(mask, *self._video.result_size), self._feather)
 
 

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace
 
 from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container, sound_stream, tick_s
@@ -34,17 +38,23 @@ ANIMATED = ("GIF", "PNG", "WEBP")
 SAMPLING = 0x4 | 0x40000 | 0x2000 | 0x4000
 UNSPECIFIED, NCL_BT2020 = 2, 9
 FPS_TOLERANCE = 0.02
+EXACT_S = 1e-6  # by which equal times differ as floats
 SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at once, which would cost memory
 WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
 
-Packet = TypeVar("Packet")
+if TYPE_CHECKING:
+    Track = av.VideoStream | av.AudioStream
+
 log = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds; the audio's fields are None where it has none."""
+    """What a video file holds; the audio's fields are None where it has none.
+
+    audio_start_s: when its sound begins, from the first frame on; less than 0 where it begins before.
+    """
 
     frames: int
     duration_s: float
@@ -54,6 +64,7 @@ class VideoInfo:
     audio_duration_s: float | None
     audio_channels: int | None
     audio_rate: int | None
+    audio_start_s: float | None
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -75,6 +86,7 @@ def probe(path: str | Path) -> VideoInfo:
             width=video.codec_context.width, height=video.codec_context.height, audio_duration_s=audio_s,
             audio_channels=audio.codec_context.channels if audio else None,
             audio_rate=audio.codec_context.sample_rate if audio else None,
+            audio_start_s=_start_s(audio) - _start_s(video) if audio else None,
         )  # fmt: skip
 
 
@@ -135,6 +147,7 @@ class VideoFrames:
             if not trim.is_whole:
                 self._enter()
         self._first_s = self._current[0]
+        self._slack_s = _slack_s(self._stream, self._first_s)
         height, width = self.frame_at(0.0).shape[:2]
         self.size: tuple[int, int] = (width, height)
 
@@ -170,14 +183,28 @@ class VideoFrames:
 
         Returns: [H, W, 3] uint8.
         """
-        # Containers round times to their tick, so a frame may be stamped up to half a tick late.
-        target = self._first_s + max(time_s, 0.0) + float(tick_s(self._stream)) / 2
+        target = self._first_s + max(time_s, 0.0) + self._slack_s
         with answered(str(self.path)):
             if not self._current[0] <= target < self._current[0] + FORWARD_S:
                 self._seek(target)
             while self._next is not None and self._next[0] <= target:
                 self._advance()
             return self._to_rgb(self._current[1])
+
+    def index_at(self, time_s: float) -> int:
+        """The number, from 0, of the frame that is on screen at a time; all are looked through at the first call."""
+        return max(int(np.searchsorted(self._times, max(time_s, 0.0) + self._slack_s, "right")) - 1, 0)
+
+    @cached_property
+    def _times(self) -> np.ndarray:
+        """[n]: seconds of every frame from the first one on, evenly where the file has no times."""
+        with answered(str(self.path)), closing(_open(self.path)) as container:
+            stream = _video_stream(container, self.path)
+            stamps = [stamp for stamp, packet in _meant(container, stream, self._trim) if packet.size]
+        if None in stamps:
+            return np.arange(self.num_frames) * (self.duration_s / max(self.num_frames, 1))
+        times: np.ndarray = np.sort(np.array(stamps, np.float64)) * float(tick_s(self._stream)) - self._first_s
+        return times
 
     def _start(self) -> None:
         self._container = _open(self.path)
@@ -242,8 +269,8 @@ class VideoFrames:
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
         time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        packets, tick = self._container.demux(self._stream), tick_s(self._stream)
-        while (packet := _next_packet(packets)) is not None:
+        tick = tick_s(self._stream)
+        for packet in _packets(self._container, self._stream):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -273,7 +300,10 @@ class VideoFrames:
         ).to_ndarray()  # fmt: skip
         if kind is not Range.SDR:
             picture = to_sdr(picture, kind, is_wide=self._stream.codec_context.color_primaries != PRIMARIES_BT709)
-        return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
+        turns = round(frame.rotation / 90)
+        if _is_mirrored(frame):
+            picture, turns = picture[:, ::-1], turns + 2
+        return np.ascontiguousarray(np.rot90(picture, turns % 4))
 
     def _range_of(self) -> Range:
         context = self._stream.codec_context
@@ -310,23 +340,49 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}. Give a video.")
 
 
+def _slack_s(stream: av.VideoStream, first_s: float) -> float:
+    """How much later than it is shown a frame may be stamped, after a first one at `first_s`.
+
+    Containers round times to their tick, which moves the first frame as well where it is not at 0: together by less
+    than a tick. Those that tick once or twice a frame have nothing to round.
+    """
+    tick = tick_s(stream)
+    if tick * (stream.average_rate or 0) >= Fraction(1, 2):
+        return EXACT_S
+    return float(tick) * (0.95 if first_s else 0.5)
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the display matrix turns a frame's left to its right, as cameras for self-portraits have it."""
+    try:
+        # PyAV's own annotation knows of motion vectors only.
+        matrix = cast(SideDataContainer, frame.side_data)[SideDataType.DISPLAYMATRIX]
+    except (KeyError, ValueError):  # it has none, or side data of a kind that PyAV has no name for
+        return False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    return bool(a * d < b * c)
+
+
 @cache
 def _say_range(name: str, kind: str) -> None:
     log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
 
 
-def _next_packet(packets: Iterator[Packet]) -> Packet | None:
-    """None at the end, and where the file is damaged from here on."""
+def _packets(container: av.container.InputContainer, stream: Track) -> Iterator[av.Packet[Any]]:
+    """Packets up to the end, or to where the file cannot be read on, then an empty one for what a decoder holds."""
     try:
-        return next(packets, None)
+        yield from container.demux(stream)
     except av.FFmpegError:
-        return None
+        end = av.Packet()
+        end.stream = stream
+        yield end
 
 
 def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
     """Frames and seconds of a video; by reading it where its header states none, or what cannot be."""
     frames, seconds = stream.frames, _duration_s(stream)
-    if not frames or not 0 < seconds <= MAX_DURATION_S:
+    is_cut = abs(frames - seconds * (stream.average_rate or 0)) >= 1  # frames that an edit list leaves out are counted
+    if not frames or is_cut or not 0 < seconds <= MAX_DURATION_S:
         frames, seconds = _scan(path, "video")
     if seconds > MAX_DURATION_S:
         raise InputError(
@@ -340,18 +396,29 @@ def _duration_s(stream: av.stream.Stream) -> float:
     return float(stream.duration * tick_s(stream)) if stream.duration else 0.0
 
 
+def _start_s(stream: av.stream.Stream) -> float:
+    return float(stream.start_time * tick_s(stream)) if stream.start_time else 0.0
+
+
+def _meant(
+    container: av.container.InputContainer, stream: Track, trim: Trim
+) -> Iterator[tuple[int | None, av.Packet[Any]]]:
+    """(ticks, packet) of the part that is meant, without what an edit list leaves out."""
+    start, stop = trim.ticks(tick_s(stream))
+    for packet in _packets(container, stream):
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if not packet.is_discard and (trim.is_whole or stamp is not None and start <= stamp < stop):
+            yield stamp, packet
+
+
 def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
     """Packets and seconds of a stream, or of a part of it, by reading it to its end without decoding."""
     count, last = 0, 0
     first: int | None = None
-    stream: av.VideoStream | av.AudioStream
+    stream: Track
     with closing(_open(path)) as container:
         stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
-        packets, (start, stop) = container.demux(stream), trim.ticks(tick_s(stream))
-        while (packet := _next_packet(packets)) is not None:
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if not trim.is_whole and (stamp is None or not start <= stamp < stop):
-                continue
+        for stamp, packet in _meant(container, stream, trim):
             if packet.size:
                 count += 1
             if stamp is not None:

@@ -5,7 +5,6 @@ Legend: F frames, H W rows and columns.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..memory.budget import free_host_bytes
 from .part import frame_rate
+from .reader import VideoFrames
 from .soundtrack import Soundtrack
 from .writer import with_sound
 
@@ -77,12 +77,11 @@ class Recording:
 
     def read(self, start: int) -> Tensor:
         """Frames from `start` on, as the file shows them: [F, H, W, 3] float32 in 0..1."""
-        import av
-
         out = torch.empty(self.num_frames - start, self.height, self.width, 3)
-        with av.open(str(self.path)) as container:
-            for index, frame in enumerate(itertools.islice(container.decode(video=0), start, self.num_frames)):
-                out[index] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+        rate = float(frame_rate(self.fps))
+        with VideoFrames(self.path) as video:
+            for index in range(start, self.num_frames):
+                out[index - start] = torch.from_numpy(video.frame_at(index / rate))
         return out.div_(255)
 
     def publish(self, path: str | Path, soundtrack: Soundtrack | None = None) -> Path:

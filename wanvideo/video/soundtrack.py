@@ -19,7 +19,7 @@ import av
 import numpy as np
 
 from ..audio.container import open_container, sound_stream, tick_s
-from ..audio.decode import LOUDEST, SoundFile, check_format, check_values
+from ..audio.decode import LOUDEST, MAX_GAP_S, SoundFile, check_format, check_values
 from ..errors import InputError
 from ..request import AUDIO_TYPES
 
@@ -127,10 +127,10 @@ def _open(path: str | Path) -> tuple[av.container.InputContainer, av.AudioStream
 
 def _is_copyable(source: str | Path, duration_s: Fraction) -> bool:
     """Whether a file's stream is long enough, and an mp4 takes it."""
-    return _is_taken(source) and _lasts(source, duration_s - Fraction(SHORTFALL_S))
+    return _is_taken(source, duration_s) and _lasts(source, duration_s)
 
 
-def _is_taken(source: str | Path) -> bool:
+def _is_taken(source: str | Path, duration_s: Fraction) -> bool:
     """Whether an mp4 takes the stream, tried with its first packets: some kinds of a codec are refused."""
     container, stream = _open(source)
     with closing(container):
@@ -139,7 +139,7 @@ def _is_taken(source: str | Path) -> bool:
         try:
             with av.open(io.BytesIO(), "w", format="mp4") as trial:
                 copy = trial.add_stream_from_template(stream)
-                for _, packet in itertools.islice(_shifted(container, stream), TRIAL_PACKETS):
+                for _, packet in itertools.islice(_shifted(container, stream, duration_s), TRIAL_PACKETS):
                     packet.stream = copy
                     trial.mux(packet)
         except (av.FFmpegError, ValueError) as error:
@@ -149,27 +149,34 @@ def _is_taken(source: str | Path) -> bool:
 
 
 def _lasts(path: str | Path, duration_s: Fraction) -> bool:
+    """Whether the packets of a file reach the end, and their times only rise.
+
+    Recordings that were joined begin anew somewhere, which an mp4 refuses; a jump that is too far for a pause is read
+    as none.
+    """
     container, stream = _open(path)
+    start_s, end_s = None, Fraction(0)
     with closing(container):
-        ends = (start_s + (packet.duration or 0) * tick_s(stream) for start_s, packet in _shifted(container, stream))
-        return any(end_s >= duration_s for end_s in ends)
+        for next_s, packet in _shifted(container, stream, duration_s):
+            if start_s is not None and not start_s < next_s < end_s + Fraction(MAX_GAP_S):
+                return False
+            start_s, end_s = next_s, next_s + (packet.duration or 0) * tick_s(stream)
+    return end_s >= duration_s - Fraction(SHORTFALL_S)
 
 
 def _copy(
     container: av.container.InputContainer, stream: av.AudioStream, copy: av.AudioStream, duration_s: Fraction
 ) -> Iterator[av.Packet[av.AudioStream]]:
     with closing(container):
-        for start_s, packet in _shifted(container, stream):
-            if start_s >= duration_s:
-                break
+        for _, packet in _shifted(container, stream, duration_s):
             packet.stream = copy
             yield packet
 
 
 def _shifted(
-    container: av.container.InputContainer, stream: av.AudioStream
+    container: av.container.InputContainer, stream: av.AudioStream, duration_s: Fraction
 ) -> Iterator[tuple[Fraction, av.Packet[av.AudioStream]]]:
-    """(start in seconds, packet), time 0 being that of the first audible sample: a coder's lead-in lies before it.
+    """(start in seconds, packet) up to `duration_s`, 0 being the first audible sample: a coder's lead-in lies before.
 
     They end where FFmpeg fails; what is too short for that is decoded, which goes further.
     """
@@ -178,7 +185,9 @@ def _shifted(
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
                 packet.pts = packet.dts = packet.pts - start
-                yield packet.pts * tick_s(stream), packet
+                if (start_s := packet.pts * tick_s(stream)) >= duration_s:
+                    return
+                yield start_s, packet
 
 
 def _format(sounds: Sequence[SoundFile | Waveform]) -> tuple[int, int]:

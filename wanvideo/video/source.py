@@ -63,6 +63,10 @@ class SourceVideo:
         time %= 2 * last
         return float(min(time, 2 * last - time))
 
+    def index_of(self, index: int) -> int:
+        """The number, from 0, of the source's frame that frame `index` of the result shows."""
+        return self._video.index_at(self.time_of(index))
+
     def frames(self, start: int, stop: int) -> Tensor:
         """[F, H, W, 3] uint8: the frames start..stop of the result, cut to its size as `picture.fit` does."""
         self._frames = {index: frame for index, frame in self._frames.items() if start <= index < stop}
