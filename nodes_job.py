@@ -177,7 +177,7 @@ class Job:
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)
         folder = free_run((images.folder or output_folder()) / "talking_video")
-        run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
+        run, needed = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
         if run.manifest.progress.num_windows:
@@ -188,10 +188,11 @@ class Job:
             if num_windows < len(plan):  # behind the last one the file is joined with its sound, and goes away
                 progress.show(run.growing, num_windows, len(plan))
 
-        for window in record(
-            engine, conditioning, setup, self.seed, run, [recording], progress, by=by, on_commit=show
-        ):  # fmt: skip
-            latents = window.latents
+        if needed is None:  # all windows are there
+            run.close()
+        else:
+            for window in record(engine, needed, setup, self.seed, run, [recording], progress, by=by, on_commit=show):
+                latents = window.latents
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as()
