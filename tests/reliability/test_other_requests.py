@@ -1,6 +1,7 @@
 """What a run goes on with, and what it does not: everything that decides the frames and the sound is compared."""
 
 import functools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import soundfile
 from support import jobs
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.errors import InputError
+from wanvideo.errors import InputError, OutputError
 from wanvideo.runs.find import is_locked
-from wanvideo.runs.manifest import Manifest
+from wanvideo.runs.manifest import NAME, Manifest
 
 
 class Stop(Exception):
@@ -66,3 +67,15 @@ def test_a_run_whose_state_is_damaged_is_let_go(tmp_path):
         with pytest.raises(InputError, match="damaged"):
             pipeline().generate(request, tmp_path / "talk.mp4")
         assert not is_locked(tmp_path / "talk.run")
+
+
+def test_what_decides_a_run_is_text(tmp_path):
+    request = jobs.request(tmp_path)
+    wanted = pipeline().manifest(request, pipeline().check(request))
+    for part in ("identity", "sound"):
+        wanted.write(tmp_path)
+        data = json.loads((tmp_path / NAME).read_bytes())
+        data[part]["frames"] = 5
+        (tmp_path / NAME).write_text(json.dumps(data))
+        with pytest.raises(OutputError, match="of other kinds"):
+            Manifest.read(tmp_path)
