@@ -12,7 +12,7 @@ from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
-from .nodes_parallel import renderer
+from .nodes_parallel import check_readable, renderer
 from .wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.manifests import manifest_of_conditioning
@@ -103,6 +103,8 @@ class Job:
         model = expect(self.model, VideoModel, "model")
         images = self.images or PlainClip(VideoGeometry(64, 64, DEFAULT_WINDOW), None, None)
         expect(images, (TalkingPicture, PlainClip), "image_embeds")
+        if isinstance(images, TalkingPicture):
+            check_readable(model, images.vae)
         if self.extras.speech and not model.mode:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
         if self.extras.speech is not None:
