@@ -208,15 +208,16 @@ class RunProgress:
         self.steps_done += 1
         num_windows = report.num_windows or report.window_index + 1  # so far, while the length is not known
         total = num_windows * report.num_steps
+        done = report.window_index * report.num_steps + report.step_index + 1  # some of them maybe by an earlier run
         pace = (time.perf_counter() - self.started) / self.steps_done
-        left = pace * (total - self.steps_done)
+        left = pace * (total - done)
         line = (
             f"window {report.window_index + 1}/{num_windows} · step {report.step_index + 1}/{report.num_steps}"
             f" · {pace:.1f} s/step · {_clock(left)} left"
         )
         if comfy:
             bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
-            bar.update_absolute(self.steps_done, total, _preview(report.denoised, self.decoded))
+            bar.update_absolute(done, total, _preview(report.denoised, self.decoded))
             _send_text(line, self.node_id)
         logger.debug(line)
 
@@ -310,7 +311,9 @@ class _PageWarnings(logging.Handler):
         self.lines: list[str] = []
 
     def of(self, node_id: str) -> list[str]:
-        return self.lines if self.run and self.run[1] == node_id else []
+        """What a node has warned of in the graph that runs."""
+        context = self.run and get_executing_context()
+        return self.lines if context and self.run == (context.prompt_id, node_id) else []
 
     def emit(self, record: logging.LogRecord) -> None:
         context = get_executing_context()

@@ -12,7 +12,7 @@ from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
 from .nodes_model_loading import VideoModel
 from .nodes_options import Experimental, Schedule
-from .nodes_parallel import renderer
+from .nodes_parallel import check_readable, renderer
 from .wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
 from .wanvideo.engine.conditioning import Clip, Prompts, Speech, check_prompts, make_conditioning
 from .wanvideo.engine.manifests import manifest_of_conditioning
@@ -104,6 +104,8 @@ class Job:
         model = expect(self.model, VideoModel, "model")
         images = self.images or PlainClip(VideoGeometry(64, 64, DEFAULT_WINDOW), None, None)
         expect(images, (TalkingPicture, PlainClip), "image_embeds")
+        if isinstance(images, TalkingPicture):
+            check_readable(model, images.vae)
         if self.extras.speech and not model.mode:
             raise InputError("The model has no audio adapter, so nobody would speak. Connect MultiTalkModelLoader.")
         if self.extras.speech is not None:
@@ -180,7 +182,7 @@ class Job:
         engine, crf = self.model.engine(images.vae, use_tf32), images.source.file_crf
         manifest = manifest_of_conditioning(conditioning, setup, self.seed, engine, images.identity(), crf)
         folder = free_run((images.folder or output_folder()) / "talking_video")
-        run, _ = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
+        run, needed = begin_run(manifest, folder, lambda: conditioning, setup, speech.soundtrack if speech else None)
         recording = Recording(run.folder / VIDEO, images.width, images.height, fps, run.manifest.progress.num_frames)
         latents = None
         if run.manifest.progress.num_windows:
@@ -191,10 +193,11 @@ class Job:
             if num_windows < len(plan):  # behind the last one the file is joined with its sound, and goes away
                 progress.show(run.growing, num_windows, len(plan))
 
-        for window in record(
-            engine, conditioning, setup, self.seed, run, [recording], progress, by=by, on_commit=show
-        ):  # fmt: skip
-            latents = window.latents
+        if needed is None:  # all windows are there
+            run.close()
+        else:
+            for window in record(engine, needed, setup, self.seed, run, [recording], progress, by=by, on_commit=show):
+                latents = window.latents
         path = run.folder / VIDEO
         if images.folder:
             path = run.save_as()

@@ -17,7 +17,7 @@ from .wanvideo.engine.engine import Engine
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.engine.recorded import Render
 from .wanvideo.engine.render import render
-from .wanvideo.errors import InputError
+from .wanvideo.errors import InputError, UnsupportedError
 from .wanvideo.fleet.group import Group
 from .wanvideo.fleet.remote import RemoteRender
 from .wanvideo.parallel.layout import WantedRanks
@@ -68,6 +68,15 @@ def _handle(count: int) -> WarmHandle:
     device = host().device
     devices = [str(index) for index in range(count)] if device.type == "cuda" else count
     return WarmHandle(Warm(Group(devices), device))
+
+
+def check_readable(model: VideoModel, vae: ModelHandle) -> None:
+    """Raises: UnsupportedError where workers would need a VAE that no file has."""
+    if model.ranks is not None and not vae.checkpoint.paths:
+        raise UnsupportedError(
+            "The VAE was loaded by another node, and the processes of WanVideoParallel read models from files. "
+            "Use WanVideoVAELoader for it."
+        )
 
 
 def renderer(model: VideoModel, vae: ModelHandle, engine: Engine) -> Render:

@@ -13,11 +13,10 @@ from .nodes_files import TEXT_ENCODERS, FileNode
 from .nodes_model_loading import VideoModel, text_encoder
 from .wanvideo.checkpoints.download import TOKENIZER, download
 from .wanvideo.engine.conditioning import Prompts
-from .wanvideo.engine.encoders import encode_text
+from .wanvideo.engine.encoders import Encoders
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.prompts import PromptList
-from .wanvideo.text.cache import TextCache
 from .wanvideo.text.tokenizer import EMBEDDED
 
 TEXT = f"{CATEGORY}/text"
@@ -112,13 +111,9 @@ def check_prompt(prompt: str | None) -> bool | str:
 
 
 def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:
-    def encode(missing: list[str]) -> list[Tensor]:
-        return encode_text(encoder, _tokenizer(encoder), missing, on_cpu=where == "cpu")
-
     stop_if_interrupted()
-    if not use_disk_cache:
-        return encode(prompts)
-    return TextCache(cache_folder(), encoder.checkpoint.paths, encoder.precision).get(prompts, encode)
+    cache = cache_folder() if use_disk_cache else None
+    return Encoders(encoder, _tokenizer(encoder), None, None, where == "cpu", cache).embeds_of(prompts)
 
 
 def _tokenizer(encoder: ModelHandle) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 from .nodes_common import temporary_file
 from .wanvideo.errors import InputError
 from .wanvideo.keep import WHOLE, Trim
-from .wanvideo.runs.identity import identify
+from .wanvideo.runs.identity import identify_media
 from .wanvideo.video.lossless import SUFFIX, write_lossless
 from .wanvideo.video.reader import probe
 
@@ -34,7 +34,7 @@ class VideoFile:
     def identity(self) -> str:
         """What decides its frames."""
         part = "" if self.trim.is_whole else f", from {self.trim.start_s!r} s, {self.trim.duration_s!r} s"
-        return identify([self.path]) + part
+        return identify_media(self.path) + part
 
 
 def video_file(video: Any) -> VideoFile:

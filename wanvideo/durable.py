@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 def written_aside(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to; at the end it gets the name `path`, after an error it is gone.
 
+    Nobody else has that name: of several that write `path` at once the last one stays, and whole.
     Raises: OSError.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
+    scratch = path.with_name(f".{path.name}.tmp-{secrets.token_hex(3)}")
     try:
         yield scratch
         give_name(scratch, path)

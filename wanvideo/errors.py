@@ -21,5 +21,9 @@ class OutputError(TalkError):
     """The result cannot be written where it was asked for."""
 
 
+class ResumeError(OutputError):
+    """What an earlier process wrote cannot become what is asked for now; a new folder can."""
+
+
 class UnsupportedError(TalkError):
     """This build or this machine cannot do what was asked; the message names the nearest thing it can do."""

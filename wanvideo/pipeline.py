@@ -16,7 +16,7 @@ from .engine.host import ProcessHost
 from .engine.inputs import Inputs, open_inputs
 from .engine.manifests import Job, manifest_of
 from .engine.recorded import begin_run, record, state_of
-from .engine.render import FinishedWindow, render
+from .engine.render import FinishedWindow, ending, render
 from .engine.shared import Beginning, share_beginning
 from .errors import CheckpointError, UnsupportedError
 from .memory.planner import Device, RunPlan
@@ -164,9 +164,14 @@ class TalkingVideoPipeline:
                 logger.info("The seed is %d; an unfinished run goes on with its own.", seed)
             return None if own is None else Beginning(own, seed, state_of(run))
 
-        beginning = share_beginning(self.engine.team, begin)
+        try:
+            beginning = share_beginning(self.engine.team, begin)
+        except BaseException:
+            with ending(sinks):
+                raise
         if beginning is None:
-            run.close()
+            with ending(sinks):
+                run.close()
             return run, iter(())
         return run, record(
             self.engine, beginning.conditioning, inputs.setup, beginning.seed, run, sinks, on_step, own
@@ -175,11 +180,21 @@ class TalkingVideoPipeline:
     def _render(
         self, request: TalkRequest, inputs: Inputs, on_step: OnStep | None, sinks: Sequence[FrameSink]
     ) -> Iterator[FinishedWindow]:
-        seed = draw_seed() if request.seed is None else request.seed
-        begin = share_beginning(self.engine.team, lambda: Beginning(self._encode(request, inputs), seed))
-        if begin is not None:
-            setup = inputs.setup
-            yield from render(self.engine, begin.conditioning, setup, begin.seed, sinks, on_step, begin.state)
+        def begin() -> Beginning:
+            seed = draw_seed() if request.seed is None else request.seed
+            if request.seed is None:
+                logger.info("The seed is %d.", seed)
+            return Beginning(self._encode(request, inputs), seed)
+
+        try:
+            beginning = share_beginning(self.engine.team, begin)
+        except BaseException:
+            with ending(sinks):
+                raise
+        if beginning is not None:
+            yield from render(
+                self.engine, beginning.conditioning, inputs.setup, beginning.seed, sinks, on_step, beginning.state
+            )  # fmt: skip
 
     def _encode(self, request: TalkRequest, inputs: Inputs) -> Conditioning:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded

@@ -49,6 +49,11 @@ class PromptList:
             )
         return cls(texts, tuple(start for start in starts if start is not None))
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether no text has in it what parts or times prompts in a text of nodes."""
+        return not any(SEPARATOR in text or TIME.match(text.strip()) for text in self.texts)
+
     def to_json(self) -> Any:
         """As "prompt" of a job has it."""
         if self.starts:
@@ -56,8 +61,8 @@ class PromptList:
         return self.texts[0] if len(self.texts) == 1 else list(self.texts)
 
     def __str__(self) -> str:
-        """The text from which `parse` makes the same."""
-        times = [f"[{start:g}] " for start in self.starts] or [""] * len(self.texts)
+        """The text from which `parse` makes the same, where `is_writable`."""
+        times = [f"[{_plain(start)}] " for start in self.starts] or [""] * len(self.texts)
         return f" {SEPARATOR} ".join(time + text for time, text in zip(times, self.texts, strict=True))
 
 
@@ -72,6 +77,11 @@ def check_starts(starts: Sequence[float], num_prompts: int) -> None:
             f"The times {list(starts)} do not fit {num_prompts} prompts. "
             "Give every prompt its time, from 0 on and rising, or none for one a window."
         )
+
+
+def _plain(seconds: float) -> str:
+    """As TIME takes it: no exponent, and as many digits behind the point as it has, at most 6."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def _seconds(match: re.Match[str]) -> float:

@@ -68,7 +68,12 @@ def test_removing_deletes_what_runs_write_and_nothing_else(root, tmp_path, capsy
 
 def test_names_that_only_begin_as_those_of_a_run_are_others_files(root, capsys):
     folder, mine = root / "good.run", ["growing.mp4.bak", "state_000001.txt", "state_of_things.txt", "video.mp4.json"]
-    ours = ["growing.mp4", "state_000002.safetensors", ".state_000003.safetensors.tmp", ".video.finishing-0a1b2c.mp4"]
+    ours = [
+        "growing.mp4",
+        "state_000002.safetensors",
+        ".state_000003.safetensors.tmp-0a1b2c",
+        ".video.finishing-0a1b2c.mp4",
+    ]
     for stop in (Run(folder, WANTED, None).abandon, lambda: main(["runs", "remove", str(folder)])):
         for name in (*mine, *ours):
             (folder / name).write_text("x")

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from support.pack import load_pack, node
 from wanvideo.synthetic.models import make_models
 
 load_pack()
-parallel, job, common = (sys.modules[f"pack_under_test.nodes_{name}"] for name in ("parallel", "job", "common"))
+parallel, job, common, loading = (
+    sys.modules[f"pack_under_test.nodes_{name}"] for name in ("parallel", "job", "common", "model_loading")
+)
 conditioning = sys.modules["pack_under_test.wanvideo.engine.conditioning"]
 errors = sys.modules["pack_under_test.wanvideo.errors"]
 FAST = {"steps": 2, "cfg": 1.0, "shift": 11.0, "seed": 3, "scheduler": "flowmatch_distill"}
@@ -52,6 +56,15 @@ def frames(parts, **changes):
 
 class Interrupt(Exception):
     """What ComfyUI raises."""
+
+
+def test_a_model_that_workers_cannot_read_leaves_no_run(parts, tmp_path):
+    module = parts["image_embeds"].vae.load()
+    vae = loading.vae_of(SimpleNamespace(first_stage_model=module, vae_dtype=torch.float32))
+    model = node("WanVideoParallel").share(parts["model"], 2, 2)[0]
+    with pytest.raises(errors.TalkError, match="read models from files"):
+        frames(parts, model=model, image_embeds=replace(parts["image_embeds"], vae=vae))
+    assert not (tmp_path / "output").exists()
 
 
 def test_two_workers_make_the_video_of_one_process(parts, monkeypatch):

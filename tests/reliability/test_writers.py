@@ -24,7 +24,7 @@ from wanvideo.checkpoints.sets import RemoteFile
 from wanvideo.cli import export, import_
 from wanvideo.cli.graphs import to_job
 from wanvideo.cli.graphs.graph import read_graph
-from wanvideo.durable import write_atomically
+from wanvideo.durable import write_atomically, written_aside
 from wanvideo.engine.spoken import spoken_files
 from wanvideo.errors import TalkError
 from wanvideo.job import TextToSpeak
@@ -158,6 +158,19 @@ def test_a_name_is_absent_or_whole_whenever_its_writer_ends(folder, nursery, nam
             place.mkdir()
             assert nursery.run(how, name, place, number) == status, (how, number)
             assert contents(place).items() <= wanted.items(), (how, number)
+
+
+def test_two_that_write_one_name_at_once_both_write_it_whole(tmp_path):
+    path = tmp_path / "a"
+    with written_aside(path) as first:
+        first.write_bytes(b"first")
+        with written_aside(path) as second:
+            assert first.read_bytes() == b"first"
+            second.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+        first.write_bytes(b"1st")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"1st" and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_was_there_before_stays_until_the_new_is_whole(tmp_path, monkeypatch):

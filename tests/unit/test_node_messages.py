@@ -17,7 +17,7 @@ TABLE = TABLES["messages"] | TABLES["phrases"]
 CHINESE = re.compile("[\u4e00-\u9fff]")
 FIELD = re.compile(r"\{\d+\}")
 LOGGED = re.compile(r"%[.\d]*[sdfg]")  # values of a warning
-ERRORS = {"TalkError", "InputError", "CheckpointError", "OutputError", "UnsupportedError", "error"}
+ERRORS = {"TalkError", "InputError", "CheckpointError", "OutputError", "ResumeError", "UnsupportedError", "error"}
 # What no graph reaches: other faces, and what only scripts call.
 OTHER_FACES = {
     "cli", "app", "live", "fleet", "parallel", "pipeline.py", "__main__.py", "synthetic", "presets", "convert.py"

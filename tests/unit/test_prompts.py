@@ -69,6 +69,17 @@ def test_wrong_times_of_a_job_are_refused(prompt, said):
         TalkRequest.from_job({**JOB, "prompt": prompt})
 
 
+@pytest.mark.parametrize("seconds", [0.00001, 7.5, 3725.25, 12345.67, 10**6])
+def test_times_are_written_as_they_are_read(seconds):
+    prompts = PromptList(("a", "b"), (0.0, seconds))
+    assert PromptList.parse(str(prompts)) == prompts and prompts.is_writable
+
+
+@pytest.mark.parametrize("text", ["left | right", " [3] a", "[1:05] b"])
+def test_texts_that_would_be_read_as_others_are_told(text):
+    assert not PromptList((text,)).is_writable
+
+
 def test_a_window_has_the_text_of_its_first_new_frame():
     plan = WindowPlan(41, 9, 5)
     timed = conditioning(prompts=3, text_starts=(0, 13, 20))

@@ -12,6 +12,7 @@ from support.tiny import tiny_transformer, tiny_vae
 from support.toys import Mirror, PngFolder
 
 from wanvideo import TalkingVideoPipeline, request, run_windows
+from wanvideo.errors import CheckpointError
 from wanvideo.sampling.conditions import CONDITIONS
 
 
@@ -62,6 +63,43 @@ def test_a_sink_of_a_run_that_fails_is_abandoned_and_keeps_what_was_finished(pip
         list(pipeline.run(jobs.request(tmp_path, seed=3), on_step=stop, sinks=[sink]))
     assert sink.end == ["abandoned"]
     assert len(pictures(sink.path)) == sink.num_frames == jobs.SETTINGS.window_frames
+
+
+class Refusing(PngFolder):
+    """Which cannot be ended."""
+
+    def close(self):
+        super().close()
+        raise Stop
+
+    def abandon(self):
+        super().abandon()
+        raise Stop
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_sink_that_cannot_be_ended_keeps_no_other_from_it(pipeline, tmp_path, stops):
+    sinks = [kind(tmp_path / f"{number}") for number, kind in enumerate((PngFolder, Refusing, PngFolder))]
+    windows = pipeline.run(jobs.request(tmp_path, seed=3), sinks=sinks)
+    with pytest.raises(Stop):
+        if stops:
+            next(windows)
+            windows.close()
+        list(windows)
+    first, second = ("abandoned", "abandoned") if stops else ("closed", "closed")
+    assert [sink.end for sink in sinks] == [[first], [second], ["abandoned"]]
+
+
+def test_a_sink_of_a_run_that_samples_nothing_is_ended(pipeline, tmp_path, monkeypatch):
+    talk = jobs.request(tmp_path, seed=3, settings=replace(jobs.SETTINGS, steps=1))
+    sinks = [PngFolder(tmp_path / str(number)) for number in range(3)]
+    list(pipeline.run(talk, folder=tmp_path / "a.run"))
+    assert not list(pipeline.run(talk, folder=tmp_path / "a.run", sinks=sinks[:1]))
+    monkeypatch.setattr(pipeline, "encoders", replace(pipeline.encoders, tokenizer=tmp_path / "none.json"))
+    for sink, folder in zip(sinks[1:], (None, tmp_path / "b.run"), strict=True):
+        with pytest.raises(CheckpointError):
+            list(pipeline.run(talk, folder=folder, sinks=[sink]))
+    assert [sink.end for sink in sinks] == [["closed"], ["abandoned"], ["abandoned"]]
 
 
 def test_a_sink_of_a_run_that_nobody_goes_on_with_is_abandoned(pipeline, tmp_path):

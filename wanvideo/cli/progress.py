@@ -32,6 +32,7 @@ class Progress:
     def step(self, report: StepReport) -> None:
         if self.bar is None:
             total = report.num_windows and report.num_windows * report.num_steps
-            self.bar = self.stack.enter_context(tqdm(total=total, unit="step", dynamic_ncols=True))
+            before = report.window_index * report.num_steps + report.step_index  # by the run that this one goes on with
+            self.bar = self.stack.enter_context(tqdm(total=total, initial=before, unit="step", dynamic_ncols=True))
         self.bar.set_description(f"window {report.window_index + 1}/{report.num_windows or '?'}", refresh=False)
         self.bar.update()

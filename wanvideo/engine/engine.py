@@ -94,6 +94,11 @@ class Engine:
         return {"transformer": self._transformer.checkpoint, "adapter": self._adapter, "vae": vae}
 
     @property
+    def vae_precision(self) -> str:
+        """What of its VAE decides frames beside the file."""
+        return "" if self._vae is None else self._vae.precision
+
+    @property
     def residency(self) -> Residency[WanTransformer]:
         """Where the transformer's blocks are, once it is loaded."""
         return self._transformer.loaded

@@ -18,7 +18,7 @@ from ..geometry import WindowPlan
 from ..keep import CRF
 from ..lora.use import LoraUse
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest, draw_seed
-from ..runs.identity import MACHINE, SAMPLE, digest_of, flat, identify
+from ..runs.identity import MACHINE, SAMPLE, digest_of, flat, identify, identify_media
 from ..runs.manifest import DRAWN, Manifest, Plan
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -60,11 +60,11 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     """Of a request through files and options, whichever face it came from."""
     request = job.request
     asked = {name: value for name, value in request.to_json().items() if name not in UNNAMED}
-    identity = flat(asked) | _that_count(job.options) | {"reference": identify([Path(request.reference)])}
+    identity = flat(asked) | _that_count(job.options) | {"reference": identify_media(request.reference)}
     if request.keep is not None and request.keep.mask is not None:
-        identity["keep.mask"] = identify([Path(request.keep.mask)])
+        identity["keep.mask"] = identify_media(request.keep.mask)
     for number, speaker in enumerate(request.speakers, 1):
-        mask = speaker.mask and identify([Path(speaker.mask)])
+        mask = speaker.mask and identify_media(speaker.mask)
         identity[f"speaker {number}"] = (
             f"box {speaker.box}, mask {mask}, {'with' if speaker.audio else 'without'} sound"
         )
@@ -75,7 +75,7 @@ def manifest_of(job: Job, inputs: Inputs, files: ResolvedFiles, engine: Engine, 
     identity |= identity_of_loras(engine.loras)
     identity |= {"cuts": str(inputs.plan.cuts), "crf": str(request.file_crf)}
     sound = {
-        f"sound of speaker {number}": identify([Path(speaker.audio)])
+        f"sound of speaker {number}": identify_media(speaker.audio)
         for number, speaker in enumerate(request.speakers, 1)
         if speaker.audio is not None
     }
@@ -105,6 +105,7 @@ def manifest_of_conditioning(
         "negative prompt": digest_of(conditioning.negative_text_embeds),
         "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
         "masks": digest_of(conditioning.speaker_masks), "cuts": str(conditioning.cuts),
+        "vae precision": engine.vae_precision,
     }  # fmt: skip
     identity |= pictures or {"reference": digest_of(*(references[index] for index in range(len(references))))}
     identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)

@@ -109,6 +109,7 @@ def begin_run(
         return run, None
     logger.info("What is finished can be played, and gone on with, from %s", run.folder)
     try:
+        state_of(run)  # a damaged one is said before anything is encoded
         conditioning = encode()
         unlike = why_unlike(conditioning, setup, run)
     except BaseException:

@@ -64,26 +64,46 @@ def render(
         state: of the last window of an earlier run of this video, which goes on from there.
     Raises: InputError when the run cannot fit, before anything is loaded.
     """
-    with ExitStack() as stack:
-        stack.callback(_abandon, sinks)
-        stack.push(partial(_report, engine))
-        plan = engine.ready(workload_of(conditioning, setup))
-        setup, outcome = setup.with_tiled_vae(plan.tiled_vae), Outcome(engine, plan, setup.settings)
-        windows = run_windows(
-            engine.transformer, engine.vae, conditioning, setup, seed, on_step, engine.stream_more, state,
-            engine.ranks,
-        )  # fmt: skip
-        while (window := _next_window(engine, windows)) is not None:
-            for sink in sinks:
-                sink.write(window.frames)
-            of_all = f" of {window.num_windows}" if window.num_windows else ""
-            logger.info("Window %d%s: %d frames, %.1f s.", window.index + 1, of_all, len(window.frames), window.seconds)
-            outcome.add(window.seconds)
-            yield window
-        stack.pop_all()
-    for sink in sinks:
-        sink.close()
+    with ending(sinks):
+        try:
+            plan = engine.ready(workload_of(conditioning, setup))
+            setup, outcome = setup.with_tiled_vae(plan.tiled_vae), Outcome(engine, plan, setup.settings)
+            windows = run_windows(
+                engine.transformer, engine.vae, conditioning, setup, seed, on_step, engine.stream_more, state,
+                engine.ranks,
+            )  # fmt: skip
+            while (window := _next_window(engine, windows)) is not None:
+                for sink in sinks:
+                    sink.write(window.frames)
+                of_all = f" of {window.num_windows}" if window.num_windows else ""
+                logger.info(
+                    "Window %d%s: %d frames, %.1f s.", window.index + 1, of_all, len(window.frames), window.seconds
+                )  # fmt: skip
+                outcome.add(window.seconds)
+                yield window
+        except BaseException as error:  # this rank leaves the run early; the others are told
+            engine.ranks.report(error)
+            raise
     outcome.report()
+
+
+@contextmanager
+def ending(sinks: Sequence[FrameSink]) -> Iterator[None]:
+    """Each sink is closed at the end, in their order, or abandoned after an error: where one cannot be closed, those
+    behind it are."""
+    with ExitStack() as stack:
+        for sink in reversed(sinks):
+            stack.push(partial(_end, sink))
+        yield
+
+
+def _end(
+    sink: FrameSink, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    if kind is None:
+        sink.close()
+    else:
+        sink.abandon()
 
 
 def _next_window(engine: Engine, windows: Iterator[Window]) -> FinishedWindow | None:
@@ -122,15 +142,3 @@ def render_clip(engine: Engine, clip: Clip, setup: SamplingSetup, seed: int, on_
 def _modes(engine: Engine) -> Iterator[None]:
     with torch.no_grad(), matmul_modes(engine.options.tf32, engine.options.fp16_accumulation):
         yield
-
-
-def _report(
-    engine: Engine, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-) -> None:
-    """This rank leaves the run early; the others are told."""
-    engine.ranks.report(error or KeyboardInterrupt())
-
-
-def _abandon(sinks: Sequence[FrameSink]) -> None:
-    for sink in sinks:
-        sink.abandon()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.engine import Engine, VaeHandle
-from ..engine.render import FinishedWindow
+from ..engine.render import FinishedWindow, ending
 from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks
 from ..protocols import FrameSink
@@ -46,10 +46,8 @@ class RemoteRender:
         sinks: Sequence[FrameSink] = (), on_step: OnStep | None = None, state: WindowState | None = None,
     ) -> Generator[FinishedWindow, None, None]:  # fmt: skip
         """As `render`; a worker that dies is replaced once, and the video goes on after the last finished window."""
-        task, num_deaths = self._task(engine, conditioning, setup, seed, state), 0
-        with ExitStack() as stack:
-            for sink in sinks:
-                stack.callback(sink.abandon)
+        with ending(sinks):
+            task, num_deaths = self._task(engine, conditioning, setup, seed, state), 0
             self.begin()
             while True:
                 try:
@@ -65,9 +63,6 @@ class RemoteRender:
                         raise
                     num_deaths += 1
                     logger.warning("%s", str(error).splitlines()[0] + " Others are started and go on.")
-            stack.pop_all()
-        for sink in sinks:
-            sink.close()
 
     def _windows(
         self, task: RenderTask, conditioning: Conditioning, on_step: OnStep | None

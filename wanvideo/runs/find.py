@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, ResumeError
 from ..video.soundtrack import Soundtrack
 from . import lock
 from .identity import MACHINE, differences, identify
@@ -173,9 +173,12 @@ def open_run(
         usable = [run for run in neighbors if (run.folder == folder or run.manifest.video is None) and not run.is_live]
         same = [run for run in usable if not (differs(run.manifest, wanted) or _is_drawn_and_done(run.manifest))]
         related = [run for run in usable if shares_beginning(run.manifest, wanted)]
-        if same or related:
-            best = max(same or related, key=lambda run: (run.folder == folder, run.manifest.progress.num_windows))
-            return _go_on(best, wanted, soundtrack)
+        order = sorted(same or related, key=lambda run: (run.folder != folder, -run.manifest.progress.num_windows))
+        for run in order:
+            try:
+                return _go_on(run, wanted, soundtrack)
+            except ResumeError as error:
+                logger.warning("%s", error)
         for run in neighbors:
             if run.folder == folder:
                 _say_why_not(run, wanted)
@@ -292,10 +295,11 @@ def _made(folder: Path, video: Path) -> bool:
 def _say_why_not(run: Found, wanted: Manifest) -> None:
     if run.is_live:
         raise OutputError(f"{run.folder} is being written by another process. Wait for it, or choose another name.")
-    if run.manifest.video is None:
+    changes = differs(run.manifest, wanted)
+    if run.manifest.video is None and changes:
         logger.warning(
             "The unfinished run in %s is of another request and stays as it is: %s.\nWhat it has can be played: %s",
-            run.folder, _listed(differs(run.manifest, wanted)), run.folder / GROWING,
+            run.folder, _listed(changes), run.folder / GROWING,
         )  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -19,20 +19,43 @@ MOST_CHARACTERS = 80  # of a value in a message
 
 
 def identify(paths: Iterable[Path]) -> str:
-    """Size and hash of files, whatever their names and times: header and samples of large ones.
+    """Size and hash of files, whatever their names and times: header and samples of large ones, which models are.
 
     Raises: InputError when one cannot be read.
     """
+    return _identity(paths, _sampled)
+
+
+def identify_media(path: str | Path) -> str:
+    """Size and hash of all of a picture, sound or video, in which an edit may change a single place.
+
+    Raises: InputError when it cannot be read.
+    """
+    return _identity([Path(path)], _whole)
+
+
+def _identity(paths: Iterable[Path], read: Callable[[BinaryIO, int], Iterator[bytes]]) -> str:
     total, digest = 0, hashlib.blake2b(digest_size=12)
     for path in _files(paths):
         with answered(str(path), InputError), path.open("rb") as file:
             size = path.stat().st_size
-            digest.update(str(size).encode() + file.read(HEAD))
-            for number in range(1, SAMPLES + 1 if size > HEAD else 1):
-                file.seek(max(0, size * number // SAMPLES - SAMPLE))
-                digest.update(file.read(SAMPLE))
+            digest.update(str(size).encode())
+            for data in read(file, size):
+                digest.update(data)
             total += size
     return f"{total} bytes, {digest.hexdigest()}"
+
+
+def _sampled(file: BinaryIO, size: int) -> Iterator[bytes]:
+    yield file.read(HEAD)
+    for number in range(1, SAMPLES + 1 if size > HEAD else 1):
+        file.seek(max(0, size * number // SAMPLES - SAMPLE))
+        yield file.read(SAMPLE)
+
+
+def _whole(file: BinaryIO, size: int) -> Iterator[bytes]:
+    while data := file.read(HEAD):
+        yield data
 
 
 def digest_of(*tensors: Tensor | None) -> str:

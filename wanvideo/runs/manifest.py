@@ -138,6 +138,7 @@ def _check(manifest: Manifest, file: Path) -> None:
         and plan.crf <= MAX_CRF
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
+        and all(isinstance(value, str) for named in maps[:2] for value in named.values())
         and not any(set("/\\") & set(at.state) for at in places)
         and (type(manifest.seed) is int and 0 <= manifest.seed < 2**64 if is_drawn else manifest.seed is None)
         and isinstance(manifest.can_grow, bool)

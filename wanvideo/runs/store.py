@@ -43,7 +43,7 @@ from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
 PASSING = re.compile(  # names of files that come and go while a run is written, its own and those of durable and writer
-    r"growing\.mp4|state_\d{6,}\.safetensors|\.(state_\d{6,}\.safetensors|manifest\.json|drift\.png)\.tmp"
+    r"growing\.mp4|state_\d{6,}\.safetensors|\.(state_\d{6,}\.safetensors|manifest\.json|drift\.png)\.tmp-[0-9a-f]{6}"
     r"|\.video\.[a-z]+-[0-9a-f]{6}\.mp4"
 )
 logger = logging.getLogger("wanvideo")

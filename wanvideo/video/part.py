@@ -26,7 +26,7 @@ from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..durable import BINARY, write_all
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, ResumeError
 from ..keep import CRF, MAX_CRF
 from .fragments import Sample, Track, fragment
 from .reader import SAMPLING
@@ -63,7 +63,8 @@ class VideoPart:
         crf: x264's quality, 0 (lossless) to 51; 18 is visually clean.
         audio, num_frames: the sound, and how many frames the whole video will have; None for a silent file.
         position: to go on from there with the same arguments; what the file holds beyond is cut off.
-    Raises: InputError for another crf, OutputError when the file cannot be made or gone on with, or the disk is full.
+    Raises: InputError for another crf, ResumeError for a file that it cannot go on with, OutputError when the file
+        cannot be made, or the disk is full.
     """
 
     def __init__(
@@ -151,9 +152,9 @@ class VideoPart:
         if position is None:
             write_all(self._file, header)
         elif os.fstat(self._file).st_size < position.num_bytes or os.read(self._file, len(header)) != header:
-            raise OutputError(
-                f"{self.path} is not the file that was begun: it is shorter, or another version began it. "
-                "Begin the video anew; what the file holds can be played."
+            raise ResumeError(
+                f"{self.path} cannot be gone on with: it is shorter than it was, or was begun by another version or "
+                "with a sound of another rate or layout. Begin the video anew; what the file holds can be played."
             )
         else:
             os.ftruncate(self._file, position.num_bytes)

@@ -141,6 +141,8 @@ def _set_request(graph: GraphWriter, request: TalkRequest) -> None:
 def without_counterpart(job: Job) -> Iterator[str]:
     """What of a job this graph cannot say."""
     request, options = job.request, job.options
+    if not PromptList(request.prompts, request.prompt_starts).is_writable:
+        yield "a prompt with |, or that begins with a time in brackets: the node reads them as signs; leave them out"
     if request.voice_activity:
         yield "--voice_activity: no node has it"
     if request.max_frames and request.has_speech:
