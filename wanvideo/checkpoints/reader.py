@@ -218,13 +218,19 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
 
 
 def checkpoints_in(folder: PathLike) -> list[list[Path]]:
-    """The checkpoints that lie directly in a folder, each as its files: those an index names, or numbered shards."""
+    """The checkpoints that lie directly in a folder, each as its files: those an index names, or numbered shards.
+
+    Where the shards of an index are all in another folder, what else it names stands for itself.
+    """
     folder = Path(folder)
     groups: dict[str, list[Path]] = {}
     for index in sorted(folder.glob("*.index.json")):
-        names = _indexed(index)
-        if names:
-            groups[index.name] = [folder / name for name in names]
+        paths = [folder / name for name in _indexed(index)]
+        shards = [path for path in paths if SHARD.fullmatch(path.name)]
+        # MultiTalk's folder has the index of the whole model, of which only the adapter lies beside it.
+        is_part = shards and not any(path.is_file() for path in shards) and any(path.is_file() for path in paths)
+        if paths and not is_part:
+            groups[index.name] = paths
     taken = {path for paths in groups.values() for path in paths}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and path.is_file() and path not in taken:
