@@ -38,8 +38,7 @@ class Hub:
             yield "X-Linked-Etag", f'"{self.etag(data)}"'
         if self.is_large and self.has_sizes:
             yield "X-Linked-Size", str(len(data))
-        if self.has_sizes:
-            yield "Content-Length", str(len(body))
+        yield ("Content-Length", str(len(body))) if self.has_sizes else ("Connection", "close")
         if start:
             yield "Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}"
 
@@ -95,7 +94,6 @@ def running(hub):
             self.send_response(206 if start else 200)
             for header, value in hub.headers(data, start, body):
                 self.send_header(header, value)
-            self.close_connection = not hub.has_sizes
             self.end_headers()
             if not with_body:
                 return
