@@ -210,11 +210,17 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
         return open_tensors(source[0]) if len(source) == 1 else _from_files([Path(path) for path in source])
     with answered(str(source)[:200], CheckpointError, "opened"):
         path = Path(source).expanduser()
+        paths = files_at(path)
         if path.is_dir():
-            return _from_files(_main_checkpoint(path), path.name)
-        if SHARD.fullmatch(path.name) and path.is_file():
-            return _from_files(_all_shards(path))
-        return _from_file(path)
+            return _from_files(paths, path.name)
+        return _from_files(paths) if len(paths) > 1 else _from_file(path)
+
+
+def files_at(path: Path) -> list[Path]:
+    """The files that `open_tensors` reads of a path: those of a folder's checkpoint, all shards where it is one."""
+    if path.is_dir():
+        return _main_checkpoint(path)
+    return _all_shards(path) if path.is_file() else [path]
 
 
 def checkpoints_in(folder: PathLike) -> list[list[Path]]:
