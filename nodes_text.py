@@ -12,12 +12,12 @@ from .nodes_common import cache_folder, stop_if_interrupted
 from .nodes_files import TEXT_ENCODERS, FileNode
 from .nodes_model_loading import VideoModel, text_encoder
 from .wanvideo.checkpoints.download import TOKENIZER, download
+from .wanvideo.checkpoints.folders import TOKENIZER_FILES
 from .wanvideo.engine.conditioning import Prompts
-from .wanvideo.engine.encoders import encode_text
+from .wanvideo.engine.encoders import encode_text, text_cache
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.prompts import PromptList
-from .wanvideo.text.cache import TextCache
 from .wanvideo.text.tokenizer import EMBEDDED
 
 TEXT = f"{CATEGORY}/text"
@@ -112,13 +112,15 @@ def check_prompt(prompt: str | None) -> bool | str:
 
 
 def _encode(encoder: ModelHandle, prompts: list[str], use_disk_cache: bool, where: str) -> list[Tensor]:
-    def encode(missing: list[str]) -> list[Tensor]:
-        return encode_text(encoder, _tokenizer(encoder), missing, on_cpu=where == "cpu")
-
     stop_if_interrupted()
+    tokenizer, on_cpu = _tokenizer(encoder), where == "cpu"
+
+    def encode(missing: list[str]) -> list[Tensor]:
+        return encode_text(encoder, tokenizer, missing, on_cpu)
+
     if not use_disk_cache:
         return encode(prompts)
-    return TextCache(cache_folder(), encoder.checkpoint.paths, encoder.precision).get(prompts, encode)
+    return text_cache(cache_folder(), encoder, tokenizer, on_cpu).get(prompts, encode)
 
 
 def _tokenizer(encoder: ModelHandle) -> Path:
@@ -126,10 +128,9 @@ def _tokenizer(encoder: ModelHandle) -> Path:
     file = encoder.checkpoint.paths[0]
     if EMBEDDED in encoder.checkpoint.source:
         return file
-    for place in (file.parent, file.parent / TOKENIZER, file.parent / "umt5-xxl"):
-        if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-            return place
-    return download(TOKENIZER, file.parent / TOKENIZER)
+    places = (file.parent / TOKENIZER, file.parent, file.parent / "umt5-xxl")
+    found = next((path for place in places for name in TOKENIZER_FILES if (path := place / name).is_file()), None)
+    return found or download(TOKENIZER, file.parent / TOKENIZER) / "tokenizer.json"
 
 
 class WanVideoTextEmbedBridge(Node):

@@ -63,11 +63,7 @@ class Encoders:
 
         if self.prompt_cache is None:
             return encode(list(prompts))
-        device = "cpu" if self.text_on_cpu else encoder.host.device.type
-        # What else decides the last bits, so that a cached prompt gives the frames of one that is encoded now.
-        place = f"{device} {torch.get_num_threads() if device == 'cpu' else ''} torch {torch.__version__}"
-        files = (*encoder.checkpoint.paths, tokenizer)
-        return TextCache(self.prompt_cache, files, f"{encoder.precision} {place}").get(prompts, encode)
+        return text_cache(self.prompt_cache, encoder, tokenizer, self.text_on_cpu).get(prompts, encode)
 
     def for_speech(self) -> WholeHandle:
         """The audio encoder. Raises: CheckpointError when there is none."""
@@ -79,6 +75,13 @@ class Encoders:
 def missing(what: str, example: str) -> CheckpointError:
     """That no model was named for something."""
     return CheckpointError(f"There is no model for {what}. Name it, e.g. {example}, or a folder that has it.")
+
+
+def text_cache(folder: Path, encoder: WholeHandle, tokenizer: Path, on_cpu: bool) -> TextCache:
+    """Kept prompts of an encoder, by all that decides their last bits: one of them gives the frames of a new one."""
+    device = "cpu" if on_cpu else encoder.host.device.type
+    place = f"{device} {torch.get_num_threads() if device == 'cpu' else ''} torch {torch.__version__}"
+    return TextCache(folder, (*encoder.checkpoint.paths, tokenizer), f"{encoder.precision} {place}")
 
 
 @torch.no_grad()
