@@ -12,6 +12,7 @@ from .nodes_common import cache_folder, stop_if_interrupted
 from .nodes_files import TEXT_ENCODERS, FileNode
 from .nodes_model_loading import VideoModel, text_encoder
 from .wanvideo.checkpoints.download import TOKENIZER, download
+from .wanvideo.checkpoints.folders import TOKENIZER_FILES
 from .wanvideo.engine.conditioning import Prompts
 from .wanvideo.engine.encoders import Encoders
 from .wanvideo.engine.host import ModelHandle
@@ -121,10 +122,9 @@ def _tokenizer(encoder: ModelHandle) -> Path:
     file = encoder.checkpoint.paths[0]
     if EMBEDDED in encoder.checkpoint.source:
         return file
-    for place in (file.parent, file.parent / TOKENIZER, file.parent / "umt5-xxl"):
-        if any((place / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-            return place
-    return download(TOKENIZER, file.parent / TOKENIZER)
+    places = (file.parent / TOKENIZER, file.parent, file.parent / "umt5-xxl")
+    found = next((path for place in places for name in TOKENIZER_FILES if (path := place / name).is_file()), None)
+    return found or download(TOKENIZER, file.parent / TOKENIZER) / "tokenizer.json"
 
 
 class WanVideoTextEmbedBridge(Node):

@@ -24,7 +24,7 @@ LAYERS = [
     {"request", "protocols"},
     {"job", "geometry", "keep"},
     {"prompts"},
-    {"checks", "untrusted", "durable"},
+    {"checks", "untrusted", "durable", "lock"},
     {"errors"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub
 import huggingface_hub.file_download as transfer
@@ -67,6 +69,47 @@ def test_a_later_call_goes_on_with_an_earlier_ones_part(hub, tmp_path, monkeypat
     assert fetch(file_named("sub/model.bin"), tmp_path).read_bytes() == DATA
     (asked,) = [asked for method, _, asked in hub.requests if method == "GET"]
     assert asked is not None and int(asked[6:-1]) > len(DATA) // 2
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_server_that_says_no_sizes_serves_as_well(hub, tmp_path, is_large):
+    hub.has_sizes, hub.is_large = False, is_large
+    (tmp_path / f".model.bin.{hub.etag(DATA)[:12]}.part").write_bytes(b"of a download that broke off")
+    assert fetch(file_named("sub/model.bin", "model.bin"), tmp_path).read_bytes() == DATA
+    hub.served["sub/model.bin"] = DATA[:-1]
+    with pytest.raises(CheckpointError, match="other content than was published"):
+        fetch(file_named("sub/model.bin", "other.bin"), tmp_path)
+
+
+def test_what_is_there_stays_though_its_size_is_not_said(hub, tmp_path, capsys):
+    hub.has_sizes, hub.is_large = False, False
+    command = ["--set", "tiny", "--dir", str(tmp_path)]
+    assert main(command) == 0 and "~1 B" in capsys.readouterr().out
+    assert main(command) == 0 and "0 B to come" in capsys.readouterr().out
+
+
+def test_two_at_once_get_one_file(hub, tmp_path, monkeypatch, caplog):
+    """The second waits until the first has the file, and takes it."""
+    monkeypatch.setattr(downloading, "WAIT_S", 0.02)
+    get, began, goes_on = transfer.http_get, threading.Event(), threading.Event()
+
+    def halting(*args, **named):
+        began.set()
+        assert goes_on.wait(10)
+        get(*args, **named)
+
+    monkeypatch.setattr(transfer, "http_get", halting)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(fetch, file_named("sub/model.bin"), tmp_path)
+        assert began.wait(10)
+        second = threads.submit(fetch, file_named("sub/model.bin"), tmp_path)
+        while "waiting for it" not in caplog.text:
+            assert not second.done()
+        goes_on.set()
+        assert first.result() == second.result() == tmp_path / "sub/model.bin"
+    assert (tmp_path / "sub/model.bin").read_bytes() == DATA
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["model.bin"]
+    assert len([method for method, *_ in hub.requests if method == "GET"]) == 1
 
 
 @pytest.mark.parametrize("is_large", [True, False])

@@ -197,7 +197,7 @@ OTHERS = {
     "wanvideo/video/lossless.py": "a new file of the temporary folder, removed where it cannot be finished",
     "nodes_video.py": "a new file of the temporary folder, which nobody else knows",
     "wanvideo/video/soundtrack.py": "encodes into memory",
-    "wanvideo/runs/lock.py": "a lock holds no result",
+    "wanvideo/lock.py": "a lock holds no result",
     "wanvideo/fleet/report.py": "a log, line by line",
     "wanvideo/memory/learned.py": "a cache: renamed once written, read with care",
     "wanvideo/text/cache.py": "a cache: renamed once written, read with care",

@@ -15,11 +15,12 @@ COMMIT = "c" * 40
 class Hub:
     """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
     in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all.
-    `listings`: what was asked of repositories."""
+    `listings`: what was asked of repositories. `has_sizes`: whether answers say how long they are."""
 
     def __init__(self, files, is_large=True):
         self.files, self.is_large = files, is_large
         self.breaks, self.served, self.requests, self.revisions, self.listings = 0, {}, [], [], []
+        self.has_sizes = True
 
     def etag(self, data):
         return (
@@ -27,6 +28,19 @@ class Hub:
             if self.is_large
             else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         )
+
+    def headers(self, data, start, body):
+        """What an answer says of a file, of which it has the bytes from `start` on."""
+        yield "ETag", f'"{self.etag(data)}"'
+        yield "X-Repo-Commit", COMMIT
+        yield "Accept-Ranges", "bytes"
+        if self.is_large:
+            yield "X-Linked-Etag", f'"{self.etag(data)}"'
+        if self.is_large and self.has_sizes:
+            yield "X-Linked-Size", str(len(data))
+        yield ("Content-Length", str(len(body))) if self.has_sizes else ("Connection", "close")
+        if start:
+            yield "Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}"
 
     def listed(self, path):
         """What a repository holds, as the hub's own program asks for it."""
@@ -78,15 +92,8 @@ def running(hub):
             start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
             body = hub.served.get(name, data)[start:]
             self.send_response(206 if start else 200)
-            self.send_header("ETag", f'"{hub.etag(data)}"')
-            if hub.is_large:
-                self.send_header("X-Linked-Etag", f'"{hub.etag(data)}"')
-                self.send_header("X-Linked-Size", str(len(data)))
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(body)))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            for header, value in hub.headers(data, start, body):
+                self.send_header(header, value)
             self.end_headers()
             if not with_body:
                 return

@@ -10,6 +10,7 @@ from support import recipes
 from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers, recognize
+from wanvideo.checkpoints.dialects import Kind
 from wanvideo.checkpoints.load import load_transformer, load_vae, open_checkpoint
 from wanvideo.errors import CheckpointError
 from wanvideo.lora.apply import apply_loras
@@ -94,6 +95,23 @@ def test_how_many_speakers_an_adapter_is_for(name, metadata, is_single, tmp_path
     else:
         check_speakers(adapter, 2)
     assert recognize(recipes.vae_state_dict(5)).is_single is None
+
+
+def test_multitalk_as_it_is_published_beside_the_base_and_linked_into_its_folder(tmp_path):
+    """Its folder has the adapter and the index of the whole model, whose shards are the base's."""
+    own, base = tmp_path / "MeiGen-MultiTalk", tmp_path / "Wan2.1-I2V-14B-480P"
+    own.mkdir(), base.mkdir()
+    weights = {"diffusion_pytorch_model-00001-of-00001.safetensors": recipes.transformer_state_dict(5)}
+    weights["multitalk.safetensors"] = recipes.adapter_state_dict(5)
+    index = json.dumps({"weight_map": {key: name for name, state in weights.items() for key in state}})
+    for folder, names in ((own, ["multitalk.safetensors"]), (base, weights)):
+        (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(index)
+        for name in names:
+            save_file(weights[name], folder / name)
+    adapter = open_checkpoint(own, Kind.ADAPTER)
+    assert adapter.paths == (own / "multitalk.safetensors",) and adapter.identity.dim == 256
+    whole = open_checkpoint(base, Kind.TRANSFORMER)
+    assert len(whole.paths) == 2 and whole.identity.has_audio
 
 
 def pair(layer=QUERY, rows=256, columns=256, down="lora_down", up="lora_up"):

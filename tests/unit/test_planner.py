@@ -18,6 +18,8 @@ from wanvideo.engine.files import resolve
 from wanvideo.engine.sizes import model_sizes
 from wanvideo.errors import InputError, OutputError
 from wanvideo.geometry import SHORTEST_WINDOW, VideoGeometry, WindowPlan
+from wanvideo.lora.apply import apply_loras
+from wanvideo.lora.use import LoraUse
 from wanvideo.memory.hooked import HookedBlocks, streaming
 from wanvideo.memory.planner import Device, ModelWeights, Work, plan_run, prefers_shards
 from wanvideo.memory.residency import Residency, module_bytes
@@ -68,6 +70,27 @@ def test_model_sizes_are_what_is_loaded(folder, quantize, dtype):
     text_format = TEXT_ENCODER_FORMATS.get(quantize, quantize)
     encoder = load_text_encoder(files.text_encoder, dtype=dtype, quantize=text_format)
     assert weights.text_encoder_bytes == module_bytes(encoder)
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, (1.0, 0.5)])
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+def test_loras_that_stay_beside_matrices_count(folder, quantize, strength):
+    files, query, first = resolve(files_of(folder)), "blocks.1.self_attn.q", "blocks.1.ffn.0"
+    tensors = {
+        f"{query}.lora_down.weight": (4, 256), f"{query}.lora_up.weight": (256, 4), f"{first}.diff": (384, 256),
+        **{f"blocks.1.self_attn.k.hada_w{number}_a": (256, 2) for number in "12"},
+        **{f"blocks.1.self_attn.k.hada_w{number}_b": (2, 256) for number in "12"},
+        "blocks.1.self_attn.v.lokr_w1": (4, 4), "blocks.1.self_attn.v.lokr_w2": (64, 64), "head.head.diff": (64, 256),
+        "time_embedding.2.lora_down.weight": (4, 256), "time_embedding.2.lora_up.weight": (256, 4),
+    }  # fmt: skip
+    use = LoraUse({name: torch.zeros(shape) for name, shape in tensors.items()}, strength)
+    model = load_transformer(files.transformer, files.adapter, dtype=torch.bfloat16, quantize=quantize)
+    apply_loras(model, [use])
+    weights = model_sizes(replace(files, loras=(use,)), torch.bfloat16, quantize)
+    tables = sum(value.numel() * 4 for name, value in model.named_buffers() if name.endswith("lora.table"))
+    blocks = [module_bytes(block) for block in model.blocks]
+    assert 0 <= max(blocks) - weights.block_bytes <= tables
+    assert 0 <= module_bytes(model) - sum(blocks) - weights.other_bytes <= tables
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -1,10 +1,13 @@
 """Prompts of a long video: one a window, or each from a time on, through jobs, requests, nodes and the loop."""
 
+import json
 import logging
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import jobs
 from support.pack import load_pack, node
 from support.sampling import SETTINGS, conditioning
@@ -15,6 +18,8 @@ from wanvideo.errors import InputError
 from wanvideo.prompts import PromptList
 from wanvideo.request import TalkRequest
 from wanvideo.sampling.setup import SamplingSetup
+from wanvideo.synthetic.models import make_models
+from wanvideo.synthetic.tokenizer import write_tokenizer
 
 load_pack()
 JOB = {"cond_video": "face.png", "cond_audio": {"person1": "a.wav"}}
@@ -111,3 +116,25 @@ def test_a_run_with_other_times_is_another_run(tmp_path, caplog):
     windows.close()
     next(pipeline.run(replace(request, prompt_starts=(0, 0.7)), folder=tmp_path / "a.run"))
     assert "prompt_starts was (0, 0.6), is (0, 0.7)" in caplog.text and (tmp_path / "a_2.run").is_dir()
+
+
+def test_a_node_encodes_a_kept_prompt_anew_when_its_tokenizer_is_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pack_under_test.nodes_text"], "cache_folder", lambda: tmp_path / "cache")
+    (made,) = make_models(tmp_path / "models", "tiny", "comfy", parts=["text_encoder"])
+    state = load_file(made.path)
+    del state["spiece_model"]
+    save_file(state, tmp_path / "t5.safetensors")
+    write_tokenizer(tmp_path)
+    tokenizer = tmp_path / "tokenizer.json"
+    data = json.loads(tokenizer.read_text(encoding="utf-8"))
+
+    def encoded(prompt="a woman"):
+        text = node("WanVideoTextEncodeCached").process(str(tmp_path / "t5.safetensors"), "fp32", prompt, "")[0]
+        return text.positive[0]
+
+    first = encoded()
+    assert torch.equal(encoded(), first) and len(list((tmp_path / "cache").iterdir())) == 2
+    vocab = data["model"]["vocab"]
+    vocab[3:] = [[piece, score] for (piece, _), (_, score) in zip(reversed(vocab[3:]), vocab[3:], strict=True)]
+    tokenizer.write_text(json.dumps(data), encoding="utf-8")
+    assert not torch.equal(encoded(), first)

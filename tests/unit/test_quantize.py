@@ -11,7 +11,7 @@ from support.checks import relative_error
 from wanvideo.checkpoints import convert, load
 from wanvideo.checkpoints.reader import open_tensors
 from wanvideo.cli.main import main
-from wanvideo.errors import CheckpointError, InputError, UnsupportedError
+from wanvideo.errors import CheckpointError, InputError, OutputError, UnsupportedError
 from wanvideo.memory.placement import check_parameters
 from wanvideo.memory.residency import Residency
 from wanvideo.ops.linear.fp4 import FP4Linear
@@ -318,6 +318,15 @@ def test_convert_refuses_first(tmp_path, capsys):
             convert.convert(*arguments)
     assert main(["convert", "--in", str(vae), "--out", str(tmp_path / "x.safetensors"), "--to", "fp4"]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.safetensors", "vae.safetensors"]
+
+
+def test_convert_looks_for_room_before_it_reads_a_tensor(tmp_path, monkeypatch):
+    source = files.write(tmp_path / "base.safetensors", BASE)
+    monkeypatch.setattr("wanvideo.checkpoints.download.free_disk_bytes", lambda folder: 2**26 + 1000)
+    monkeypatch.setattr(convert, "write_safetensors", None)
+    with pytest.raises(OutputError, match="0.1 GB free, 0.0 GB are to come"):
+        convert.convert(source, tmp_path / "x.safetensors", "fp8")
+    assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path):

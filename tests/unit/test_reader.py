@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from wanvideo.checkpoints.checkpoint import recognize
 from wanvideo.checkpoints.reader import StoredTensor, open_tensors
 from wanvideo.checkpoints.safetensors_file import write_safetensors
 from wanvideo.errors import CheckpointError, UnsupportedError
@@ -120,6 +121,14 @@ def test_shards(state, tmp_path):
     assert_same(open_tensors(names[:1]), state)
     (tmp_path / "other.pth").write_bytes(b"")
     assert_same(open_tensors(tmp_path), state)
+
+
+def test_a_checkpoint_that_is_named_by_one_shard_has_all_of_its_files(state, tmp_path):
+    save_shards(state, tmp_path)
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    for named in (shards[1], [shards[0]], shards, tmp_path):
+        found = recognize(named)
+        assert list(found.paths) == shards and set(found.source) == set(state)
 
 
 def test_missing_shard(state, tmp_path):

@@ -15,7 +15,7 @@ from ..untrusted import answered
 from .detect import SLOTS, Identity, canonical, check_fit, describe, identify
 from .dialects import Kind, dequantized
 from .quantize import BLOCKS, check_quanto_map, packed, with_markers
-from .reader import TensorSource, open_tensors
+from .reader import TensorSource, files_at, open_tensors
 from .tables import check_shapes
 
 IMAGE_CHANNELS = 36  # of latents, of their mask and of a picture's latents
@@ -28,7 +28,7 @@ class Checkpoint:
     """What a model's files hold. Names, shapes and dtypes are known, tensors are read when they are asked for.
 
     Args:
-        paths: its files; none where its tensors came from memory.
+        paths: all of its files; none where its tensors came from memory.
         source: its tensors as the files call them.
         identity: what it is.
         is_borrowed: its tensors are those of a caller's state dict, who may write to them.
@@ -93,8 +93,8 @@ def recognize(weights: Tensors) -> Checkpoint:
         identity = identify(source)
     paths: tuple[Path, ...] = ()
     if not isinstance(weights, Mapping):
-        listed = [weights] if isinstance(weights, str | Path) else weights
-        paths = tuple(Path(path).expanduser() for path in listed)
+        listed = [Path(path).expanduser() for path in ([weights] if isinstance(weights, str | Path) else weights)]
+        paths = tuple(files_at(listed[0]) if len(listed) == 1 else listed)
     is_borrowed = isinstance(weights, Mapping) and not isinstance(weights, TensorSource)
     return Checkpoint(paths, source, identity, is_borrowed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from ..ops.linear.formats import FORMATS
 from ..request import CONVERSIONS
 from .detect import identify
 from .dialects import Kind, to_canonical
+from .download import check_disk
 from .quantize import BLOCKS, can_quantize, check_quanto_map, packed, quantized, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .safetensors_file import write_safetensors
@@ -67,7 +69,7 @@ def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
         target: the .safetensors file to write, which must not exist.
         to: "fp8", "int8", "fp4" (the matrices of the blocks; the rest stays as it is, in 16 bits where it is a matrix)
             or "bf16".
-    Raises: InputError or CheckpointError before anything is written, OutputError when it cannot be.
+    Raises: InputError or CheckpointError before anything is written, OutputError when it cannot be or has no room.
     """
     target = Path(target).expanduser()
     if to not in CONVERSIONS:
@@ -79,6 +81,7 @@ def convert(source: str | Path, target: str | Path, to: str) -> Conversion:
     entries, layers = _plan(_open(Path(source).expanduser(), to), to)
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})} if layers else None
     try:
+        check_disk(target.parent, sum(math.prod(shape) * dtype.itemsize for _, shape, dtype, _ in entries))
         with written_aside(target) as scratch:
             write_safetensors(scratch, _released(entries), metadata)
     except OSError as error:

@@ -1,7 +1,8 @@
 """Published files, downloaded where a user asks for them by name. Nothing else is ever downloaded.
 
 The package huggingface_hub does the transfer: an interrupted file goes on where it stopped, and HF_ENDPOINT names
-another server that speaks the hub's protocol.
+another server that speaks the hub's protocol. Of two processes that want the same file in the same place, one waits for
+the other.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import errno
 import hashlib
 import logging
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from ..durable import give_name
 from ..errors import CheckpointError, OutputError
+from ..lock import FileLock, Owned
 from ..memory.machine import free_disk_bytes
 from .sets import TOKENIZER, WAV2VEC, RemoteFile, files_of
 
@@ -23,15 +28,19 @@ __all__ = ["TOKENIZER", "WAV2VEC", "Published", "check_disk", "download", "fetch
 SHA256, SHA1 = 64, 40  # hexadecimal digits: of a large file, of a small one as git counts it
 PIECE = 2**22
 SLACK_BYTES = 2**26
+WAIT_S = 1.0  # between two looks at whether another process is done
 logger = logging.getLogger("wanvideo")
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a server says of a file. etag: its SHA-256, or for a small file its name in git."""
+    """What a server says of a file. etag: its SHA-256, or for a small file its name in git.
+
+    size_bytes: None where an answer has none, as from proxies that compress.
+    """
 
     url: str
-    size_bytes: int
+    size_bytes: int | None
     etag: str
 
 
@@ -62,14 +71,35 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         facts = published(file)
         part = target.with_name(f".{target.name}.{facts.etag[:12]}.part")
-        _transfer(facts, part)
-        _check(file, part, facts)
-        give_name(part, target)
+        with _alone(part) as has_waited:
+            if has_waited and target.is_file() and _is_published(file, target, facts):
+                return target
+            _transfer(facts, part)
+            _check(file, part, facts)
+            give_name(part, target)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version
         _refuse(error, file, root)
     return target
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[bool]:
+    """While no other process downloads to this part; gives whether one did until now."""
+    has_waited, lock = False, None
+    while lock is None:
+        try:
+            lock = FileLock(part.with_suffix(".lock"))
+        except Owned as owner:
+            if not has_waited:
+                logger.warning("%s is downloaded by process %s already; waiting for it.", part.parent, owner)
+            has_waited = True
+            time.sleep(WAIT_S)
+    try:
+        yield has_waited
+    finally:
+        lock.release()
 
 
 def _transfer(facts: Published, part: Path) -> None:
@@ -78,11 +108,12 @@ def _transfer(facts: Published, part: Path) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     with part.open("ab") as opened:
-        if (there := opened.tell()) > facts.size_bytes:
+        there, size = opened.tell(), facts.size_bytes
+        if size is None or there > size:
             opened.truncate(there := 0)
-        if there < facts.size_bytes:
+        if there != size:
             http_get(
-                facts.url, opened, resume_size=there, headers=build_hf_headers(), expected_size=facts.size_bytes,
+                facts.url, opened, resume_size=there, headers=build_hf_headers(), expected_size=size,
                 displayed_filename=part.name.split(".", 1)[1][:40],
             )  # fmt: skip
 
@@ -93,7 +124,7 @@ def published(file: RemoteFile) -> Published:
 
     url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=_endpoint())
     found = get_hf_file_metadata(url)
-    return Published(url, found.size or 0, found.etag or "")
+    return Published(url, found.size, found.etag or "")
 
 
 def check_disk(root: Path, num_bytes: int) -> None:
@@ -113,19 +144,25 @@ def verified(path: Path, sha256: str) -> bool:
 
 def _check(file: RemoteFile, path: Path, facts: Published) -> None:
     """Remove what is not as published. Raises: CheckpointError."""
-    size = path.stat().st_size
-    sha256 = file.sha256 or (facts.etag if len(facts.etag) == SHA256 else None)
-    is_right = size == facts.size_bytes
-    if is_right and sha256 is not None:
-        is_right = verified(path, sha256)
-    elif is_right and len(facts.etag) == SHA1:
-        is_right = _digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == facts.etag
-    if not is_right:
+    if not _is_published(file, path, facts):
         path.unlink()
         raise CheckpointError(
             f"{file.name} of {file.repository} came with other content than was published, and was removed. "
             "Run the same again; if it stays so, choose another server with HF_ENDPOINT."
         )
+
+
+def _is_published(file: RemoteFile, path: Path, facts: Published) -> bool:
+    """Whether a file has the size and the hash that are known; where neither is, nothing speaks for it."""
+    size = path.stat().st_size
+    if facts.size_bytes not in (None, size):
+        return False
+    sha256 = file.sha256 or (facts.etag if len(facts.etag) == SHA256 else None)
+    if sha256 is not None:
+        return verified(path, sha256)
+    if len(facts.etag) == SHA1:
+        return _digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == facts.etag
+    return facts.size_bytes is not None
 
 
 def _digest(path: Path, digest: hashlib._Hash) -> str:

@@ -210,21 +210,33 @@ def open_tensors(source: PathLike | Sequence[PathLike] | Mapping[str, Tensor] | 
         return open_tensors(source[0]) if len(source) == 1 else _from_files([Path(path) for path in source])
     with answered(str(source)[:200], CheckpointError, "opened"):
         path = Path(source).expanduser()
+        paths = files_at(path)
         if path.is_dir():
-            return _from_files(_main_checkpoint(path), path.name)
-        if SHARD.fullmatch(path.name) and path.is_file():
-            return _from_files(_all_shards(path))
-        return _from_file(path)
+            return _from_files(paths, path.name)
+        return _from_files(paths) if len(paths) > 1 else _from_file(path)
+
+
+def files_at(path: Path) -> list[Path]:
+    """The files that `open_tensors` reads of a path: those of a folder's checkpoint, all shards where it is one."""
+    if path.is_dir():
+        return _main_checkpoint(path)
+    return _all_shards(path) if path.is_file() else [path]
 
 
 def checkpoints_in(folder: PathLike) -> list[list[Path]]:
-    """The checkpoints that lie directly in a folder, each as its files: those an index names, or numbered shards."""
+    """The checkpoints that lie directly in a folder, each as its files: those an index names, or numbered shards.
+
+    Where the shards of an index are all in another folder, what else it names stands for itself.
+    """
     folder = Path(folder)
     groups: dict[str, list[Path]] = {}
     for index in sorted(folder.glob("*.index.json")):
-        names = _indexed(index)
-        if names:
-            groups[index.name] = [folder / name for name in names]
+        paths = [folder / name for name in _indexed(index)]
+        shards = [path for path in paths if SHARD.fullmatch(path.name)]
+        # MultiTalk's folder has the index of the whole model, of which only the adapter lies beside it.
+        is_part = shards and not any(path.is_file() for path in shards) and any(path.is_file() for path in paths)
+        if paths and not is_part:
+            groups[index.name] = paths
     taken = {path for paths in groups.values() for path in paths}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and path.is_file() and path not in taken:

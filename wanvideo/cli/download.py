@@ -70,7 +70,8 @@ def table_of(sets: list[ModelSet], root: Path, is_dry: bool) -> list[Row]:
             is_there = path.is_file() and path.stat().st_size > 0
             if is_reached and not (is_there and is_exact):
                 try:
-                    size, is_exact = published(file).size_bytes or size, True
+                    found = published(file).size_bytes
+                    size, is_exact = (size, is_exact) if found is None else (found, True)
                 except Exception as error:  # noqa: BLE001 which package of HTTP the hub uses depends on its version
                     if not is_dry:
                         raise CheckpointError(_unreachable(file, error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,9 @@ from ..checkpoints.checkpoint import with_adapter
 from ..checkpoints.dialects import Kind
 from ..checkpoints.load import Weights, open_checkpoint
 from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantize
-from ..checkpoints.reader import PackedTensor, StoredTensor
+from ..checkpoints.reader import PackedTensor, StoredTensor, TensorSource
+from ..lora.file import open_lora, read_lora
+from ..lora.use import LoraUse
 from ..memory.planner import ModelWeights
 from ..ops.linear.formats import FORMATS
 from ..ops.precision import DTYPES
@@ -44,14 +47,34 @@ def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantize: str | None =
         else:
             other += size
     stored = formats.most_common(1)[0][0]
-    if stored not in DENSE:  # LoRAs stay beside quantized matrices
-        for block in blocks:
-            blocks[block] += sum(use.size_bytes for use in files.loras) // len(blocks)
+    for name, size in _branches(files.loras, source, dtype, quantize).items():
+        if name.startswith("blocks."):
+            blocks[int(name.split(".")[1])] += size
+        else:
+            other += size
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
         DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype),
         _text_encoder(files.text_encoder, dtype, quantize),
     )  # fmt: skip
+
+
+def _branches(loras: Iterable[LoraUse], source: TensorSource, dtype: torch.dtype, quantize: str | None) -> Counter[str]:
+    """Bytes of LoRAs that stay beside a matrix, by its name: one that is quantized, or whose strength changes."""
+    from ..models.transformer import WanTransformer
+
+    sizes = Counter[str]()
+    for use in loras:
+        entries = read_lora(open_lora(use.file), source.shapes).entries if any(use.strengths) else {}
+        for name, deltas in entries.items():
+            tensor = source[name]
+            to = quantize if quantize and can_quantize(name, tensor, Kind.TRANSFORMER) else None
+            is_dense = not name.startswith("blocks.") or _format(tensor, to) is None
+            is_merged = is_dense and use.merge and len(use.strengths) == 1
+            if use.changes(name) and name.endswith(".weight") and len(tensor.shape) == 2 and not is_merged:
+                kept = torch.float32 if WanTransformer.keep_float32(name) else dtype
+                sizes[name] += sum(delta.kept_numbers for delta in deltas) * kept.itemsize
+    return sizes
 
 
 DENSE = {str(dtype): name for name, dtype in DTYPES.items()}

@@ -41,6 +41,11 @@ class LowRank:
     def rank(self) -> int | None:
         return self.down.shape[0]
 
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers a branch keeps of it."""
+        return _in_pair(self.down.shape[0], self.shape)
+
     def reshaped(self, shape: Shape) -> LowRank:
         return LowRank(self.down, self.up, self.scale, shape)
 
@@ -69,6 +74,11 @@ class Full:
     @property
     def rank(self) -> int | None:
         return None
+
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers a branch keeps of it."""
+        return math.prod(self.shape)
 
     def reshaped(self, shape: Shape) -> Full:
         return Full(self.difference, self.scale, shape)
@@ -101,6 +111,11 @@ class Hadamard:
         rank = self.first_down.shape[0] * self.second_down.shape[0]
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         return rank if rank * (rows + columns) < rows * columns else None
+
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers a branch keeps of it."""
+        return math.prod(self.shape) if self.rank is None else _in_pair(self.rank, self.shape)
 
     def reshaped(self, shape: Shape) -> Hadamard:
         parts = self.first_up, self.first_down, self.second_up, self.second_down
@@ -140,6 +155,11 @@ class Kronecker:
     def rank(self) -> int | None:
         return None
 
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers a branch keeps of it."""
+        return sum(parts[0].shape[0] * math.prod(parts[-1].shape[1:]) for parts in (self.first, self.second))
+
     def reshaped(self, shape: Shape) -> Kronecker:
         return Kronecker(self.first, self.second, self.scale, shape)
 
@@ -150,6 +170,10 @@ class Kronecker:
 
     def dense(self, device: Device) -> Tensor:
         return torch.kron(*self.pair(device)).view(self.shape)
+
+
+def _in_pair(rank: int, shape: Shape) -> int:
+    return rank * (shape[0] + math.prod(shape[1:]))
 
 
 def _product(parts: tuple[StoredTensor, ...], device: Device) -> Tensor:

@@ -70,14 +70,6 @@ class LoraUse:
             return self.file.path
         return self.file if isinstance(self.file, str | Path) else None
 
-    @property
-    def size_bytes(self) -> int:
-        """Of its files; 0 for tensors in memory."""
-        if self.path is None:
-            return 0
-        stamp = self.file.stamp if isinstance(self.file, LoraSource) else stamp_of(self.path)
-        return sum(size for _, _, size in stamp)
-
 
 @dataclass(frozen=True)
 class LoraReport:

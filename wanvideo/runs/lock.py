@@ -1,88 +1,27 @@
-"""One process writes a run at a time; a lock whose owner has died holds nobody up."""
+"""One process writes a run at a time."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import logging
-import os
-import sys
-import time
 from pathlib import Path
 
 from ..errors import OutputError
+from ..lock import FileLock, Owned, is_owned
 
 NAME = ".lock"
-PATIENCE_S = 0.1  # whoever only looks whether it is owned has let go by then
-UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-logger = logging.getLogger("wanvideo")
 
 
-class FolderLock:
-    """Owned from the constructor to `release`, or to the end of the process however it ends.
-
-    The system holds the lock for the open file, so neither clocks nor process numbers decide whether it is live.
-    Raises: OutputError when another process, or another run of this one, owns it.
-    """
+class FolderLock(FileLock):
+    """The lock of a run's folder. Raises: OutputError when another process, or another run of this one, owns it."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        while True:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            if not (_lock(self._file) or _lock(self._file, PATIENCE_S)):
-                owner = os.read(self._file, 20).decode(errors="replace") or "unknown"
-                os.close(self._file)
-                raise OutputError(
-                    f"{folder} is being written by process {owner}. Wait for it, or choose another output name."
-                )
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file), self.path.stat()):
-                    break
-            os.close(self._file)  # its owner removed it while it was opened here
-        os.ftruncate(self._file, 0)
-        os.write(self._file, str(os.getpid()).encode())
-
-    def release(self) -> None:
-        """Let others write. Further calls do nothing."""
-        if self._file < 0:
-            return
-        if sys.platform != "win32":  # there nobody can remove an open file, so that it goes once it is closed
-            self.path.unlink(missing_ok=True)
-        os.close(self._file)
-        self._file = -1
-        if sys.platform == "win32":
-            with contextlib.suppress(OSError):  # somebody else has opened it meanwhile
-                self.path.unlink()
+        try:
+            super().__init__(folder / NAME)
+        except Owned as owner:
+            raise OutputError(
+                f"{folder} is being written by process {owner}. Wait for it, or choose another output name."
+            ) from None
 
 
 def is_locked(folder: Path) -> bool:
     """Whether some process is writing the run."""
-    try:
-        file = os.open(folder / NAME, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _lock(file)
-    finally:
-        os.close(file)
-
-
-def _lock(file: int, after_s: float = 0.0) -> bool:
-    time.sleep(after_s)
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(file, 2**30, os.SEEK_SET)  # behind the number, which others may read
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-            os.lseek(file, 0, os.SEEK_SET)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in UNSUPPORTED:
-            logger.debug("This file system has no locks; two processes must not write one run here.")
-            return True
-        return False
-    return True
+    return is_owned(folder / NAME)
