@@ -316,20 +316,21 @@ class _PageWarnings(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.run: tuple[str, str] | None = None
-        self.lines: list[str] = []
+        self.prompt_id = ""
+        self.lines: dict[str, list[str]] = {}  # of the nodes that have run for this prompt
 
     def of(self, node_id: str) -> list[str]:
-        return self.lines if self.run and self.run[1] == node_id else []
+        return self.lines.get(node_id, [])
 
     def begin(self) -> str | None:
         """The node that runs; where it has just begun, nothing of its earlier runs is shown from now on."""
         context = get_executing_context()
         if context is None:
             return None
-        run = (context.prompt_id, context.node_id)
-        if run != self.run:
-            self.run, self.lines = run, []
+        if context.prompt_id != self.prompt_id:
+            self.prompt_id, self.lines = context.prompt_id, {}
+        if context.node_id not in self.lines:  # a node may be asked what it needs, and run behind others
+            self.lines[context.node_id] = []
             _send_text("", context.node_id)
         return context.node_id
 
@@ -339,8 +340,8 @@ class _PageWarnings(logging.Handler):
             if node_id is None:
                 return
             line = translate(record.getMessage(), page_language())
-            if line not in self.lines:
-                self.lines.append(line)
+            if line not in self.lines[node_id]:
+                self.lines[node_id].append(line)
             _send_text("", node_id)
 
 

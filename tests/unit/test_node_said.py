@@ -67,6 +67,18 @@ def test_a_node_that_runs_again_shows_nothing_of_the_run_before(page):
     assert page.texts() == [("mine", "5:7", text) for text in ("", "too short", "", "step 1")]
 
 
+def test_what_a_node_is_warned_of_before_its_inputs_run_is_still_there_when_it_runs(page):
+    page.run("1", "7")
+    common.logger.warning("too short")
+    page.run("1", "8")
+    node("WanVideoAPG").process()
+    page.run("1", "7")
+    node("WanVideoAPG").process()
+    common._send_text("step 1", "7")
+    shown = [("7", ""), ("7", "too short"), ("8", ""), ("7", "too short\nstep 1")]
+    assert page.texts() == [("mine", *told) for told in shown]
+
+
 def test_a_graph_that_no_page_has_queued_writes_in_no_page(monkeypatch):
     page = Page(monkeypatch, client=None)
     page.run("1", "7")
