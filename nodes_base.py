@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from .nodes_common import page_language
+from .nodes_common import begin_texts, page_language
 from .nodes_messages import translate
 from .wanvideo import checks
 from .wanvideo.errors import InputError, TalkError, UnsupportedError
@@ -205,6 +205,7 @@ def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def answering(*inputs: Any, **named: Any) -> Any:
+        begin_texts()
         try:
             return function(*inputs, **named)
         except TalkError as error:

@@ -296,10 +296,20 @@ def _send_text(line: str, node_id: str | None) -> None:
 
 
 def _send(event: str, node_id: str | None, values: dict[str, str]) -> None:
-    """Tell the page that has queued the graph something of one of its nodes."""
+    """Tell the page that has queued the graph something of one of its nodes; what no page has queued tells none."""
     server = prompt_server()
-    if server is not None and node_id is not None:
-        server.send_sync(event, {"node": node_id, **values}, server.client_id)
+    if server is not None and node_id is not None and server.client_id is not None:
+        told = {"node": node_id, "workflow": _workflow_id(server), **values}
+        server.send_sync(event, told, server.client_id)
+
+
+def _workflow_id(server: Any) -> str | None:
+    """The page's id of the workflow that runs: another one may be open by now. None: a script has queued it."""
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    found = next((item[3] for item in running if item[1] == server.last_prompt_id), None)
+    for name in ("extra_pnginfo", "workflow", "id"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 class _PageWarnings(logging.Handler):
@@ -307,29 +317,43 @@ class _PageWarnings(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.run: tuple[str, str] | None = None
-        self.lines: list[str] = []
+        self.prompt_id = ""
+        self.lines: dict[str, list[str]] = {}  # of the nodes that have run for this prompt
 
     def of(self, node_id: str) -> list[str]:
         """What a node has warned of in the graph that runs."""
-        context = self.run and get_executing_context()
-        return self.lines if context and self.run == (context.prompt_id, node_id) else []
+        return self.lines.get(node_id, [])
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def begin(self) -> str | None:
+        """The node that runs; where it has just begun, nothing of its earlier runs is shown from now on."""
         context = get_executing_context()
         if context is None:
-            return
-        run = (context.prompt_id, context.node_id)
-        if run != self.run:
-            self.run, self.lines = run, []
-        line = translate(record.getMessage(), page_language())
-        if line not in self.lines:
-            self.lines.append(line)
-        with contextlib.suppress(RuntimeError):  # the server is going down
+            return None
+        if context.prompt_id != self.prompt_id:
+            self.prompt_id, self.lines = context.prompt_id, {}
+        if context.node_id not in self.lines:  # a node may be asked what it needs, and run behind others
+            self.lines[context.node_id] = []
             _send_text("", context.node_id)
+        return context.node_id
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(RuntimeError):  # the server is going down
+            node_id = self.begin()
+            if node_id is None:
+                return
+            line = translate(record.getMessage(), page_language())
+            if line not in self.lines[node_id]:
+                self.lines[node_id].append(line)
+            _send_text("", node_id)
 
 
 _warnings = _PageWarnings()
+
+
+def begin_texts() -> None:
+    """Take what an earlier run has left under the node that runs out of the page."""
+    if in_comfyui():
+        _warnings.begin()
 
 
 def show_warnings() -> None:

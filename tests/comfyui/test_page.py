@@ -7,7 +7,11 @@ from urllib.parse import quote
 import pytest
 from support.comfy_models import HEIGHT, TEMPLATES, WIDTH, overridden, template, write_wrong_files
 from support.comfy_server import PACK_NAME
-from support.comfy_templates import assert_opens_whole, assert_shows_a_refused_input_where_it_is_linked
+from support.comfy_templates import (
+    assert_opens_whole,
+    assert_same_graph,
+    assert_shows_a_refused_input_where_it_is_linked,
+)
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 SMALL = {
@@ -57,6 +61,7 @@ def test_a_template_plays_its_video_after_one_click_and_nothing_overlaps(
         page.draw_nodes(nodes2=drawn)
         page.screenshot(pictures / f"{name}_finished{'_nodes2' if drawn else ''}.png")
         assert not page.overlaps(gap=BADGE)
+    assert_same_graph(page.api_graph(), client, name)  # run again, it goes on with an interrupted run
     assert page.console_errors == []
 
 

@@ -23,7 +23,11 @@ from support.comfy_models import (
     template,
 )
 from support.comfy_server import NEWEST, NEWEST_PAGE, OLDEST, PACK_NAME, find_comfyui
-from support.comfy_templates import assert_opens_whole, assert_shows_a_refused_input_where_it_is_linked
+from support.comfy_templates import (
+    assert_copies_keep_their_links,
+    assert_opens_whole,
+    assert_shows_a_refused_input_where_it_is_linked,
+)
 
 pytestmark = pytest.mark.comfyui
 MATRIX = [(OLDEST, None), (NEWEST, NEWEST_PAGE)]
@@ -73,6 +77,11 @@ def test_templates_open_whole(other, open_page, nodes2):
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
 def test_a_refused_input_is_shown_only_where_it_is_linked(other, open_page, nodes2):
     assert_shows_a_refused_input_where_it_is_linked(open_page(other, nodes2=nodes2), ComfyClient(other.url))
+
+
+@pytest.mark.browser
+def test_copies_keep_their_links(other, open_page):
+    assert_copies_keep_their_links(open_page(other))
 
 
 @pytest.mark.browser

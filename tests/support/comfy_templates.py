@@ -75,3 +75,26 @@ def assert_shows_a_refused_input_where_it_is_linked(page: ComfyPage, client: Com
     assert page.sockets("WanVideoSampler") == [*own, "context_options"]
     run = page.queue(timeout_s=30)
     assert run.status == "refused" and "900 WanVideoContextOptions" in page.marked()
+
+
+COPY = """() => {
+    const { graph, canvas } = window.app, number = window.LiteGraph.createNode("PrimitiveFloat");
+    graph.add(number);
+    const sampler = graph.nodes.find((node) => node.type === "WanVideoSampler");
+    number.connect(0, sampler, sampler.inputs.findIndex((input) => input.name === "cfg"));
+    canvas.copyToClipboard([number, sampler, graph.getNodeById(900)]);
+    canvas.pasteFromClipboard();
+}"""
+
+
+def assert_copies_keep_their_links(page: ComfyPage) -> None:
+    """A sampler that is copied with what is linked to it, a refused input among it, is linked alike."""
+    page.load(linked_to_a_refused_input())
+    page.page.evaluate(COPY)
+    graph = page.api_graph()
+    one, other = (node["inputs"] for node in graph.values() if node["class_type"] == "WanVideoSampler")
+    for name in ("cfg", "context_options"):
+        (number, _), (source, _) = one[name], other[name]
+        assert number != source and graph[number]["class_type"] == graph[source]["class_type"]
+    kept = {name: value for name, value in one.items() if not isinstance(value, list)}
+    assert kept == {name: value for name, value in other.items() if not isinstance(value, list)}

@@ -1,7 +1,6 @@
 """What nodes tell before anything is loaded, and what other packs may do with what they hand on."""
 
 import itertools
-import logging
 import random
 import sys
 from dataclasses import replace
@@ -155,26 +154,6 @@ def test_a_node_that_feeds_what_is_refused_says_what_to_do(name):
     assert NODES[name].VALIDATE_INPUTS("7").startswith(f"{name} is not supported by this pack: ")
     with pytest.raises(ValueError, match="is not supported by this pack"):
         node(name).refuse()
-
-
-def test_a_warning_is_shown_under_the_node_that_runs(monkeypatch):
-    shown, running = [], SimpleNamespace(prompt_id="1", node_id="7")
-    server = SimpleNamespace(client_id="page", send_sync=lambda *message: shown.append(message))
-    monkeypatch.setattr(common, "PromptServer", SimpleNamespace(instance=server))
-    monkeypatch.setattr(common, "get_executing_context", lambda: running, raising=False)
-    handler = common._PageWarnings()
-    monkeypatch.setattr(common, "_warnings", handler)
-    common.logger.addHandler(handler)
-    try:
-        logging.getLogger("wanvideo").warning("too %s", "short")
-        common._send_text("step 1", "7")
-        running = SimpleNamespace(prompt_id="2", node_id="7")
-        logging.getLogger("wanvideo").warning("other")
-    finally:
-        common.logger.removeHandler(handler)
-    assert shown == [
-        ("wanvideo.text", {"node": "7", "text": text}, "page") for text in ("too short", "too short\nstep 1", "other")
-    ]
 
 
 def test_emptied_numbers_are_the_defaults(monkeypatch):

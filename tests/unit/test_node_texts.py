@@ -80,6 +80,14 @@ def test_other_nodes_are_named_as_the_page_shows_them():
             assert not [title for title in others if title not in titles and f" {title} " in f" {told} "], name
 
 
+@pytest.mark.parametrize("name", NODES)
+def test_the_nodes_that_english_texts_name_are_there(name):
+    text, titles = TEXTS["en"][name], tuple(known["display_name"] for known in TEXTS["en"].values())
+    for said in (*text["inputs"].values(), *text["outputs"].values()):
+        for named in re.findall(r"from ((?:Load )?WanVideo(?: [A-Z]\w*)+)", said["tooltip"]):
+            assert any(title.startswith(named) for title in titles), said["tooltip"]
+
+
 def test_categories_have_chinese_names():
     categories = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
     parts = {part for node in NODES.values() for part in node.CATEGORY.split("/")}

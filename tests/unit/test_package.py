@@ -1,5 +1,6 @@
 """What the ComfyUI registry gets: all that a user of the nodes needs, and nothing that only a developer does."""
 
+import json
 import re
 
 import pytest
@@ -29,6 +30,19 @@ def test_what_the_readme_links_is_in_it(packed, readme):
     assert links
     names = {file.as_posix() for file in packed} | FOLDERS | DEVELOPERS
     assert {link.rstrip("/") for link in links} <= names
+
+
+def test_templates_keep_their_seed(packed):
+    """With another one the page would not go on with a run that was interrupted, but begin anew."""
+    graphs = [
+        file for file in packed if file.parent.name in ("example_workflows", "subgraphs") and file.suffix == ".json"
+    ]
+    assert len(graphs) >= 10
+    for file in graphs:
+        graph = json.loads((REPOSITORY / file).read_text(encoding="utf-8"))
+        inner = (node for item in graph.get("definitions", {}).get("subgraphs", ()) for node in item["nodes"])
+        values = [value for node in (*graph["nodes"], *inner) for value in node["widgets_values"]]
+        assert "fixed" in values and "randomize" not in values, file
 
 
 def test_what_the_nodes_need_is_among_what_the_library_needs():

@@ -4,11 +4,13 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const MAX_HEIGHT = 480, MARGIN = 20;
+const MAX_HEIGHT = 480, MARGIN = 20, VIDEO = "talking_video", TEXT = "talking_text";
+
+const openGraph = () => app.rootGraph ?? app.graph;
 
 // The node of an execution id: "7", or "5:7" for node 7 in the subgraph of node 5.
 function findNode(id) {
-    let graph = app.rootGraph ?? app.graph, node;
+    let graph = openGraph(), node;
     for (const part of String(id).split(":")) {
         node = graph?.getNodeById(Number(part));
         graph = node?.subgraph;
@@ -22,24 +24,24 @@ function fit(node) {
     node.setDirtyCanvas(true, true);
 }
 
-// The element under a node that bears this name; it is made at its first use and is no part of a saved graph.
-function elementOf(node, name, element, height, getValue) {
-    const known = node.widgets?.find((widget) => widget.name === name);
-    if (known) return known.element;
+const elementOf = (node, name) => node.widgets?.find((widget) => widget.name === name)?.element;
+
+// Puts an element under a node, which is no part of a saved graph.
+function addElement(node, name, element, height, getValue) {
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height, getValue };
     node.addDOMWidget(name, name, element, options).serialize = false;
     return element;
 }
 
-function playerOf(node) {
+function addPlayer(node) {
     const video = document.createElement("video");
     Object.assign(video, { controls: true, loop: true, muted: true, autoplay: true, playsInline: true });
     video.style.width = "100%";
     const height = () => Math.min(MAX_HEIGHT, (node.size[0] - MARGIN) * (video.videoHeight / video.videoWidth || 0.6));
-    return elementOf(node, "talking_video", video, height);
+    return addElement(node, VIDEO, video, height);
 }
 
-function textOf(node) {
+function addText(node) {
     const frame = document.createElement("div"), text = document.createElement("div");
     frame.append(text);
     frame.style.overflow = "hidden";
@@ -49,19 +51,19 @@ function textOf(node) {
     const isPlaced = () => text.offsetWidth > node.size[0] / 2;
     const height = () => (isPlaced() ? text.offsetHeight : 0) + MARGIN;
     new ResizeObserver(() => isPlaced() && fit(node)).observe(text);
-    return elementOf(node, "talking_text", frame, height, () => text.textContent).firstChild;
+    return addElement(node, TEXT, frame, height, () => text.textContent);
 }
 
 // Not the page's own text under a node: newer pages remove that with the end of a run, and with it the result's name.
 function tell({ node: id, text }) {
-    const node = findNode(id);
-    if (node) textOf(node).textContent = text;
+    const node = findNode(id), known = node && elementOf(node, TEXT);
+    if (node && (known || text)) (known ?? addText(node)).firstChild.textContent = text;
 }
 
 function show({ node: id, filename, subfolder, status }) {
     const node = findNode(id);
     if (!node) return;
-    const video = playerOf(node);
+    const video = elementOf(node, VIDEO) ?? addPlayer(node);
     const { currentTime } = video;
     const query = new URLSearchParams({ filename, subfolder, type: "output", r: Date.now() });  // it grows under one name
     video.title = status;
@@ -74,10 +76,26 @@ function show({ node: id, filename, subfolder, status }) {
     video.src = api.apiURL(`/view?${query}`);
 }
 
+const SHOWN = { "wanvideo.text": tell, "wanvideo.video": show };
+// What came last for nodes of workflows that are not open: their numbers are those of other nodes in the open one.
+const waiting = new Map();
+
+function receive({ type, detail }) {
+    const { workflow, node } = detail;
+    if (!workflow || workflow === openGraph().id) SHOWN[type](detail);
+    else waiting.set([type, workflow, node].join(), { type, detail });
+}
+
 app.registerExtension({
     name: "wanvideo.preview",
     setup() {
-        api.addEventListener("wanvideo.text", (event) => tell(event.detail));
-        api.addEventListener("wanvideo.video", (event) => show(event.detail));
+        for (const type of Object.keys(SHOWN)) api.addEventListener(type, receive);
+    },
+    afterConfigureGraph() {
+        for (const [key, event] of waiting) {
+            if (event.detail.workflow !== openGraph().id) continue;
+            waiting.delete(key);
+            receive(event);
+        }
     },
 });
