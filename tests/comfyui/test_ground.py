@@ -228,8 +228,8 @@ def test_the_page_tells_what_is_wrong_with_a_workflow(ground, open_page):
     report = page.load(broken)
     assert report.missing == ["NoSuchNode"] and report.marked == ["1 NoSuchNode"]
     assert any("missing" in dialog.lower() for dialog in report.dialogs)
-    page.page.evaluate("() => { console.error('a slip'); fetch('/extensions/ground-pack/none.js'); }")
-    page.page.wait_for_timeout(300)
+    with page.page.expect_response("**/none.js"):
+        page.page.evaluate("() => { console.error('a slip'); fetch('/extensions/ground-pack/none.js'); }")
     assert [error.split(" (")[0] for error in page.console_errors] == ["a slip"]
     assert page.http_errors == ["404 /extensions/ground-pack/none.js"]
     refused = page.queue()

@@ -36,10 +36,10 @@ class Tally:
     def add(self, name, index, result, why, seconds, grown):
         self.cases += 1
         self.slowest_s, self.most_bytes = max(self.slowest_s, seconds), max(self.most_bytes, grown)
-        if result != "violation" and seconds > self.most_s:
-            result, why = "violation", f"took {seconds:.1f} s"
         if result != "violation" and grown > MOST_BYTES:
             result, why = "violation", f"took {grown / 1e6:.0f} MB"
+        if result != "violation" and seconds > self.most_s:
+            result, why = "violation", f"took {seconds:.1f} s"
         if result == "violation":
             self.violations.append((name, index, why))
         else:
