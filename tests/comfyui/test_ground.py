@@ -168,7 +168,7 @@ def test_a_run_is_interrupted(client):
         if event.kind == "progress":
             client.interrupt(event.data["prompt_id"])
 
-    run = client.run(graph, expect="interrupted", on_event=interrupt_after_a_step, timeout_s=30)
+    run = client.run(graph, expect="interrupted", on_event=interrupt_after_a_step)
     assert run.history["status"]["status_str"] == "error" and not run.outputs()
     assert client.queue() == {"queue_running": [], "queue_pending": []}
 
@@ -178,7 +178,7 @@ def test_a_run_that_takes_too_long_is_ended(client):
     graph["7"]["inputs"]["steps"] = 501
     with pytest.raises(TimeoutError, match="did not end within 0.5 s"):
         client.run(graph, timeout_s=0.5)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 40  # all of its steps would take 60
     while client.queue()["queue_running"]:
         assert time.monotonic() < end, "the run goes on"
         time.sleep(0.05)
