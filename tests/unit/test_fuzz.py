@@ -1,4 +1,4 @@
-"""A few thousand wrong inputs of every family: each is answered or used, within 20 s and 500 MB. And the harness."""
+"""A few thousand wrong inputs of every family: each is answered or used in 20 s of work and 500 MB. And the harness."""
 
 import random
 
