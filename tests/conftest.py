@@ -1,8 +1,10 @@
-"""What holds for every test: how many threads and processes there are, and where its package begins."""
+"""What holds for every test, whoever starts it where: threads, processes, surroundings, and what is drawn at random."""
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 THREADS = "OMP_NUM_THREADS"
@@ -12,7 +14,12 @@ MOST_PROCESSES = 4  # each takes up to 1.5 GB
 for _name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-os.environ.setdefault("WANVIDEO_CACHE", "")  # no test leaves prompts behind, or finds those of another
+os.environ["WANVIDEO_CACHE"] = ""  # no test leaves prompts behind, or finds those of another
+# Of a user's models, their mirror and the job of several processes that pytest may be started from, no test knows.
+for _name in ("WANVIDEO_MODELS", "HF_ENDPOINT", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    os.environ.pop(_name, None)
+for _name in ("no_proxy", "NO_PROXY"):  # tests talk to servers on this machine
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "localhost")))
 
 import torch  # noqa: E402
 
@@ -20,6 +27,14 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(int(os.environ[THREADS]))
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels' own tests then run on the CPU
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test and its fixtures draw does not depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ def served(tmp_path, monkeypatch, gate):
     arriving, started = tmp_path / "out" / ".arriving", []
     arriving.mkdir(parents=True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(arriving))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     def serve(size="48x48", is_shared=False, port=None):
         uploads = Uploads(tmp_path / "out" / "uploads", arriving, MOST_BYTES)

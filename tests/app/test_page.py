@@ -118,6 +118,6 @@ def test_what_is_wrong_is_said_on_the_page_and_files_stay_inside(browser, addres
     for place in ("talk/video", "talk/drift", "talk/upload"):
         for name in ("../manifest.json", "..%2F..%2Fetc%2Fpasswd", "none.run", "0.png"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(f"{address}/{place}/{name}", timeout=20)
+                urllib.request.urlopen(f"{address}/{place}/{name}", timeout=60)
     with pytest.raises(urllib.error.HTTPError, match="403|404"):
-        urllib.request.urlopen(f"{address}/gradio_api/file=/etc/passwd", timeout=20)
+        urllib.request.urlopen(f"{address}/gradio_api/file=/etc/passwd", timeout=60)

@@ -38,10 +38,10 @@ def test_each_browser_has_its_own_runs_also_after_the_server_was_started_anew(br
         second.choose_run("talking_video_1.run")
         second.click(button)
         second.page.get_by_text("There is no run 'talking_video_1.run' in the list").first.wait_for()
-    assert urllib.request.urlopen(f"{address}/{source}", timeout=20).status == 200
+    assert urllib.request.urlopen(f"{address}/{source}", timeout=60).status == 200
     for path in ("talking_video_1.run", f"{SECOND}/talking_video_1.run", f"../{USERS}/{run.parent.name}", "%2e%2e/x"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{address}/talk/video/{path}", timeout=20)
+            urllib.request.urlopen(f"{address}/talk/video/{path}", timeout=60)
     port = int(address.rpartition(":")[2])
     served.stop()
     assert served(is_shared=True, port=port) == address

@@ -154,7 +154,7 @@ def video_of(studio):
     """What a user of the app gets who uploads a picture and a sound."""
     arriving = studio.uploads.arriving
     task = studio.submit(Form(jobs.picture(arriving), "She talks.", (jobs.speech(arriving, 0.9),)))
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while task.state not in ENDED and time.monotonic() < until:
         time.sleep(0.05)
     assert task.state == FINISHED, task.message

@@ -188,8 +188,13 @@ def copied(tmp_path):
 
 
 class Evil:
+    """Makes a file as soon as it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/wanvideo_was_fooled",)
+        return os.mkdir, (str(self.file),)
 
 
 def test_missing_files(refused, tmp_path):
@@ -228,12 +233,14 @@ def test_a_missing_shard(refused, tmp_path):
 
 
 def test_a_pickle_with_code_in_it(refused, tmp_path):
-    path = tmp_path / "evil.pth"
-    torch.save({"blocks.0.weight": torch.zeros(1), "x": Evil()}, path)
-    (tmp_path / "plain.bin").write_bytes(pickle.dumps(Evil()))
+    evil, fooled = Evil(tmp_path / "fooled"), tmp_path / "fooled"
+    torch.save({"blocks.0.weight": torch.zeros(1), "x": evil}, tmp_path / "evil.pth")
+    (tmp_path / "plain.bin").write_bytes(pickle.dumps(evil))
     for name in ("evil.pth", "plain.bin"):
         assert name in refused("--dit_path", str(tmp_path / name))
-    assert not Path("/tmp/wanvideo_was_fooled").exists()
+    assert not fooled.exists()
+    pickle.loads((tmp_path / "plain.bin").read_bytes())
+    assert fooled.exists(), "whoever unpickles it is fooled"
 
 
 def test_wrong_models(refused, tmp_path):

@@ -97,10 +97,10 @@ def test_500_runs_are_listed_at_once(tmp_path, capsys, monkeypatch):
         run(tmp_path / f"talk_{number:03}.run")
     read, counted = Manifest.read, []
     monkeypatch.setattr(Manifest, "read", lambda folder: counted.append(folder) or read(folder))
-    started = time.perf_counter()
+    started = time.process_time()  # which other processes do not move
     assert main(["runs", "list", str(tmp_path)]) == 0
     assert len(counted) == len(set(counted)) == 500
-    assert len(capsys.readouterr().out.splitlines()) == 501 and time.perf_counter() - started < 10
+    assert len(capsys.readouterr().out.splitlines()) == 501 and time.process_time() - started < 10
 
 
 def test_a_run_that_is_given_up_before_its_first_frame_takes_no_other_file_with_it(root):

@@ -168,7 +168,7 @@ def test_a_run_is_interrupted(client):
         if event.kind == "progress":
             client.interrupt(event.data["prompt_id"])
 
-    run = client.run(graph, expect="interrupted", on_event=interrupt_after_a_step, timeout_s=30)
+    run = client.run(graph, expect="interrupted", on_event=interrupt_after_a_step)
     assert run.history["status"]["status_str"] == "error" and not run.outputs()
     assert client.queue() == {"queue_running": [], "queue_pending": []}
 
@@ -178,7 +178,7 @@ def test_a_run_that_takes_too_long_is_ended(client):
     graph["7"]["inputs"]["steps"] = 501
     with pytest.raises(TimeoutError, match="did not end within 0.5 s"):
         client.run(graph, timeout_s=0.5)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 40  # all of its steps would take 60
     while client.queue()["queue_running"]:
         assert time.monotonic() < end, "the run goes on"
         time.sleep(0.05)
@@ -228,8 +228,8 @@ def test_the_page_tells_what_is_wrong_with_a_workflow(ground, open_page):
     report = page.load(broken)
     assert report.missing == ["NoSuchNode"] and report.marked == ["1 NoSuchNode"]
     assert any("missing" in dialog.lower() for dialog in report.dialogs)
-    page.page.evaluate("() => { console.error('a slip'); fetch('/extensions/ground-pack/none.js'); }")
-    page.page.wait_for_timeout(300)
+    with page.page.expect_response("**/none.js"):
+        page.page.evaluate("() => { console.error('a slip'); fetch('/extensions/ground-pack/none.js'); }")
     assert [error.split(" (")[0] for error in page.console_errors] == ["a slip"]
     assert page.http_errors == ["404 /extensions/ground-pack/none.js"]
     refused = page.queue()

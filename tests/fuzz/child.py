@@ -68,8 +68,8 @@ def main(family, seed, start, count, folder):
         forget_peak()
         before = memory()
         say("start", index, name, before)
-        began = time.monotonic()
+        began = time.process_time()
         result, why = outcome(call)
-        say("end", index, result, why, time.monotonic() - began, max(0, memory(kind="VmHWM") - before))
+        say("end", index, result, why, time.process_time() - began, max(0, memory(kind="VmHWM") - before))
         del call
     sys.stdout.flush()

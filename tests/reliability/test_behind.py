@@ -54,7 +54,7 @@ def test_the_next_window_is_sampled_while_one_is_written_and_no_more_than_one():
     late.join(0.2)
     assert late.is_alive(), "a second one is"
     run.may_write.release(2)
-    late.join(10)
+    late.join(60)
     assert behind.close() == Path("video.mp4") and run.ends == ["closed"] and committed == [1, 2]
     assert run.done == [("write", 0), ("commit", b"0"), ("write", 1), ("commit", b"1")]
 

@@ -206,7 +206,7 @@ class ComfyClient:
         """
         run = _in_own_loop(lambda: self._run(graph, on_event, timeout_s))
         # The history is written a moment after the event that ends a run.
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not run.history and time.monotonic() < end:
             run.history = self.history(run.prompt_id)
             time.sleep(0.02)

@@ -345,6 +345,11 @@ class ComfyServer:
             process.kill()
         psutil.wait_procs(left, timeout=timeout_s)
 
+    def cpu_s(self) -> float:
+        """Seconds that processors have worked for it, which other processes on the machine do not add to."""
+        spent = self.process.cpu_times()
+        return spent.user + spent.system
+
     def __enter__(self) -> ComfyServer:
         self.start()
         return self

@@ -148,5 +148,5 @@ def torchrun(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str
     """torchrun itself, by its module."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *arguments], cwd=cwd, capture_output=True, text=True,
-        timeout=240,
+        timeout=600,
     )  # fmt: skip

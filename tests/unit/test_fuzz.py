@@ -1,24 +1,24 @@
-"""A few thousand wrong inputs of every family: each is answered or used, within 20 s and 500 MB. And the harness."""
+"""A few thousand wrong inputs of every family: each is answered or used in 20 s of work and 500 MB. And the harness."""
 
 import random
 
 import pytest
 from fuzz import FAMILIES, harness, requests
 
-SEED, CASES, SECONDS = 1, 1000, 40.0  # of each family
+SEED, CASES = 1, 1000  # of each family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_input_is_answered(family, capsys):
-    tally = harness.run_family(family, SEED, CASES, SECONDS)
+    tally = harness.run_family(family, SEED, CASES)
     with capsys.disabled():
         print("\n" + harness.table([tally]))
-    assert not tally.violations, harness.table([tally])
+    assert not tally.violations and tally.cases == CASES, harness.table([tally])
     assert tally.answered > CASES // 100 and tally.used, "the cases are too wrong, or not wrong at all"
 
 
 def test_every_violation_is_found_and_the_cases_behind_it_still_run():
-    tally = harness.run_family("faulty", SEED, 8, most_s=2.0)
+    tally = harness.run_family("faulty", SEED, 8, most_s=0.5)
     assert (tally.cases, tally.used, tally.answered) == (8, 3, 1)
     assert [(name, index) for name, index, _ in tally.violations] == [
         ("raises", 2), ("memory", 3), ("time", 4), ("exit", 5)

@@ -53,9 +53,9 @@ def test_the_tests_run_in_a_folder_of_any_name(tmp_path):
     """pytest takes the repository for a package because of ComfyUI's `__init__.py`, which it cannot import alone."""
     clone = tmp_path / "wan-talking-video"
     (clone / "tests" / "unit").mkdir(parents=True)
-    (clone / "wanvideo").mkdir()
-    shutil.copytree(ROOT / "tests" / "support", clone / "tests" / "support")
-    for name in ("pyproject.toml", "__init__.py", "tests/conftest.py", "wanvideo/__init__.py", "wanvideo/errors.py"):
+    for name in ("wanvideo", "tests/support"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "__init__.py", "tests/conftest.py"):
         shutil.copy(ROOT / name, clone / name)
     (clone / "tests" / "unit" / "test_one.py").write_text("def test_one():\n    pass\n")
     command = [sys.executable, "-m", "pytest", "tests/unit/test_one.py"]
