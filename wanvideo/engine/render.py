@@ -80,6 +80,7 @@ def render(
             logger.info("Window %d%s: %d frames, %.1f s.", window.index + 1, of_all, len(window.frames), window.seconds)
             outcome.add(window.seconds)
             yield window
+        engine.ranks.check()  # another one may still fail to write the last window
         stack.pop_all()
     for sink in sinks:
         sink.close()
