@@ -268,7 +268,7 @@ class Ranks(Protocol):
     def report(self, error: BaseException) -> None:
         """This rank cannot go on from here because of `error`; the others learn of it in their next `check` or `agree`.
 
-        Raises: UnsupportedError where it ran out of memory and nobody can begin anew: others wait for it, or one failed.
+        Raises: UnsupportedError where it ran out of memory and nobody can begin anew: others wait for it, or failed.
         """
         ...
 

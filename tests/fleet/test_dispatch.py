@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wanvideo.errors import OutputError
 from wanvideo.fleet import dispatch
 from wanvideo.fleet.dispatch import Dispatcher, JobFailed, PlaceLost, Stopped
 from wanvideo.fleet.messages import Step
@@ -119,3 +120,19 @@ def test_lines_for_machines_are_json(tmp_path):
     assert [event["event"] for event in events] == ["running", "step", "done", "end"]
     assert events[1] == {"event": "step", "job": "a", "window": 1, "windows": 2, "step": 1, "steps": 4}
     assert events[-1] == {"event": "end", "done": 1, "jobs": 1}
+
+
+def test_jobs_are_done_where_no_line_of_them_can_be_written(tmp_path):
+    """A log that cannot be opened, as on a full disk, and a report that nobody reads any more."""
+
+    def closed(line):
+        raise BrokenPipeError("nobody reads")
+
+    (tmp_path / "a.log").mkdir()
+    place = ToyPlace("one", {"b": JobFailed("It broke. Start it again.")})
+    report = Report(["a", "b", "c"], tmp_path, closed)
+    Dispatcher([place], 1, report).run([Toy(name) for name in "abc"])
+    assert place.done == ["a", "c"] and report.end() == 1
+    assert report.rows["a"].stage is Stage.DONE and report.rows["b"].tries == 2
+    with pytest.raises(OutputError, match=r"cannot be written"):
+        Report(["a"], tmp_path / "c.log" / "logs", closed)
