@@ -136,3 +136,21 @@ def test_jobs_are_done_where_no_line_of_them_can_be_written(tmp_path):
     assert report.rows["a"].stage is Stage.DONE and report.rows["b"].tries == 2
     with pytest.raises(OutputError, match=r"cannot be written"):
         Report(["a"], tmp_path / "c.log" / "logs", closed)
+
+
+class Heavy(Toy):
+    """A job that counts how often its key is asked for."""
+
+    num_keys = 0
+
+    def __getattribute__(self, name):
+        Heavy.num_keys += name == "key"
+        return super().__getattribute__(name)
+
+
+def test_what_a_job_loads_is_asked_once_of_each_that_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(ToyPlace, "run", lambda place, work, on_step, on_line: work.output)
+    works = [Heavy(str(number), "ab"[number % 2]) for number in range(300)]
+    report, _ = run(tmp_path, works, [ToyPlace("one"), ToyPlace("two")])
+    assert report.end() == 0 and Heavy.num_keys == len(works)
