@@ -253,11 +253,12 @@ class Ranks(Protocol):
         ...
 
     def agree(self, decision: bool) -> bool:
-        """The decision of the first rank, on all of them."""
+        """The decision of the first rank, on all of them. Raises: as `check`."""
         ...
 
     def check(self) -> None:
-        """Called by all before every step and at the end of every part of a window. Waits for the others' hosts.
+        """Called by all before every step, and at the end of every part of a window and of the video. Waits for the
+        others' hosts.
 
         Raises: torch.cuda.OutOfMemoryError where another rank ran out of memory and all can begin the part anew;
             UnsupportedError where another one failed or was cancelled.
@@ -265,9 +266,9 @@ class Ranks(Protocol):
         ...
 
     def report(self, error: BaseException) -> None:
-        """This rank cannot go on from here because of `error`; the others learn of it in their next `check`.
+        """This rank cannot go on from here because of `error`; the others learn of it in their next `check` or `agree`.
 
-        Raises: UnsupportedError where it ran out of memory while others wait for it, so that nobody can begin anew.
+        Raises: UnsupportedError where it ran out of memory and nobody can begin anew: others wait for it, or failed.
         """
         ...
 

@@ -157,7 +157,7 @@ def test_text_is_spoken_with_a_voice_for_each_person(form, uploads, monkeypatch)
         (Knobs(sample_steps=0), "--sample_steps"), (Knobs(sample_steps=2.5), "--sample_steps"),
         (Knobs(size="huge"), "size"),
         (Knobs(base_seed=2**70), "--base_seed"), (Knobs(scheduler="--help"), "scheduler"),
-        (Knobs(size="--input_json=/etc/passwd"), "size"), (Knobs(seconds=1e9), "--max_frame_num"),
+        (Knobs(size="--input_json=/etc/passwd"), "size"), (Knobs(seconds=1e9), "The length in seconds"),
         (Knobs(sample_text_guide_scale=float("nan")), "--sample_text_guide_scale"),
     ],
 )  # fmt: skip
@@ -189,3 +189,10 @@ def test_what_stays_of_a_video_is_what_the_flags_say(form, uploads):
     knobs = Knobs(use_apg=True, voice_activity=True, frame_num=41, base_seed=0)
     request = read(replace(form, knobs=knobs), uploads).request
     assert request.voice_activity and request.settings.window_frames == 41 and request.seed == 0
+
+
+@pytest.mark.parametrize("seconds", [-5, 0, 0.01, float("inf"), float("nan")])
+def test_a_length_that_no_video_has_is_refused_and_not_changed(form, uploads, seconds):
+    with pytest.raises(InputError, match="The length in seconds"):
+        read(replace(form, knobs=Knobs(seconds=seconds)), uploads)
+    assert Knobs(seconds=0.04).flags() == ["--max_frame_num=1"]

@@ -25,7 +25,7 @@ class FakeServer:
     """As much of ComfyUI as is asked for. ends: what becomes of graphs: ok, error, dies (it stops answering)."""
 
     def __init__(self, ends="ok"):
-        self.graphs, self.uploads, self.ends = [], {}, ends
+        self.graphs, self.uploads, self.ends, self.suffix = [], {}, ends, ".mp4"
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,7 +69,8 @@ class FakeServer:
         if self.ends == "error":
             data = {"node_type": "Sampler", "exception_message": "out of memory"}
             return {prompt: {"status": {"status_str": "error", "messages": [["execution_error", data]]}}}
-        files = {"images": [{"filename": "a.png"}], "gifs": [{"filename": f"{prompt}.mp4", "type": "output"}]}
+        videos = [{"filename": f"{prompt}{self.suffix}", "type": "output"}]
+        files = {"images": [{"filename": "a.png"}], "gifs": videos}
         return {prompt: {"status": {"status_str": "success"}, "outputs": {"9": files}}}
 
     def close(self):
@@ -113,6 +114,29 @@ def test_servers_share_the_jobs_and_a_dead_one_loses_its_own(tmp_path, servers, 
     assert graph["3"]["inputs"]["text"] == "a $ and Job 2." and graph["3"]["inputs"]["model"] == ["1", 0]
     assert graph["1"]["inputs"]["image"] in good.uploads and graph["2"]["inputs"]["audio"].endswith(".wav")
     assert (tmp_path / "out" / "2.mp4").read_bytes().startswith(b"a video of /view?filename=")
+
+
+def test_another_kind_of_video_takes_no_name_of_the_user_s_and_is_not_made_twice(servers, arguments, tmp_path, capsys):
+    (good,) = servers("ok")
+    good.suffix = ".webm"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1.webm").write_bytes(b"the user's")
+    for event in ("done", "there"):
+        assert run(batch.main, [*arguments, good.url, "--json"]) == 0
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert sum(said["event"] == event for said in events) == 3
+    assert len(good.graphs) == 3 and (tmp_path / "out" / "1.webm").read_bytes() == b"the user's"
+    assert (tmp_path / "out" / "1.mp4.webm").read_bytes().startswith(b"a video of")
+
+
+def test_the_name_of_a_file_stands_wherever_its_part_does_and_a_prompt_is_a_prompt(tmp_path):
+    inputs = {"a": "$image", "b": "$image [input]", "c": "$prompt", "d": "$$", "e": "$$image"}
+    (tmp_path / "graph.json").write_text(json.dumps({"1": {"class_type": "A", "inputs": inputs}}))
+    job = {"prompt": "$image", "cond_image": jobs.picture(tmp_path), "cond_audio": {}}
+    work = Template.read(tmp_path / "graph.json").work(Entry("here", "a", job, {}, tmp_path / "a.mp4"))
+    assert list(work.filled({"image": "1.png"})["1"]["inputs"].values()) == [
+        "1.png", "1.png [input]", "$image", "$", "$image",
+    ]  # fmt: skip
 
 
 def test_a_graph_that_fails_is_tried_elsewhere_and_one_that_is_refused_is_not(servers, arguments, capsys, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wanvideo.errors import OutputError
 from wanvideo.fleet import dispatch
 from wanvideo.fleet.dispatch import Dispatcher, JobFailed, PlaceLost, Stopped
 from wanvideo.fleet.messages import Step
@@ -119,3 +120,37 @@ def test_lines_for_machines_are_json(tmp_path):
     assert [event["event"] for event in events] == ["running", "step", "done", "end"]
     assert events[1] == {"event": "step", "job": "a", "window": 1, "windows": 2, "step": 1, "steps": 4}
     assert events[-1] == {"event": "end", "done": 1, "jobs": 1}
+
+
+def test_jobs_are_done_where_no_line_of_them_can_be_written(tmp_path):
+    """A log that cannot be opened, as on a full disk, and a report that nobody reads any more."""
+
+    def closed(line):
+        raise BrokenPipeError("nobody reads")
+
+    (tmp_path / "a.log").mkdir()
+    place = ToyPlace("one", {"b": JobFailed("It broke. Start it again.")})
+    report = Report(["a", "b", "c"], tmp_path, closed)
+    Dispatcher([place], 1, report).run([Toy(name) for name in "abc"])
+    assert place.done == ["a", "c"] and report.end() == 1
+    assert report.rows["a"].stage is Stage.DONE and report.rows["b"].tries == 2
+    with pytest.raises(OutputError, match=r"cannot be written"):
+        Report(["a"], tmp_path / "c.log" / "logs", closed)
+
+
+class Heavy(Toy):
+    """A job that counts how often its key is asked for."""
+
+    num_keys = 0
+
+    def __getattribute__(self, name):
+        Heavy.num_keys += name == "key"
+        return super().__getattribute__(name)
+
+
+def test_what_a_job_loads_is_asked_once_of_each_that_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(ToyPlace, "run", lambda place, work, on_step, on_line: work.output)
+    works = [Heavy(str(number), "ab"[number % 2]) for number in range(300)]
+    report, _ = run(tmp_path, works, [ToyPlace("one"), ToyPlace("two")])
+    assert report.end() == 0 and Heavy.num_keys == len(works)

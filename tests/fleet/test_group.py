@@ -77,20 +77,75 @@ def test_a_worker_that_does_not_stop_is_ended(group, monkeypatch):
     assert not group.is_warm
 
 
-@pytest.mark.parametrize("dies", [True, False])
-def test_a_rank_that_is_lost_is_a_death_also_where_another_one_says_so_first(dies, monkeypatch):
-    group, lost = Group(2), Failed("PeerStopped", "Rank 0 lost another rank. Start again.")
-    process = SimpleNamespace(wait=lambda timeout: 0, returncode=-9, kill=lambda: None)
-    channel = SimpleNamespace(send=lambda message: None, close=lambda: None)
-    ranks = [_Process(process, channel, deque([f"the log of {index}"])) for index in range(2)]
+def test_a_stop_that_comes_early_ends_the_task_that_begins(group):
+    group.stop()
+    with pytest.raises(TaskFailed) as failed:
+        list(group.run(Toy("wait")))
+    assert failed.value.was_stopped and group.is_warm
+    assert done(group, Toy("work"))[1] == 2, "one stop ends one task"
 
-    def start(key):
-        group._ranks, group._inbox = list(ranks), queue.Queue()
-        group._inbox.put((ranks[0], lost))
-        group._inbox.put((ranks[1], EOFError() if dies else Failed("OutputError", "The disk is full. Make room.")))
 
-    monkeypatch.setattr(group, "_start", start)
-    task = SimpleNamespace(key="key", for_rank=lambda rank: None)
-    with pytest.raises(WorkerDied if dies else TaskFailed, match="Worker 1 of 2" if dies else "Rank 0 lost"):
-        list(group.run(task))
+def test_a_worker_that_breaks_while_it_should_stop_is_not_kept(group):
+    messages = group.run(Toy("break when stopped"))
+    next(messages)
+    group.stop()
+    with pytest.raises(TaskFailed, match="It broke") as failed:
+        list(messages)
+    assert not failed.value.was_stopped and not group.is_warm
+
+
+def test_a_worker_whose_question_cannot_be_answered_stops_and_stays_warm(group):
+    with pytest.raises(ZeroDivisionError):
+        done(group, Toy("ask"), answers=lambda question: 1 / 0)
+    assert group.is_warm and done(group, Toy("work"))[1] == 2
+
+
+def test_a_group_that_is_closed_while_it_works_says_so_at_once(group):
+    messages = group.run(Toy("hang"))
+    next(messages)
+    group.close(0.0)
+    with pytest.raises(WorkerDied, match="Worker 0 of 1 ended with status -9"):
+        list(messages)
     assert not group.is_warm
+
+
+class Fakes:
+    """A group of two ranks of which each says one thing, in this order. Args: said: (rank, message)."""
+
+    def __init__(self, monkeypatch, *said):
+        self.group = Group(2)
+        process = SimpleNamespace(wait=lambda timeout: 0, returncode=-9, kill=lambda: None)
+        channel = SimpleNamespace(send=lambda message: None, close=lambda: None)
+        ranks = [_Process(index, process, channel, deque([f"the log of {index}"])) for index in range(2)]
+
+        def start(key):
+            self.group._ranks, self.group._inbox = list(ranks), queue.Queue()
+            for rank, message in said:
+                self.group._inbox.put((ranks[rank], message))
+
+        monkeypatch.setattr(self.group, "_start", start)
+
+    def run(self):
+        try:
+            list(self.group.run(SimpleNamespace(key="key", for_rank=lambda rank: None)))
+        finally:
+            assert not self.group.is_warm
+
+
+LOST = Failed("UnsupportedError", "Rank 0 lost another rank. Start again.")
+
+
+def test_a_rank_that_is_lost_is_a_death_also_where_another_one_says_so_first(monkeypatch):
+    with pytest.raises(WorkerDied, match="Worker 1 of 2"):
+        Fakes(monkeypatch, (0, LOST), (1, EOFError())).run()
+    with pytest.raises(TaskFailed, match="Rank 0 lost"):
+        Fakes(monkeypatch, (0, LOST), (1, Failed("OutputError", "The disk is full. Make room."))).run()
+
+
+def test_the_failure_of_a_rank_is_told_also_where_another_one_repeats_it_first(monkeypatch):
+    echo = Failed("PeerStopped", "Rank 0 ended the job: InputError: It is wrong. Mend it.")
+    with pytest.raises(TaskFailed, match=r"^It is wrong. Mend it.$") as failed:
+        Fakes(monkeypatch, (1, echo), (0, Failed("InputError", "It is wrong. Mend it.", is_final=True))).run()
+    assert failed.value.is_final, "it is not tried again"
+    with pytest.raises(TaskFailed, match="Rank 0 ended the job"):
+        Fakes(monkeypatch, (1, echo)).run()

@@ -54,6 +54,18 @@ def test_everything_that_is_wrong_is_said_with_its_place(tmp_path):
     assert "line 4" in problems[3] and "line 5" in problems[3] and "the name n" in problems[3]
 
 
+def test_one_file_is_one_job_s_whatever_its_path_and_a_name_fits_its_log(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    outputs = ("real/a.mp4", "real/../real/a.mp4", "link/a.mp4", "real/b.mp4")
+    text = lines(*({"name": str(n), "output": str(tmp_path / output)} for n, output in enumerate(outputs)))
+    entries, problems = read_entries(written(tmp_path / "a.jsonl", text), OUT)
+    assert len(entries) == 4 and len(problems) == 1 and "3 jobs have the output" in problems[0]
+    names = written(tmp_path / "b.jsonl", lines({"name": "\u8bf4" * 83}, {"name": "\u8bf4" * 84}))
+    entries, problems = read_entries(names, OUT)
+    assert len(entries) == 1 and len(problems) == 1 and "has 252 bytes in UTF-8" in problems[0]
+
+
 def test_an_output_is_an_mp4(tmp_path):
     outputs = ("a", "b.MP4", "take_1.5", "c.avi")
     entries, problems = read_entries(written(tmp_path / "a.jsonl", lines(*({"output": out} for out in outputs))), OUT)

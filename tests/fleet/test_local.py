@@ -5,18 +5,21 @@ import os
 import re
 import signal
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from support import jobs, media_files
 from support.fleet_flags import SMALL, job_file, model_flags
+from support.ranks import run_ranks
 
 from wanvideo.cli import batch
 from wanvideo.cli.main import run
-from wanvideo.errors import InputError
+from wanvideo.errors import InputError, OutputError
 from wanvideo.fleet import local, tasks
 from wanvideo.fleet.local import local_places
-from wanvideo.parallel.layout import WantedRanks
+from wanvideo.parallel.layout import Layout, WantedRanks
+from wanvideo.parallel.team import Team
 from wanvideo.runs.find import last_writes
 
 
@@ -110,6 +113,26 @@ def test_a_retry_goes_on_with_what_its_own_batch_began(tmp_path, overwrite, capl
     own = "a.run" if overwrite else "a_2.run"
     assert re.search(rf"{own} goes on: 1 of \d windows are there", caplog.text)
     assert sorted(folder.name for folder in tmp_path.glob("*.run")) == ["a.run", own][: 2 - overwrite]
+
+
+def perform_again(mesh, task):
+    """What a rank makes of a task whose video is there."""
+    pipeline, team = tasks.TalkingVideoPipeline(task.files, task.options), Team(mesh)
+    pipeline.engine.join(team, False)
+    place = SimpleNamespace(rank=mesh.rank, world=mesh.world)
+    return task.perform(pipeline, SimpleNamespace(place=place, step=None))
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_worker_that_dies_behind_the_last_window_has_made_the_video(tmp_path, resume):
+    """It was killed, or another rank failed, before it could say so: the next try finds it, on all ranks."""
+    request = jobs.request(tmp_path, output=str(tmp_path / "a.mp4"))
+    task = tasks.VideoTask(request, jobs.official_files(), jobs.OPTIONS, WantedRanks(), False, resume)
+    models = tasks.TalkingVideoPipeline(task.files, task.options)
+    models.generate(request)
+    assert run_ranks(Layout(ulysses=2), perform_again, task) == [tmp_path / "a.mp4", None]
+    with pytest.raises(OutputError, match="exists and is left as it is"):
+        replace(task, before=last_writes(tmp_path / "a.mp4")).perform(models, Worker())
 
 
 def test_two_ranks_make_a_video_together(tmp_path, capsys):

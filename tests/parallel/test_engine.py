@@ -8,7 +8,7 @@ from support import jobs
 from support.ranks import run_ranks
 
 from wanvideo import TalkingVideoPipeline
-from wanvideo.errors import CheckpointError, TalkError
+from wanvideo.errors import CheckpointError, OutputError, TalkError
 from wanvideo.parallel.layout import Layout
 from wanvideo.parallel.team import Team
 from wanvideo.request import EngineOptions, LoraFile
@@ -74,3 +74,48 @@ def test_what_fails_on_the_first_rank_is_said_by_all(folder):
     (kind, said), *others = run_ranks(Layout(ring=2), problem, folder)
     assert kind == CheckpointError.__name__ and "prompt" in said
     assert others == [("PeerStopped", f"Rank 0 ended the job: CheckpointError: {said}")]
+
+
+class FullDisk:
+    """A sink that takes so many windows."""
+
+    def __init__(self, room):
+        self.room, self.ends = room, []
+
+    def write(self, frames):
+        if self.room == 0:
+            raise OutputError("The disk is full. Make room.")
+        self.room -= 1
+
+    def close(self):
+        self.ends.append("closed")
+
+    def abandon(self):
+        self.ends.append("abandoned")
+
+
+def full(mesh, folder):
+    """What each rank says of a video of two windows, where the first one's disk takes 0, 1, 2."""
+    pipeline, team, found = TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS), Team(mesh), []
+    pipeline.engine.join(team, False)
+    for room in range(3):
+        team.begin()
+        disk, said = FullDisk(room), ""
+        try:
+            for _ in pipeline.run(talk(folder, 1), sinks=[] if mesh.rank else [disk]):
+                pass
+        except TalkError as error:
+            said = f"{type(error).__name__} {error}"
+        found.append((disk.ends, said))
+    return found
+
+
+def test_a_full_disk_of_the_first_rank_ends_the_others_in_every_window(folder):
+    """While they ask for the sound of the next one, and behind the last one."""
+    jobs.official()
+    first, second = run_ranks(Layout(ulysses=2), full, folder)
+    said = "OutputError The disk is full. Make room."
+    assert first == [(["abandoned"], said), (["abandoned"], said), (["closed"], "")]
+    assert [said for _, said in second] == [
+        "PeerStopped Rank 0 ended the job: OutputError: The disk is full. Make room."
+    ] * 2 + [""]

@@ -130,6 +130,18 @@ def test_memory_that_runs_out_in_an_exchange_ends_the_job_and_names_the_rank():
         assert "Rank 1 ran out of device memory" in said and "--dit_fsdp" in said
 
 
+def cancelled_beside(mesh):
+    team = Team(mesh)
+    try:
+        team.report(torch.cuda.OutOfMemoryError("planted") if mesh.rank else KeyboardInterrupt())
+    except PeerStopped as error:
+        return str(error)
+
+
+def test_nobody_begins_anew_alone_where_another_one_is_cancelled_meanwhile():
+    assert run_ranks(Layout(ring=2), cancelled_beside) == [None, "Rank 0 ended the job: KeyboardInterrupt"]
+
+
 def shared(mesh):
     team = Team(mesh)
     value = {"a": torch.arange(3), "b": None} if mesh.rank == 0 else None

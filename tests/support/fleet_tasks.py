@@ -32,6 +32,13 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.do == "ask":
             return worker.ask("double", 21)
+        while self.do == "break when stopped":
+            worker.tell(Step(0, None, 0, 1))
+            try:
+                worker.stop_if_asked()
+            except KeyboardInterrupt:
+                raise ValueError("It broke. Start it again.") from None
+            time.sleep(0.02)
         if self.do == "hang":
             worker.tell(Step(0, None, 0, 1))
             time.sleep(60)

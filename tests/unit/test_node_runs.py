@@ -108,19 +108,6 @@ def test_time_is_left_for_what_a_run_that_goes_on_has_not_done(caplog):
     assert "window 10/10 · step 1/2 · 60.0 s/step · 1:00 left" in caplog.messages
 
 
-def test_warnings_of_an_earlier_graph_are_not_shown_again(monkeypatch):
-    shown, running = [], SimpleNamespace(prompt_id="1", node_id="7")
-    server = SimpleNamespace(client_id="page", send_sync=lambda event, values, client: shown.append(values["text"]))
-    monkeypatch.setattr(common, "PromptServer", SimpleNamespace(instance=server))
-    monkeypatch.setattr(common, "get_executing_context", lambda: running, raising=False)
-    handler = common._PageWarnings()
-    monkeypatch.setattr(common, "_warnings", handler)
-    handler.emit(logging.makeLogRecord({"msg": "too short"}))
-    running = SimpleNamespace(prompt_id="2", node_id="7")
-    common._send_text("step 1", "7")
-    assert shown == ["too short", "step 1"]
-
-
 def test_a_prompt_that_was_encoded_elsewhere_is_encoded_anew(models, monkeypatch, tmp_path):
     """Numbers of threads and devices differ in the last bits, and frames follow them."""
     monkeypatch.setattr(text, "cache_folder", lambda: tmp_path / "prompts")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .. import checks
 from ..cli.generate import Job, read_job
 from ..errors import InputError
 from ..geometry import FPS
@@ -22,7 +23,7 @@ from ..request import NEGATIVE_PROMPT
 from ..video.reader import picture_size
 from .uploads import PICTURES, SOUNDS, VIDEOS, Uploads
 
-MOST_PEOPLE = 3
+MOST_PEOPLE, MOST_SECONDS = 3, 10**6
 FILES, TEXT = "files", "text"
 NO_REGIONS, BOXES, MASKS = "none", "boxes", "masks"
 ALL, MOUTHS, PAINTED = "all", "mouths", "painted"
@@ -59,7 +60,8 @@ class Knobs:
         given = {name: getattr(self, name) for name in self.names()}
         seconds = given.pop("seconds")
         if seconds is not None:
-            given["max_frame_num"] = max(1, round(seconds * FPS))
+            checks.number("The length in seconds", seconds, 1 / FPS, MOST_SECONDS)
+            given["max_frame_num"] = round(seconds * FPS)
         return [f"--{name}={_plain(value)}" for name, value in given.items() if value is not None]
 
 

@@ -81,6 +81,7 @@ def render(
                 )  # fmt: skip
                 outcome.add(window.seconds)
                 yield window
+            engine.ranks.check()  # another one may still fail to write the last window
         except BaseException as error:  # this rank leaves the run early; the others are told
             engine.ranks.report(error)
             raise

@@ -25,6 +25,7 @@ LOST_S = 15.0  # without an answer a server is lost
 AWAY_S = 60.0  # that is waited for its return
 PART = re.compile(r"\$(\$|[a-z][a-z0-9_]*)")
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif")
+Graph = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class GraphWork:
     """A job as a graph.
 
     Args:
-        graph: in API format; names of parts stand where files go. files: by these names, to be uploaded.
+        graph: in API format, with the names of parts. values: what stands for these. files: those that are files, which
+            are uploaded first.
     """
 
     name: str
     output: Path
-    graph: dict[str, Any]
+    graph: Graph
+    values: Mapping[str, Any]
     files: Mapping[str, Path]
 
     @property
@@ -46,7 +49,15 @@ class GraphWork:
 
     def is_done(self) -> bool:
         """Whether its result is there already."""
-        return self.output.is_file()
+        return any(self.made_as(suffix).is_file() for suffix in VIDEOS)
+
+    def made_as(self, suffix: str) -> Path:
+        """Where a video of this suffix goes; one that is no mp4 beside the output, whose other names may be taken."""
+        return self.output if suffix == self.output.suffix.lower() else self.output.with_name(self.output.name + suffix)
+
+    def filled(self, names: Mapping[str, str]) -> Graph:
+        """The graph of a server that has the files under these names."""
+        return _filled_graph(self.graph, {**self.values, **names}.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Template:
     that jobs have. A text that is nothing but a part becomes its value, number or text; $$ is a dollar."""
 
     path: Path
-    graph: dict[str, Any]
+    graph: Graph
 
     @classmethod
     def read(cls, path: Path) -> Template:
@@ -75,35 +86,17 @@ class Template:
         files |= {f"audio{number}": path for number, path in enumerate(job.audios, 1) if path is not None}
         used: dict[str, Path] = {}
 
-        def part(match: re.Match[str]) -> str:
-            return str(value(match[1]))
-
         def value(name: str) -> Any:
-            if name == "$":
-                return "$"
             if name in files:
                 used[name] = regular_file(files[name], f"the file of ${name}")
-                return f"${name}"
-            if name not in values:
+            elif name not in values:
                 raise InputError(
                     f'{self.path} has ${name}, and the job has no such part. Add it to the job\'s "flags".'
                 )
-            return values[name]
+            return values.get(name)
 
-        def fill(data: Any) -> Any:
-            if isinstance(data, dict):
-                return {name: fill(inner) for name, inner in data.items()}
-            if isinstance(data, list):
-                return [fill(inner) for inner in data]
-            if not isinstance(data, str):
-                return data
-            whole = PART.fullmatch(data)
-            return value(whole[1]) if whole else PART.sub(part, data)
-
-        graph = {
-            name: {**node, "inputs": fill(node.get("inputs", {}))} for name, node in self.graph.items()
-        }  # fmt: skip
-        return GraphWork(entry.name, entry.output, graph, used)
+        _filled_graph(self.graph, value)
+        return GraphWork(entry.name, entry.output, self.graph, values, used)
 
 
 class ComfyPlace:
@@ -117,7 +110,7 @@ class ComfyPlace:
     def run(self, work: GraphWork, on_step: Callable[[Step], None], on_line: Callable[[str], None]) -> Path:
         try:
             names = {part: self.server.upload(path) for part, path in work.files.items()}
-            prompt = self.server.queue(_with_files(work.graph, names))
+            prompt = self.server.queue(work.filled(names))
             on_line(f"{self.name} has it as {prompt}")
             outputs = self._follow(prompt)
             return self._fetch(outputs, work)
@@ -171,19 +164,28 @@ class ComfyPlace:
         if not found:
             raise JobFailed(f"{self.name} ran the graph and no node put out a video. Add one that saves it.", True)
         best = next((item for item in found if item.get("type") == "output"), found[0])
-        path = work.output.with_suffix(Path(str(best["filename"])).suffix.lower())
+        path = work.made_as(Path(str(best["filename"])).suffix.lower())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.server.view(best))
         return path
 
 
-def _with_files(data: Any, names: Mapping[str, str]) -> Any:
-    """A graph with the names that the server gave the files."""
+def _filled_graph(graph: Graph, value: Callable[[str], Any]) -> Graph:
+    return {name: {**node, "inputs": _filled(node.get("inputs", {}), value)} for name, node in graph.items()}
+
+
+def _filled(data: Any, value: Callable[[str], Any]) -> Any:
+    """Inputs of a graph with what `value` says of each part that they name."""
     if isinstance(data, dict):
-        return {name: _with_files(inner, names) for name, inner in data.items()}
+        return {name: _filled(inner, value) for name, inner in data.items()}
     if isinstance(data, list):
-        return [_with_files(inner, names) for inner in data]
-    return names.get(data[1:], data) if isinstance(data, str) and data.startswith("$") else data
+        return [_filled(inner, value) for inner in data]
+    if not isinstance(data, str):
+        return data
+    whole = PART.fullmatch(data)
+    if whole and whole[1] != "$":
+        return value(whole[1])
+    return PART.sub(lambda match: "$" if match[1] == "$" else str(value(match[1])), data)
 
 
 def _error(status: Mapping[str, Any], server: str) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -82,11 +83,12 @@ class Place(Protocol[Takes]):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket(Generic[Kind]):
-    """A job in the queue. where: places that it was tried at."""
+    """A job in the queue. key: one object for all jobs of equal keys. where: places that it was tried at."""
 
     work: Kind
+    key: Hashable
     where: list[str] = field(default_factory=list)
 
 
@@ -100,12 +102,13 @@ class Dispatcher(Generic[Kind]):
         self.places, self.retries, self.report = list(places), retries, report
         self._changed = threading.Condition()
         self._waiting: list[Ticket[Kind]] = []
+        self._keys: dict[Hashable, Hashable] = {}
         self._num_running = 0
         self._stops = False
 
     def run(self, works: Sequence[Kind]) -> None:
         """Do all of them. Raises: KeyboardInterrupt once what runs has ended, where that is asked for."""
-        self._waiting = [Ticket(work) for work in works]
+        self._waiting = [Ticket(work, self._keys.setdefault(key, key)) for work in works for key in (work.key,)]
         threads = [threading.Thread(target=self._serve, args=(place,), name=place.name) for place in self.places]
         for thread in threads:
             thread.start()
@@ -142,7 +145,8 @@ class Dispatcher(Generic[Kind]):
         with self._changed:
             while not self._stops:
                 if self._waiting:
-                    best = min(self._waiting, key=lambda one: (one.where.count(place.name), one.work.key != place.key))
+                    loaded = self._keys.get(place.key, place.key)
+                    best = min(self._waiting, key=partial(_rank, place.name, loaded))
                     is_better_elsewhere = place.name in best.where[-1:] and len(self.places) > 1
                     if not is_better_elsewhere or self._num_running == 0:
                         self._waiting.remove(best)
@@ -182,6 +186,11 @@ class Dispatcher(Generic[Kind]):
         self.report.change(ticket.work.name, Stage.RETRIED, note=why)
         with self._changed:
             self._waiting.append(ticket)
+
+
+def _rank(place: str, loaded: Hashable, ticket: Ticket[Kind]) -> tuple[int, bool]:
+    """How little a job suits a place: thousands may wait, so that nothing large is compared."""
+    return ticket.where.count(place), ticket.key is not loaded
 
 
 NOWHERE = "nothing was there to do it"

@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnsupportedError
 from ..parallel.launch import Place, free_port
+from ..parallel.team import PeerStopped
 from .channel import Channel
 from .messages import Answer, Done, Failed, Question, Stop
 from .worker import Task
@@ -29,7 +30,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.1
 STOP_S = 120.0  # for a step to end
 CLOSE_S = 20.0  # for a process to end by itself
-DEATH_S = 0.5  # in which a process that has ended is known to have
+DEATH_S = 0.5  # in which it is known of a process that it has ended, or why
 MOST_LINES = 5  # of a dead worker's log in a message
 OnLine = Callable[[str], None]
 
@@ -48,8 +49,9 @@ class TaskFailed(UnsupportedError):
 
 @dataclass(frozen=True)
 class _Process:
-    """One rank. lines: the last ones of its log."""
+    """One rank. index: which one. lines: the last ones of its log."""
 
+    index: int
     process: subprocess.Popen[bytes]
     channel: Channel
     lines: deque[str]
@@ -60,7 +62,7 @@ class Group:
 
     Args:
         devices: numbers of its GPUs, one a rank; or a number of ranks without any.
-        on_line: called with every line that the ranks log.
+        on_line: called with every line that the ranks log, from threads; must not raise.
     """
 
     def __init__(self, devices: Sequence[str] | int, on_line: OnLine | None = None) -> None:
@@ -90,12 +92,11 @@ class Group:
             the task.
         Raises: TaskFailed; WorkerDied. Processes that failed are gone, and others are started for the next task.
         """
-        self._should_stop.clear()
         self._start(task.key)
-        running, failures, result = set(map(id, self._ranks)), list[Failed](), Done()
+        running, failures, result = set(map(id, self._ranks)), dict[int, Failed](), Done()
         try:
-            for index, rank in enumerate(self._ranks):
-                self._send(rank, task.for_rank(index))
+            for rank in self._ranks:
+                self._send(rank, task.for_rank(rank.index))
             while running:
                 rank, message = self._next(running, poll)
                 if isinstance(message, Question):
@@ -103,11 +104,11 @@ class Group:
                 elif isinstance(message, Done | Failed):
                     running.discard(id(rank))
                     if isinstance(message, Failed):
-                        failures.insert(0 if rank is self._ranks[0] else len(failures), message)
+                        failures[rank.index] = message
                         if not message.was_stopped:
-                            self._await_death(running)
+                            self._await_others(running, failures)
                             break
-                    elif rank is self._ranks[0]:
+                    elif rank.index == 0:
                         result = message
                 else:
                     yield message
@@ -117,14 +118,14 @@ class Group:
         except BaseException:
             self._end_task(running)
             raise
-        if failures and not all(failure.was_stopped for failure in failures):
+        if not all(failure.was_stopped for failure in failures.values()):
             self.close(0.0 if running else CLOSE_S)
         if failures:
-            raise TaskFailed(failures[0])
+            raise TaskFailed(_cause(failures))
         yield result
 
     def stop(self) -> None:
-        """Have the task that runs end after its step; called from another thread."""
+        """Have the task that runs, or else the next one, end after its step; called from another thread."""
         self._should_stop.set()
 
     def close(self, patience_s: float = CLOSE_S) -> None:
@@ -162,7 +163,7 @@ class Group:
             env=environment, start_new_session=True,  # Ctrl+C is for whoever started it, who then stops it
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
-        return _Process(process, Channel(process.stdout, process.stdin), deque(maxlen=MOST_LINES))
+        return _Process(index, process, Channel(process.stdout, process.stdin), deque(maxlen=MOST_LINES))
 
     def _receive(self, rank: _Process, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -178,7 +179,7 @@ class Group:
             self.on_line(line)
 
     def _send(self, rank: _Process, message: object) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which its inbox says
+        with contextlib.suppress(OSError, ValueError):  # it is gone, or closed, which its inbox says
             rank.channel.send(message)
 
     def _next(
@@ -202,10 +203,10 @@ class Group:
                 poll()
         raise TimeoutError
 
-    def _await_death(self, running: set[int]) -> None:
-        """A rank that fails may know of another one's end, by their connection, before that one's inbox says so.
+    def _await_others(self, running: set[int], failures: dict[int, Failed]) -> None:
+        """A rank that fails may know of another one's end or failure before that one's inbox says so.
 
-        Raises: WorkerDied where it does within `DEATH_S`.
+        Raises: WorkerDied where it says that it ended within `DEATH_S`; failures are added.
         """
         end = time.monotonic() + DEATH_S
         with contextlib.suppress(TimeoutError):
@@ -213,6 +214,8 @@ class Group:
                 rank, message = self._next(running, end=end)
                 if isinstance(message, Done | Failed):
                     running.discard(id(rank))
+                if isinstance(message, Failed):
+                    failures[rank.index] = message
 
     def _died(self, rank: _Process) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -220,7 +223,7 @@ class Group:
         time.sleep(0.05)  # the last lines of its log are on their way
         said = " / ".join(line for line in rank.lines if line.strip())[-400:]
         return WorkerDied(
-            f"Worker {self._ranks.index(rank)} of {self.size} ended with status {rank.process.returncode}: "
+            f"Worker {rank.index} of {self.size} ended with status {rank.process.returncode}: "
             f"{said or 'it said nothing'}.\nWhat is finished is kept; start it again to go on."
         )
 
@@ -237,8 +240,6 @@ class Group:
                 rank, message = self._next(running, end=end)
             except (WorkerDied, TimeoutError):
                 break
-            if isinstance(message, Question):
-                self._send(rank, Answer(None))
             if isinstance(message, Done | Failed):
                 running.discard(id(rank))
                 if isinstance(message, Failed) and not message.was_stopped:
@@ -246,6 +247,12 @@ class Group:
         else:
             return
         self.close(0.0)
+
+
+def _cause(failures: Mapping[int, Failed]) -> Failed:
+    """Of ranks that failed by their numbers, what the first one said that does not only repeat another one."""
+    said = [failure for _, failure in sorted(failures.items())]
+    return next((failure for failure in said if failure.kind != PeerStopped.__name__), said[0])
 
 
 def _global_name(device: str) -> str:

@@ -6,6 +6,7 @@ mp4) and "flags", an object of the flags of `generate` that are this job's own: 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ..untrusted import answered, parse_json, read_json, regular_file
 OWN_KEYS = ("name", "output", "flags")
 NAME = re.compile(r"[^\w.\-]+")
 MAX_BYTES, MAX_JOBS = 256 * 2**20, 100_000
+MAX_NAME_BYTES = 250  # with .log behind it what file systems take
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ def _entry(where: str, default: str, data: Any, folder: Path) -> Entry:
     if flags is not None and not isinstance(flags, dict):
         raise InputError(f'"flags" {checks.brief(flags)} is no object. Write {{"base_seed": 7}} or leave it out.')
     name = NAME.sub("_", name or (Path(output).stem if output else default)).strip("._") or default
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InputError(
+            f"The name {checks.brief(name)} has {len(name.encode())} bytes in UTF-8, and its log's may have "
+            f'{MAX_NAME_BYTES}. Give it a shorter "name".'
+        )
     path = Path(output).expanduser() if output else folder / f"{name}.mp4"
     job = {key: value for key, value in data.items() if key not in OWN_KEYS}
     return Entry(where, name, job, flags or {}, path)
@@ -114,7 +121,7 @@ def _clashes(entries: list[Entry]) -> Iterator[str]:
     """Names and outputs that several jobs have."""
     for what, values in (
         ("name", [entry.name for entry in entries]),
-        ("output", [str(entry.output.absolute()) for entry in entries]),
+        ("output", [os.path.realpath(entry.output) for entry in entries]),
     ):
         for value, count in Counter(values).items():
             if count > 1:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..errors import OutputError
+from ..untrusted import answered
 from .messages import Step
 
+logger = logging.getLogger("wanvideo")
 COLUMNS = ("job", "is", "where", "tries", "seconds", "result")
 MOST_NOTE = 200  # characters of a reason in a line
 
@@ -58,7 +63,9 @@ class Report:
     def __init__(self, names: Sequence[str], logs: Path, say: Callable[[str], None], as_json: bool = False) -> None:
         self.rows = {name: Row(name) for name in names}
         self._logs, self._say, self._as_json, self._lock = logs, say, as_json, threading.Lock()
-        logs.mkdir(parents=True, exist_ok=True)
+        self._has_missed = False
+        with answered(str(logs), OutputError, "written"):
+            logs.mkdir(parents=True, exist_ok=True)
 
     def change(self, name: str, stage: Stage, where: str = "", note: str = "") -> None:
         """A job has another state. where: the place that has it. note: its result, or why it failed."""
@@ -94,25 +101,39 @@ class Report:
         rows = list(self.rows.values())
         num_done = sum(row.stage in (Stage.DONE, Stage.THERE) for row in rows)
         if self._as_json:
-            self._say(json.dumps({"event": "end", "done": num_done, "jobs": len(rows)}))
+            self._put(json.dumps({"event": "end", "done": num_done, "jobs": len(rows)}))
         else:
             table = [COLUMNS, *(row.cells() for row in rows)]
             widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
             for cells in table:
-                self._say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-            self._say(f"{num_done} of {len(rows)} jobs are done. Logs are in {self._logs}")
+                self._put("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+            self._put(f"{num_done} of {len(rows)} jobs are done. Logs are in {self._logs}")
         return 0 if num_done == len(rows) else 1
 
     def _tell(self, event: str, name: str, values: Mapping[str, object], words: str) -> None:
         if self._as_json:
-            self._say(json.dumps({"event": event, "job": name, **values}, ensure_ascii=False))
+            self._put(json.dumps({"event": event, "job": name, **values}, ensure_ascii=False))
         else:
             done = sum(row.stage in (Stage.DONE, Stage.THERE) for row in self.rows.values())
-            self._say(f"[{done}/{len(self.rows)}] {name}: {words}")
+            self._put(f"[{done}/{len(self.rows)}] {name}: {words}")
 
     def _write(self, name: str, line: str) -> None:
-        with (self._logs / f"{name}.log").open("a", encoding="utf-8") as file:
+        with self._missing("a log"), (self._logs / f"{name}.log").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+    def _put(self, line: str) -> None:
+        with self._missing("the report"):
+            self._say(line)
+
+    @contextmanager
+    def _missing(self, what: str) -> Iterator[None]:
+        """Where nothing can be written, on a full disk or to a pipe that is closed, jobs go on all the same."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_missed:
+                self._has_missed = True
+                logger.warning("Lines of %s are lost (%s). The jobs go on.", what, error.strerror or error)
 
 
 def _on(where: str) -> str:

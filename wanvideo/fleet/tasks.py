@@ -24,7 +24,7 @@ from ..ops.precision import DTYPES
 from ..parallel.layout import WantedRanks, choose_layout
 from ..pipeline import TalkingVideoPipeline
 from ..request import EngineOptions, LoopSettings, ModelFiles, TalkRequest
-from ..runs.find import AUTO, NEVER, written_since
+from ..runs.find import AUTO, NEVER, is_made, written_since
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
 from ..sampling.state import WindowState
@@ -76,8 +76,14 @@ class VideoTask:
             models.assist(self.request)
             return None
         resume = self.resume
-        if resume == NEVER and self.request.output is not None:
-            resume = str(written_since(Path(self.request.output), self.before) or NEVER)
+        if self.request.output is not None:
+            output = Path(self.request.output)
+            begun = written_since(output, self.before)
+            if begun is not None and is_made(begun, output):  # and the worker died before it could say so
+                share_beginning(models.engine.team, lambda: None)
+                return output
+            if resume == NEVER:
+                resume = str(begun or NEVER)
         return models.generate(self.request, overwrite=self.overwrite, on_step=worker.step, resume=resume)
 
 

@@ -20,7 +20,7 @@ import torch
 from ..errors import CheckpointError, InputError, TalkError
 from ..parallel.launch import Place, joined
 from ..parallel.layout import Layout
-from ..parallel.team import Team
+from ..parallel.team import PeerStopped, Team
 from ..sampling.window import StepReport
 from .channel import Channel
 from .messages import Answer, Done, Failed, Question, Step, Stop
@@ -100,20 +100,21 @@ class Worker:
         self._channel.send(message)
 
     def ask(self, name: str, *at: int) -> Any:
-        """A part of the task from the process that has it."""
+        """A part of the task from the process that has it. Raises: as `stop_if_asked`."""
         self.tell(Question(name, at))
-        return self._answers.get()
+        answer = self._answers.get()
+        self.stop_if_asked()
+        return answer
 
     def _say(self, result: object) -> None:
         self._is_busy = False
-        self._stops.clear()
         self.tell(result)
 
     def _fail(self, error: BaseException) -> bool:
         """Whether it was asked to stop, so that everything is as it should be."""
         if not isinstance(error, TalkError | KeyboardInterrupt):
             logger.error("%s", type(error).__name__, exc_info=error)
-        was_stopped = self._stops.is_set()
+        was_stopped = self._stops.is_set() and isinstance(error, KeyboardInterrupt | PeerStopped)
         failed = Failed(type(error).__name__, str(error)[:2000], isinstance(error, FINAL), was_stopped)
         self._say(failed)
         return was_stopped
@@ -123,10 +124,13 @@ class Worker:
             while True:
                 message = self._channel.receive()
                 if isinstance(message, Stop):
-                    self._stops.set() if self._is_busy else None
+                    self._stops.set()
+                    self._answers.put(None)  # who waits for one goes on and stops
                 elif isinstance(message, Answer):
                     self._answers.put(message.value)
                 else:
+                    self._stops.clear()  # what is there was meant for an earlier task
+                    self._answers = queue.Queue()
                     self._is_busy = True
                     self._tasks.put(message)
         except (EOFError, OSError):

@@ -1,6 +1,7 @@
 """Ranks that make one video together: the passes they share, and how errors of one reach all within a step.
 
-What is said between hosts goes over a group of its own on the CPU, so that no device is waited for.
+What is said between hosts goes over a group of its own on the CPU, so that no device is waited for. Ranks compare
+before anything else is said: who reports an error meets the others there, wherever they are.
 """
 
 from __future__ import annotations
@@ -68,12 +69,14 @@ class Team:
         return outputs
 
     def agree(self, decision: bool) -> bool:
+        self.check()
         flag = torch.tensor([decision], dtype=torch.uint8)
         dist.broadcast(flag, 0, group=self._control)
         return bool(flag[0])
 
     def share(self, value: Shared | None) -> Shared:
-        """The first rank's value, which can be pickled, on all ranks."""
+        """The first rank's value, which can be pickled, on all ranks. Raises: as `check`."""
+        self.check()
         data = pickle.dumps(value) if self.index == 0 else b""
         size = torch.tensor([len(data)])
         dist.broadcast(size, 0, group=self._control)
@@ -101,8 +104,11 @@ class Team:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         try:
             self._compare(state, message)
-        except (PeerOutOfMemory, PeerStopped):
+        except PeerOutOfMemory:
             return  # they know as well
+        except PeerStopped:
+            if state is State.OUT_OF_MEMORY:
+                raise  # or it would begin anew alone
 
     def _compare(self, state: State, message: str) -> None:
         """Tell the others how this rank is and hear it of them; all decide alike what follows."""

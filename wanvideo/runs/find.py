@@ -185,7 +185,7 @@ def open_run(
         finished = [run for run in neighbors if may_continue(run, wanted)]
         if finished:
             return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
-    is_taken = _is_taken(folder) and not (replaced is not None and _made(folder, replaced))
+    is_taken = _is_taken(folder) and not (replaced is not None and is_made(folder, replaced))
     return Run(free_run(folder) if is_taken else folder, wanted, soundtrack)
 
 
@@ -283,7 +283,7 @@ def _is_taken(folder: Path) -> bool:
     return not all(PASSING.fullmatch(file.name) or file.name == lock.NAME for file in folder.iterdir())
 
 
-def _made(folder: Path, video: Path) -> bool:
+def is_made(folder: Path, video: Path) -> bool:
     """Whether the run in a folder is finished and `video` is another name of its file."""
     try:
         found = Manifest.read(folder)
