@@ -3,7 +3,6 @@
 import logging
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
