@@ -352,7 +352,7 @@ _warnings = _PageWarnings()
 
 def begin_texts() -> None:
     """Take what an earlier run has left under the node that runs out of the page."""
-    if in_comfyui():
+    if prompt_server() is not None:
         _warnings.begin()
 
 

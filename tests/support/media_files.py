@@ -8,6 +8,9 @@ import av
 import numpy as np
 import soundfile
 
+from wanvideo.video.reader import probe
+from wanvideo.video.writer import VideoWriter
+
 
 def tone(rate, seconds, channels=1, frequency=440.0, level=0.3):
     """[n, channels] float32, each channel a little higher than the one before."""
@@ -121,3 +124,12 @@ def decoded_sound(path):
         resampler = av.AudioResampler("fltp")
         pieces = [out.to_ndarray() for frame in container.decode(stream) for out in resampler.resample(frame)]
         return np.concatenate(pieces, -1), stream.codec_context.sample_rate
+
+
+def write_video(path, count=50, batch=25, fps=25, **settings):
+    """Numbered frames, written as results are."""
+    frames = numbered_frames(count)
+    with VideoWriter(path, 64, 48, fps, **settings) as writer:
+        for start in range(0, count, batch):
+            writer.write(frames[start : start + batch])
+    return probe(writer.path)

@@ -222,7 +222,6 @@ def test_an_open_lora_is_opened_again_only_when_its_file_changed(tmp_path):
     save_file(pair(), path)
     opened = open_lora(path)
     assert open_lora(opened) is opened and LoraUse(opened).identity == LoraUse(path).identity
-    assert LoraUse(opened).size_bytes == path.stat().st_size
     save_file(pair() | pair("diffusion_model.blocks.1.self_attn.q"), path)
     assert len(open_lora(opened)) == 4
 
