@@ -7,6 +7,7 @@ import pytest
 import torch
 from color_matcher import ColorMatcher
 from safetensors.torch import load_file
+from scipy.linalg import sqrtm
 from skimage import color as skimage_color
 
 from wanvideo.errors import InputError
@@ -135,6 +136,27 @@ def test_a_flat_frame_takes_the_mean(method):
     result = match_color(frame, target, method)
     assert (result - result[0, 0, 0]).abs().max() < 1e-4
     assert (result[0, 0, 0] - target.mean((0, 1))).abs().max() < (1e-5 if method == "mkl" else 0.1)
+
+
+def test_gray_takes_on_the_colors_that_go_with_lightness():
+    """Of gray, covariances have one direction: what varies with it in the target is regression, in closed form."""
+    gray, target = degenerate_frames()["gray"], picture(2, 24, 40, 0.5, 0.2)
+    level, axis = gray[..., :1].double(), torch.full((3,), 3**-0.5, dtype=torch.float64)
+    spread = target.double().flatten(0, 1).T.cov() @ axis
+    standard = (level - level.mean()) / level.std()
+    expected = target.double().mean((0, 1)) + standard * spread / (spread @ axis).sqrt()
+    assert (match_color(gray[None], target, "mkl")[0] - expected).abs().max() <= 1e-5
+
+
+def test_colors_of_a_plane_are_those_of_nearly_a_plane():
+    """Against the formula with roots of SciPy, of covariances with a little more in all directions."""
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 40), indexing="ij")
+    frame, target = torch.stack((rows, columns, (rows + columns) / 2), -1), picture(2, 33, 71, 0.5, 0.2)
+    pixels, wanted = (image.double().flatten(0, 1) for image in (frame, target))
+    root = sqrtm(pixels.T.cov().numpy() + 1e-8 * np.eye(3)).real
+    map_ = np.linalg.inv(root) @ sqrtm(root @ wanted.T.cov().numpy() @ root).real @ np.linalg.inv(root)
+    expected = (pixels - pixels.mean(0)) @ torch.from_numpy(map_) + wanted.mean(0)
+    assert (match_color(frame[None], target, "mkl")[0].flatten(0, 1) - expected).abs().max() <= 1e-3
 
 
 def test_long_windows_are_worked_through_in_pieces():

@@ -98,6 +98,11 @@ def test_three_are_placed_from_left_to_right():
     assert not (regions[0] & regions[1]).any()
 
 
+def test_a_picture_with_fewer_columns_than_people_has_no_place_for_them():
+    with pytest.raises(InputError, match="region of speaker 1 is empty"):
+        stack_masks(left_to_right(3, 2, 100), 64, 96)
+
+
 def sound(seconds):
     return {"waveform": tone(seconds)[None, None], "sample_rate": RATE}
 

@@ -126,6 +126,17 @@ def test_a_camera_moves_slowly_over_a_still_picture_and_comes_back():
     assert references[4][1, 0, 0] > references[0][1, 0, 0] and references[4][1, 0, -1] > references[0][1, 0, -1] - 0.02
 
 
+@pytest.mark.parametrize(
+    ("size", "video"), [((853, 1280), (512, 768)), ((211, 111), (112, 112)), ((260, 77), (96, 160))]
+)
+def test_a_camera_sees_pictures_of_any_size(size, video):
+    """Where the first window sees all of a side, rounding must not put its edge outside of the picture."""
+    picture = np.full((size[1], size[0], 3), 90, np.uint8)
+    for pan in ((0.0, 0.0), (1.0, 1.0), (-1.0, -1.0)):
+        references = CameraReferences(picture, Camera(1.08, pan), *video, WindowPlan(1000, 81, 9), 25)
+        assert all(references[index].shape == (3, *video[::-1]) for index in (0, 1, 5))
+
+
 @pytest.mark.parametrize("values", [dict(zoom=0.5), dict(zoom=float("nan")), dict(pan=(2.0, 0.0)), dict(period_s=0)])
 def test_a_camera_has_limits(values):
     with pytest.raises(InputError, match=f"camera.{next(iter(values))}.*must be a number from"):

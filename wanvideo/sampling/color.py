@@ -40,8 +40,8 @@ def match_color(frames: Tensor, reference: Tensor, method: str, strength: float 
         strength: 0 (nothing) to 1 (all of it); a blend between the frames and the matched ones.
     Returns: [F, H, W, 3] of the frames' dtype and device; `disabled` and strength 0 return the frames themselves.
     Raises: InputError for an unknown method, strength or shape.
-    Source: color-matcher 0.6; `lab`: InfiniteTalk with scikit-image. Unlike there, flat frames and values at or below
-        black give finite results with every method.
+    Source: color-matcher 0.6; `lab`: InfiniteTalk with scikit-image. Unlike there, gray and flat frames and values at
+        or below black give finite results with every method; `reinhard` takes all that is darker than 1/255 for that.
     """
     _check(frames, reference, method, strength)
     if method == "disabled" or strength == 0 or not len(frames):
@@ -112,13 +112,12 @@ def _match_covariance(pixels: Tensor, target: Tensor) -> Tensor:
     mean, covariance = _moments(pixels)
     target_mean, target_covariance = _moments(target[None])
     values, vectors = torch.linalg.eigh(covariance)
-    spread = values.clamp_min(0).sqrt()
-    inverse = values.clamp_min(FLAT_VARIANCE).rsqrt()
-    root = vectors * spread[:, None]
+    values = values.clamp_min(FLAT_VARIANCE)  # the same in both roots: gray takes on colors that go with the lightness
+    root = vectors * values.sqrt()[:, None]
     middle = root.mT @ target_covariance @ root
     middle_values, middle_vectors = torch.linalg.eigh(middle)
     middle_root = (middle_vectors * middle_values.clamp_min(0).sqrt()[:, None]) @ middle_vectors.mT
-    outer = vectors * inverse[:, None]
+    outer = vectors * values.rsqrt()[:, None]
     moved: Tensor = (pixels - mean) @ (outer @ middle_root @ outer.mT) + target_mean
     return moved
 

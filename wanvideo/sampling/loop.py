@@ -53,7 +53,10 @@ class Window:
 
 
 def seeded_noise(seed: int, window_index: int) -> NoiseFn:
-    """Noise of one window, the same on every machine and in every order of windows: standard normal float32."""
+    """Noise of one window, the same on every machine and in every order of windows: standard normal float32.
+
+    PyTorch's generator of CPUs takes the lowest 32 bits of a seed: seeds that are equal in these give the same noise.
+    """
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * window_index) % 2**64)
     return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def feathered(mask: Tensor, feather: int) -> Tensor:
-    """[H, W] float32 of a mask [H, W] bool: 1 inside, falling smoothly to 0 from `feather` pixels outside on."""
+    """[H, W] float32 of a mask [H, W] bool: 1 inside, falling smoothly to 0 over `feather` pixels outside."""
     from scipy.ndimage import distance_transform_edt
 
     if feather == 0 or not mask.any():

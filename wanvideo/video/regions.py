@@ -107,7 +107,7 @@ def left_to_right(num_speakers: int, width: int, height: int) -> list[np.ndarray
     part = width // num_speakers
     rows = slice(int(height * MARGIN), int(height * (1 - MARGIN)))
     regions = []
-    for left in range(0, part * num_speakers, part):
+    for left in (part * index for index in range(num_speakers)):
         region = np.zeros((height, width), bool)
         region[rows, left + int(part * MARGIN) : left + int(part * (1 - MARGIN))] = True
         regions.append(region)

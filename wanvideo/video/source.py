@@ -169,8 +169,9 @@ class CameraReferences:
         scale = max(self._height / rows, self._width / columns)
         zoom, right, down = self._camera.at(self._plan[index].start / self._fps)
         width, height = self._width / scale / zoom, self._height / scale / zoom
-        left = (columns - width) / 2 + right * (self._width / scale - width) / 2
-        top = (rows - height) / 2 + down * (self._height / scale - height) / 2
+        # Rounding may put an edge beyond the picture's by a trillionth of a pixel, which Pillow refuses.
+        left = max((columns - width) / 2 + right * (self._width / scale - width) / 2, 0.0)
+        top = max((rows - height) / 2 + down * (self._height / scale - height) / 2, 0.0)
         box = left, top, min(left + width, columns), min(top + height, rows)
         seen = Image.fromarray(self._picture).resize(
             (self._width, self._height), Image.Resampling.BILINEAR, box=box
