@@ -13,6 +13,7 @@ from wanvideo.ops.attention.rope import video_rope
 from wanvideo.ops.quantized import FP8
 
 pytest.importorskip("triton", reason="Triton is not installed; ranks exchange through torch.distributed everywhere")
+from wanvideo.ops.kernels import hopper_attention  # noqa: E402
 from wanvideo.parallel.peers import PeerAttention, Sizes  # noqa: E402
 
 REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
@@ -71,6 +72,20 @@ def test_operands_lie_where_they_are_attended_to(counts):
             each = HEADS // len(counts)
             for ours, all_heads in zip(made, expected, strict=True):
                 assert (ours - all_heads[:, :, index * each : (index + 1) * each]).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_are_in_the_type_of_the_model(monkeypatch, dtype):
+    """The kernel writes bf16, whatever the linear layer behind it multiplies."""
+    counts = (5, 4)
+    attended = hopper_attention.Attended(None, None, None)
+    monkeypatch.setattr(hopper_attention, "attend", lambda *_, **__: attended)
+    ranks = of_ranks(counts, Sizes(counts, HEADS, 16, dtype).starts()[""])
+    for rank, count, made in zip(ranks, counts, operands(ranks, counts, 16, dtype, None), strict=True):
+        key, value, query = made
+        rows, _ = rank.rows(query, key, value, None, dtype)
+        assert rows.dtype == dtype and rows.shape == (count, HEADS * 16)
+        assert rank.function(query, key, value)[0].dtype == dtype
 
 
 def exact(num_tokens, regions):
