@@ -1,6 +1,7 @@
 """Ranks that write each other's memory, here all of one process, so that any device can be all of theirs."""
 
 from itertools import accumulate, pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from wanvideo.ops.attention.rope import video_rope
 from wanvideo.ops.quantized import FP8
 
 pytest.importorskip("triton", reason="Triton is not installed; ranks exchange through torch.distributed everywhere")
+from wanvideo.ops.kernels import hopper_attention  # noqa: E402
+from wanvideo.parallel import memory  # noqa: E402
 from wanvideo.parallel.peers import PeerAttention, Sizes  # noqa: E402
 
 REFUSAL = backends.refusal("fp8", torch.device(DEVICE), torch.bfloat16, 128)
@@ -71,6 +74,42 @@ def test_operands_lie_where_they_are_attended_to(counts):
             each = HEADS // len(counts)
             for ours, all_heads in zip(made, expected, strict=True):
                 assert (ours - all_heads[:, :, index * each : (index + 1) * each]).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_are_in_the_type_of_the_model(monkeypatch, dtype):
+    """The kernel writes bf16, whatever the linear layer behind it multiplies."""
+    counts = (5, 4)
+    attended = hopper_attention.Attended(None, None, None)
+    monkeypatch.setattr(hopper_attention, "attend", lambda *_, **__: attended)
+    ranks = of_ranks(counts, Sizes(counts, HEADS, 16, dtype).starts()[""])
+    for rank, count, made in zip(ranks, counts, operands(ranks, counts, 16, dtype, None), strict=True):
+        key, value, query = made
+        rows, _ = rank.rows(query, key, value, None, dtype)
+        assert rows.dtype == dtype and rows.shape == (count, HEADS * 16)
+        assert rank.function(query, key, value)[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("here", "worst", "kind", "said"),
+    [("CUDA driver error: out of memory", 2, torch.cuda.OutOfMemoryError, "driver error"),
+     (None, 2, torch.cuda.OutOfMemoryError, "another GPU"), ("no driver", 1, RuntimeError, "no driver"),
+     (None, 1, RuntimeError, "another GPU")],
+)  # fmt: skip
+def test_memory_that_one_rank_does_not_get_is_refused_on_all_before_they_meet(monkeypatch, here, worst, kind, said):
+    def empty(*_, **__):
+        if here is not None:
+            raise RuntimeError(here)
+
+    def reduce_(flags, by):
+        assert by == "max" and flags.item() == (worst if here else 0)
+        return flags.fill_(worst)
+
+    group = SimpleNamespace(handle="group", index=0, reduce_=reduce_)
+    monkeypatch.setattr(memory, "_symmetric_memory", lambda: SimpleNamespace(empty=empty))
+    with pytest.raises(RuntimeError, match=said) as raised:
+        memory.PeerMemory(group, 8, torch.device("cpu"))
+    assert raised.type is kind
 
 
 def exact(num_tokens, regions):

@@ -1,5 +1,6 @@
 """Tokens over ranks: every layout gives the forward of one rank, whatever the sizes, speakers and weights."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -9,6 +10,7 @@ from support.ranks import CPU, run_ranks
 from support.tiny import tiny_transformer
 
 from wanvideo.errors import InputError
+from wanvideo.ops.attention import backends
 from wanvideo.ops.attention.backends import BACKENDS
 from wanvideo.ops.attention.dispatch import SDPA
 from wanvideo.ops.attention.lse import eager_attention
@@ -50,6 +52,21 @@ def forwards(mesh, cases):
     transformer = model()
     split_tokens(transformer, mesh, "sdpa")
     return [transformer(**inputs(*case)) for case in cases]
+
+
+def of_own_time(mesh):
+    """`auto` where another attention is the faster one on each rank; what one rank alone would take, and all take."""
+    BACKENDS["other"] = dataclasses.replace(SDPA, name="other")
+    backends.seconds_of = lambda backend, *_: float((backend.name == "other") != bool(mesh.rank))
+    transformer = model()
+    return transformer.find_attention("auto").name, split_tokens(transformer, mesh, "auto")
+
+
+@pytest.mark.parametrize("layout", [Layout(ulysses=2), Layout(cfg=2)])
+def test_all_ranks_take_the_first_one_s_attention(layout):
+    """Which exchanges there are depends on it: ranks with two kinds of it would wait for each other forever."""
+    (first, all_of_first), (second, all_of_second) = run_ranks(layout, of_own_time)
+    assert first != second and all_of_first == all_of_second == first
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=named)

@@ -10,6 +10,7 @@ from support.tiny import tiny_transformer
 
 from wanvideo.checkpoints.quantize import pack_linears
 from wanvideo.memory.streaming import block_bytes
+from wanvideo.parallel.groups import Counter, Group
 from wanvideo.parallel.layout import Layout
 from wanvideo.parallel.shard import ShardedBlocks
 from wanvideo.parallel.transform import split_tokens
@@ -55,6 +56,24 @@ def read_by_one(mesh):
 def test_a_rank_reads_only_its_own_blocks():
     for out, expected in run_ranks(Layout(ring=3), read_by_one):
         assert torch.equal(out, expected)
+
+
+class OnCard:
+    """A part that came over GPUs, which PyTorch does not page-lock where it lies."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def cpu(self):
+        return torch.zeros(self.size, dtype=torch.uint8)
+
+
+def test_parts_that_came_over_gpus_are_kept_in_host_memory(monkeypatch):
+    monkeypatch.setattr(ShardedBlocks, "_scattered", lambda self, packed, size, source: OnCard(size))
+    shards = ShardedBlocks(
+        build("fp8").blocks, Group([0], 0, None, Counter()), CPU, owner=lambda index: 0, in_host=True
+    )  # fmt: skip
+    assert [type(part) for part in shards._parts] == [torch.Tensor] * 3
 
 
 def with_lora(mesh, storage):

@@ -66,6 +66,16 @@ def test_rows_and_columns_are_doubled(monkeypatch):
     compare(monkeypatch, conv.conv2d_doubling, clip(32, 2, *WIDE), filters(16, 32, 3, 3), numbers(16))
 
 
+def test_rows_next_to_the_picture_s_own(monkeypatch):
+    """Of a picture whose rows are split over GPUs: they are read and not made, with a residual and without."""
+    x = clip(16, 4, *WIDE)
+    height, width = WIDE
+    for residual in (None, clip(24, 2, height - 2, width)):
+        compare(monkeypatch, conv.conv3d, x, filters(24, 16, 3, 3, 3), numbers(24), residual, True)
+    compare(monkeypatch, conv.conv3d, x, filters(3, 16, 3, 3, 3), numbers(3), None, True)
+    compare(monkeypatch, conv.conv2d_doubling, clip(32, 2, *WIDE), filters(16, 32, 3, 3), numbers(16), True)
+
+
 def test_filters_are_read_where_they_lie():
     weight = filters(16, 32, 3, 3, 3).contiguous(memory_format=torch.channels_last_3d)
     assert conv.kernels.conv_kernels().weight_rows(weight).data_ptr() == weight.data_ptr()

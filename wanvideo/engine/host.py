@@ -141,7 +141,14 @@ class ProcessHost:
     """A process that has its device for itself. Args: name of a torch device; None: the GPU if there is one."""
 
     def __init__(self, name: str | None = None) -> None:
-        self.device = _device(name)
+        self._device = _device(name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run; made the asking thread's own GPU, where kernels are launched wherever their tensors are."""
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)
+        return self._device
 
     def obtainable_bytes(self) -> int:
         return free_device_bytes(self.device)

@@ -96,7 +96,8 @@ class Residency(Generic[Movable]):
         if self.num_streamed == num_streamed:
             return
         if self.streamer is not None:
-            self.streamer.close()
+            self.streamer.close()  # and forgotten: blocks that streamed already would be in host memory twice
+            self.streamer, self.model.block_provider = None, ResidentBlocks()
         for part in self._others():
             part.to(self.device)
         self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)

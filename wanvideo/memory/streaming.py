@@ -95,6 +95,8 @@ def _page_lock(buffer: Tensor) -> None:
     status = int(cudart.cudaHostRegister(pointer, buffer.numel(), 0))
     if status:
         logger.warning("Host memory could not be page-locked (CUDA status %d); block streaming will be slower.", status)
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device="cuda")  # CUDA tells the next kernel of it too, which is this one
         return
     weakref.finalize(buffer, cudart.cudaHostUnregister, pointer)
 
@@ -190,7 +192,7 @@ class BlockStreamer:
             self.copied = [torch.cuda.Event() for _ in self.slots]
             self.free = [torch.cuda.Event() for _ in self.slots]
             for event in self.free:
-                event.record()
+                event.record(torch.cuda.current_stream(self.device))
 
     def _restart(self) -> None:
         """A forward was left early: what was fetched ahead is not what comes first now."""

@@ -200,13 +200,17 @@ class WanTransformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return _linear(self.text_embedding[0]).weight.dtype
 
+    def find_attention(self, name: str, needs_lse: bool = False) -> Backend:
+        """What `set_attention` would use."""
+        return choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads, needs_lse)
+
     def set_attention(self, name: str, transform: Transform | None = None, needs_lse: bool = False) -> str:
         """Use a backend of ops.backends for self-attention; returns the name of the one that is used.
 
         Attention to prompt and picture keeps its own kernel, and takes queries and keys in the backend's dtype.
         Args: transform: makes another backend of it, which may need its log-sum-exp.
         """
-        backend = choose(name, self.device, self.dtype, HEAD_WIDTH, self.config.num_heads, needs_lse)
+        backend = self.find_attention(name, needs_lse)
         backend = backend if transform is None else transform(backend)
         for block in self.blocks:
             if block.cross_attn.query_dtype != backend.query_dtype:

@@ -22,6 +22,7 @@ from .groups import Group
 
 logger = logging.getLogger("wanvideo")
 ALIGNMENT = 1024  # bytes, of each part
+OUT_OF_MEMORY = "out of memory"  # in what the driver says
 
 
 class SharedMemory(Protocol):
@@ -36,13 +37,20 @@ class SharedMemory(Protocol):
 
 
 class PeerMemory:
-    """`SharedMemory` of the GPUs of one host; made by all ranks of a group together."""
+    """`SharedMemory` of the GPUs of one host; made by all ranks of a group together.
+
+    Raises: on all ranks alike, torch.cuda.OutOfMemoryError where one has no room for it, RuntimeError where it cannot.
+    """
 
     def __init__(self, group: Group, num_bytes: int, device: torch.device) -> None:
         symmetric = _symmetric_memory()
         assert group.handle is not None, "a group of one rank shares nothing"
-        self._group = group
-        self.own = symmetric.empty(num_bytes, dtype=torch.uint8, device=device)
+        self._group, problem = group, ""
+        try:
+            self.own = symmetric.empty(num_bytes, dtype=torch.uint8, device=device)
+        except RuntimeError as error:
+            problem = str(error).splitlines()[0]
+        _check_all(group, problem, device)
         self._handle = symmetric.rendezvous(self.own, group.handle.group_name)
         self.addresses = [int(address) for address in self._handle.buffer_ptrs]
         self.offsets = [address - self.addresses[group.index] for address in self.addresses]
@@ -50,6 +58,16 @@ class PeerMemory:
     def meet(self) -> None:
         self._group.count()
         self._handle.barrier(0)
+
+
+def _check_all(group: Group, problem: str, device: torch.device) -> None:
+    """Before ranks meet, where those who had no problem would wait for the others. The driver has no error of its own
+    for memory that runs out."""
+    kind = (2.0 if OUT_OF_MEMORY in problem else 1.0) if problem else 0.0
+    worst = group.reduce_(torch.tensor([kind], device=device), "max").item()
+    if worst:
+        said = f"no memory can be shared ({problem or 'on another GPU'})"
+        raise torch.cuda.OutOfMemoryError(said) if worst == 2 else RuntimeError(said)
 
 
 def _symmetric_memory() -> ModuleType:

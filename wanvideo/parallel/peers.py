@@ -136,6 +136,7 @@ class PeerAttention:
         self._parts: Parts | None = None
         self._started: _Started | None = None
         self._scaling: ValueScaling | None = None
+        self._dtype = torch.bfloat16  # of the projections, and so of plain rows
 
     @compile_disabled
     def key(self, projected: Tensor, norm: HeadNorm, dtype: torch.dtype | None) -> Tensor:
@@ -151,7 +152,7 @@ class PeerAttention:
     def value(self, projected: Tensor, num_heads: int) -> Tensor:
         _, parts = self._ready()
         assert self._started is not None
-        self._started.value = projected
+        self._started.value, self._dtype = projected, projected.dtype
         if parts.sizes.in_fp8:
             kernels.value_kernels().put_value_ranges(projected, parts["ranges"], parts.of_ranges)
         return parts["value"]
@@ -197,9 +198,11 @@ class PeerAttention:
         memory.meet()
         own = parts["rows"].view(FP8 if in_fp8 else torch.bfloat16).view(-1, parts.sizes.columns)
         own = own[: parts.sizes.counts[self.index]]
-        rows: Tensor | QuantizedRows = own
+        rows: Tensor | QuantizedRows
         if in_fp8 and self._scaling is not None:
             rows = QuantizedRows.of_one_scale(own, self._scaling.row_scale)
+        else:
+            rows = own.to(self._dtype)
         return rows, None if made.shares is None else self._average(RegionShares.of_all(made.shares[0]))
 
     def _prepare(self, sizes: Sizes) -> Parts:

@@ -114,7 +114,7 @@ class ShardedBlocks:
             part = packed[self.group.index * size :][:size].clone()
         else:
             part = self._scattered(packed if source == self.group.index else None, size, source)
-        part = part if self.in_host else part.to(self.device)
+        part = part.cpu() if self.in_host else part.to(self.device)
         if self.in_host and self._on_gpu:
             part = part.pin_memory()
         self._parts.append(part)

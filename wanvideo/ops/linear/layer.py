@@ -5,6 +5,7 @@ Legend: L rows of activations, K input features, N output features.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ from .low_rank import LoraBranch
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
+_FP8_PRODUCTS: dict[torch.device, bool] = {}  # where they were tried; compiled code reads it, and would trace a cache
+logger = logging.getLogger("wanvideo")
 
 
 class Linear(nn.Linear):
@@ -80,7 +83,7 @@ class RowScaledLinear(Linear):
         dtype, device = self.weight.dtype, self.weight.device
         if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
             return False
-        return dtype == torch.int8 or dtype == FP8 and torch.cuda.get_device_capability(device) >= (8, 9)
+        return dtype == torch.int8 or dtype == FP8 and multiplies_fp8(device)
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -109,10 +112,7 @@ class RowScaledLinear(Linear):
             parts = zip(x.data.split(INT8_ROWS), x.scale.split(INT8_ROWS), strict=True)
             return torch.cat([self._multiply_int8(data, scale, dtype) for data, scale in parts])
         bias = None if self.bias is None else self.bias.bfloat16()
-        return torch._scaled_mm(
-            x.data, self.weight.t(), x.scale, self.weight_scale.t(), bias=bias,
-            out_dtype=torch.bfloat16, use_fast_accum=True,
-        ).to(dtype)  # fmt: skip
+        return _fp8_product(x, QuantizedRows(self.weight, self.weight_scale), bias).to(dtype)
 
     def _multiply_int8(self, data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         rows = data.shape[0]
@@ -123,3 +123,36 @@ class RowScaledLinear(Linear):
             return kernels.row_kernels().scale_products(products, scale, self.weight_scale, self.bias, dtype)
         out = products.float() * scale * self.weight_scale.t()
         return (out if self.bias is None else out + self.bias.float()).to(dtype)
+
+
+def _fp8_product(x: QuantizedRows, weight: QuantizedRows, bias: Tensor | None) -> Tensor:
+    """x [L, K] times weight [N, K], both in fp8, plus bias [N], in bf16."""
+    return torch._scaled_mm(
+        x.data, weight.data.t(), x.scale, weight.scale.t(), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether fp8 products with one scale a row work on a GPU: tried once against the same numbers in float32.
+
+    PyTorch has them for some generations only, and its builds for Windows for fewer.
+    """
+    if device not in _FP8_PRODUCTS:
+        _FP8_PRODUCTS[device] = _try_fp8(device)
+    return _FP8_PRODUCTS[device]
+
+
+def _try_fp8(device: torch.device) -> bool:
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        return False
+    generator = torch.Generator(device).manual_seed(1)
+    x, weight = (quantize_rows(torch.randn(64, 64, device=device, generator=generator), FP8) for _ in range(2))
+    exact = x.dense(torch.float32) @ weight.dense(torch.float32).t()
+    try:
+        error = float((_fp8_product(x, weight, None).float() - exact).norm() / exact.norm())
+    except RuntimeError as failure:
+        logger.info("fp8 products do not work here (%s); fp8 weights are widened.", str(failure).splitlines()[0])
+        return False
+    if not error <= 0.01:
+        logger.warning("fp8 products are wrong by %.0f %% here; fp8 weights are widened instead.", 100 * error)
+    return error <= 0.01
