@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
+from ..compiled import compile_disabled
 from ..norm import quantize_rows
 from ..quantized import FP8, QuantizedRows
 from ..row_blocks import row_blocks
@@ -142,6 +143,7 @@ def multiplies_fp8(device: torch.device) -> bool:
     return _FP8_PRODUCTS[device]
 
 
+@compile_disabled
 def _try_fp8(device: torch.device) -> bool:
     if torch.cuda.get_device_capability(device) < (8, 9):
         return False
