@@ -61,10 +61,13 @@ class TextCache:
         if not path.is_file():
             return None
         try:
-            return safetensors.torch.load(path.read_bytes())["embeds"]
-        except (safetensors.SafetensorError, KeyError, OSError) as error:
+            embeds = safetensors.torch.load(path.read_bytes())["embeds"]
+            if embeds.ndim != 2 or not len(embeds) or not embeds.is_floating_point() or not embeds.isfinite().all():
+                raise ValueError(f"it holds {list(embeds.shape)} of {embeds.dtype}, or no finite numbers")
+        except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
             logger.warning("The cached prompt %s cannot be read and is encoded anew: %s", path, error)
             return None
+        return embeds
 
     def _write(self, prompt: str, embeds: Tensor) -> None:
         path = self._path(prompt)
