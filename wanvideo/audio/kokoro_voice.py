@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import checks
-from ..checkpoints.torch_file import read_tensor
 from ..errors import InputError, TalkError, UnsupportedError
 from ..untrusted import answered, regular_file
 from .voices import FOLDER, RATE, VOICES, Language, check_installed
@@ -108,6 +107,8 @@ def read_voice(file: Path) -> Tensor:
 
     Raises: CheckpointError when it is damaged or holds more than a tensor, InputError when it is no voice.
     """
+    from ..checkpoints.torch_file import read_tensor
+
     with answered(str(file)):
         styles = read_tensor(regular_file(file, "the file of a voice"))
     if styles.shape[1:] != STYLE or len(styles) < MOST_SOUNDS or not styles.is_floating_point():
