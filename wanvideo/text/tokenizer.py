@@ -47,7 +47,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         if not isinstance(data := read_json(path, WANTED, CheckpointError), dict):
             raise CheckpointError(f"{path} is no tokenizer. Use {WANTED}.")
         if (what := wrong_step(data)) is not None:
-            raise CheckpointError(f"{path.name} has {what}. Use {WANTED}.")
+            raise CheckpointError(f"{path.name} is no tokenizer that is used here: it has {what}. Use {WANTED}.")
         with _library(path.name):
             inner = Tokenizer.from_file(str(path))
     elif path.suffix == ".model":

@@ -130,8 +130,10 @@ class VideoPart:
         except InputError as error:
             raise ResumeError(str(error)) from None
         except (av.FFmpegError, OSError, struct.error) as error:
-            kind = OutputError if getattr(error, "errno", None) in FULL else ResumeError
-            raise kind(f"{cause_of(error)} while {video} was continued in {self.path}. Make it anew.") from None
+            said = f"{cause_of(error)} while {video} was continued in {self.path}"
+            if getattr(error, "errno", None) in FULL:
+                raise OutputError(f"{said}. Make room.") from None
+            raise ResumeError(f"{said}. Make it anew.") from None
         if self.num_frames != num_frames:
             raise ResumeError(f"{video} has {self.num_frames} frames, {num_frames} were expected. Make it anew.")
 
