@@ -50,7 +50,8 @@ def test_a_known_prompt_needs_no_text_encoder(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kept", [torch.zeros(4, 8, dtype=torch.int64), torch.zeros(0, 8), torch.zeros(8), torch.full((4, 8), torch.nan)]
+    "kept",
+    [torch.zeros(4, 8).long(), torch.zeros(0, 8), torch.zeros(8), torch.full((4, 8), torch.nan), torch.zeros(4, 9)],
 )
 def test_what_is_no_prompt_is_encoded_anew(tmp_path, kept):
     right, asked = torch.ones(4, 8), []
@@ -59,7 +60,7 @@ def test_what_is_no_prompt_is_encoded_anew(tmp_path, kept):
         asked.append(prompts)
         return [right]
 
-    cache = TextCache(tmp_path, (), "fp32")
+    cache = TextCache(tmp_path, (), "fp32", 8)
     cache.get(["She talks."], encode)
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(save({"embeds": kept}))
