@@ -23,7 +23,8 @@ def serve_texts(prefix: str, names: Iterable[str]) -> None:
     @web.middleware
     async def answer(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         prefixed, plain = f"/docs/{prefix}", request.path.replace(f"/docs/{prefix}", "/docs/", 1)
-        if prefixed in request.path and plain.rpartition("/docs/")[2].split("/")[0] in ours:
+        is_here = not request.path.startswith("//")  # which would name another server
+        if is_here and prefixed in request.path and plain.rpartition("/docs/")[2].split("/")[0] in ours:
             raise web.HTTPFound(plain)
         response = await handler(request)
         if request.path not in I18N or getattr(response, "text", None) is None:

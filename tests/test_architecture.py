@@ -39,6 +39,8 @@ EXCEPTIONS = {
     ("app", "pipeline"),
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
+    ("lock", "durable"),  # how files are opened
+    ("audio", "checkpoints"),  # a voice's file is read as models are
     ("quality", "sampling"),
     ("runs", "quality"),  # a manifest holds what was measured
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # for files that are written to in place: a link would be to somebody else's
 
 
 def write_all(file: int, data: bytes) -> None:

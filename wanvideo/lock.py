@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from .durable import NO_LINK
+
 PATIENCE_S = 0.1  # whoever only looks whether it is owned has let go by then
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 logger = logging.getLogger("wanvideo")
@@ -30,7 +32,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         while True:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
             if not (_lock(self._file) or _lock(self._file, PATIENCE_S)):
                 owner = os.read(self._file, 20).decode(errors="replace") or "unknown"
                 os.close(self._file)
@@ -58,7 +60,7 @@ class FileLock:
 def is_owned(path: Path) -> bool:
     """Whether somebody has the lock."""
     try:
-        file = os.open(path, os.O_RDWR)
+        file = os.open(path, os.O_RDWR | NO_LINK)
     except OSError:
         return False
     try:

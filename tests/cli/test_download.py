@@ -112,6 +112,29 @@ def test_two_at_once_get_one_file(hub, tmp_path, monkeypatch, caplog):
     assert len([method for method, *_ in hub.requests if method == "GET"]) == 1
 
 
+def test_a_mirror_gets_no_token_that_is_the_hub_s(hub, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("hf_of_the_user")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    fetch(file_named("sub/model.bin", "one.bin"), tmp_path)
+    assert hub.authorizations == {None}
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_mirror")
+    fetch(file_named("sub/model.bin", "two.bin"), tmp_path)
+    assert hub.authorizations == {None, "Bearer hf_of_the_mirror"}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_server_that_sends_without_end_fills_no_disk(hub, tmp_path, monkeypatch, is_known):
+    hub.has_sizes, hub.served["sub/model.bin"] = False, DATA * 20
+    monkeypatch.setattr(downloading, "SLACK_BYTES", 2**16)
+    sha256 = hashlib.sha256(DATA).hexdigest() if is_known else None
+    with pytest.raises(CheckpointError, match="the server sends more than the"):
+        fetch(file_named("sub/model.bin", sha256=sha256), tmp_path)
+    (part,) = (tmp_path / "sub").iterdir()
+    assert part.stat().st_size <= (1 if is_known else 3) * len(DATA)
+
+
 @pytest.mark.parametrize("is_large", [True, False])
 def test_other_content_is_removed(hub, tmp_path, is_large):
     hub.is_large = is_large

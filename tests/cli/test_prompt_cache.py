@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 from support import jobs, media_files
 
 from wanvideo import TalkingVideoPipeline
@@ -12,7 +14,7 @@ from wanvideo.cli import generate
 from wanvideo.cli.main import run
 from wanvideo.request import EngineOptions
 from wanvideo.synthetic.models import WAN
-from wanvideo.text.cache import user_cache
+from wanvideo.text.cache import TextCache, user_cache
 
 FAST = "--size 48x48 --frame_num 5 --motion_frame 1 --sample_steps 1 --scheduler euler --device cpu --dtype fp32"
 
@@ -45,6 +47,27 @@ def test_a_known_prompt_needs_no_text_encoder(made, tmp_path):
     assert was_loaded and not is_loaded and np.array_equal(first, again)
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2  # and the negative prompt
     assert made("other", "He sings.")[1]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [torch.zeros(4, 8).long(), torch.zeros(0, 8), torch.zeros(8), torch.full((4, 8), torch.nan), torch.zeros(4, 9)],
+)
+def test_what_is_no_prompt_is_encoded_anew(tmp_path, kept):
+    right, asked = torch.ones(4, 8), []
+
+    def encode(prompts):
+        asked.append(prompts)
+        return [right]
+
+    cache = TextCache(tmp_path, (), "fp32", 8)
+    cache.get(["She talks."], encode)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(save({"embeds": kept}))
+    for _ in range(2):
+        (embeds,) = cache.get(["She talks."], encode)
+        assert torch.equal(embeds, right)
+    assert asked == [["She talks."]] * 2
 
 
 def test_another_text_encoder_is_another_cache(made, tmp_path):

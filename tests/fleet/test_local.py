@@ -149,13 +149,14 @@ def test_all_that_is_wrong_is_said_before_anything_starts(tmp_path, capsys):
     changes = (
         {}, {"cond_audio": {"person1": "missing.wav"}}, {"promt": 1}, {"flags": {"sample_steps": 0}},
         {"flags": {"no_such_flag": 1}}, {"flags": {"help": True}}, {"flags": {"save_file": "elsewhere"}},
+        {"flags": {"overwrite": True}},
     )  # fmt: skip
     path = job_file(tmp_path, *changes)
     assert run(batch.main, [path, "--out", str(tmp_path / "out"), *model_flags(), *SMALL]) == 2
     said = capsys.readouterr().err
-    for number in range(2, 8):
+    for number in range(2, 9):
         assert f"jobs.jsonl, line {number}: " in said
-    assert "6 things are wrong" in said and "line 1:" not in said and not (tmp_path / "out" / "logs").exists()
+    assert "7 things are wrong" in said and "line 1:" not in said and not (tmp_path / "out" / "logs").exists()
 
 
 def test_gpus_are_dealt_out_in_groups():

@@ -2,14 +2,18 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
+import sys
 
+import pytest
+import torch.distributed as dist
 from support import media_files
 from support.ranks import command, environment
 
 from wanvideo.cli import generate
 from wanvideo.cli.main import run
-from wanvideo.parallel.launch import free_port
+from wanvideo.parallel.launch import Place, _store_of_this_machine, free_port
 
 PATIENCE_S = 300.0  # an exchange with a rank that is gone would wait for half an hour
 
@@ -30,6 +34,15 @@ def started(world, arguments):
         for rank in ranks:
             rank.kill()
             rank.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one address of the loopback")
+def test_ranks_of_one_machine_meet_where_no_other_machine_reaches():
+    port = free_port()
+    store = _store_of_this_machine(Place(0, 1, 0), port)
+    store.set("beat/0", "1 0")
+    assert dist.TCPStore("127.0.0.1", port, is_master=False).get("beat/0") == b"1 0"
+    socket.create_server(("127.0.0.2", port)).close()  # which is taken where somebody listens at every address
 
 
 def test_two_processes_make_the_video_of_one(tmp_path):

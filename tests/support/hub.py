@@ -15,12 +15,13 @@ COMMIT = "c" * 40
 class Hub:
     """Files by (repository, name). `breaks`: of how many GETs the connection ends in the middle. `served`: what is sent
     in place of a file, under its hash. `requests`: (method, name, range) and `revisions`: (name, revision) of all.
-    `listings`: what was asked of repositories. `has_sizes`: whether answers say how long they are."""
+    `listings`: what was asked of repositories. `has_sizes`: whether answers say how long they are.
+    `authorizations`: what requests for files gave."""
 
     def __init__(self, files, is_large=True):
         self.files, self.is_large = files, is_large
         self.breaks, self.served, self.requests, self.revisions, self.listings = 0, {}, [], [], []
-        self.has_sizes = True
+        self.has_sizes, self.authorizations = True, set()
 
     def etag(self, data):
         return (
@@ -82,6 +83,7 @@ def running(hub):
             revision, _, name = rest.partition("/")
             hub.revisions.append((name, urllib.parse.unquote(revision)))
             hub.requests.append((self.command, name, self.headers.get("Range")))
+            hub.authorizations.add(self.headers.get("Authorization"))
             data = hub.files.get((repository, name))
             if data is None:
                 self.send_response(404)

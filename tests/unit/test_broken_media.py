@@ -1,11 +1,13 @@
 """Damaged, mislabeled, hostile and uncommon sounds, pictures and videos: each is used as players do, or answered."""
 
+import io
 import os
 import struct
 import tracemalloc
 import zlib
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -16,8 +18,10 @@ from support import media_files as media
 
 from wanvideo.audio.decode import SoundFile
 from wanvideo.audio.load import from_array, load_audio
+from wanvideo.audio.wav_header import read_wav_header
 from wanvideo.errors import InputError
-from wanvideo.video.picture import load_picture
+from wanvideo.video.animation import AnimatedPicture
+from wanvideo.video.picture import load_picture, read_no_other_kinds
 from wanvideo.video.reader import VideoFrames, is_video, open_frames, picture_size, probe
 from wanvideo.video.soundtrack import Soundtrack, Waveform, add_soundtrack
 
@@ -427,6 +431,40 @@ def test_an_animated_webp_gives_its_frames_by_time(tmp_path):
     assert frames.num_frames == 4 and frames.duration_s == pytest.approx(0.55)
     for time_s, index in ((0.0, 0), (0.45, 2), (0.1, 1), (0.39, 1), (9.0, 3), (-1.0, 0)):
         assert tuple(frames.frame_at(time_s)[3, 3]) == (index * 60, 255 - index, 7)
+    frames.close()
+
+
+def test_the_app_s_process_opens_no_program_as_a_picture(tmp_path, monkeypatch):
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [*Image.OPEN])  # all, whatever was started before
+    Image.new("RGB", (8, 8)).save(tmp_path / "program.png", "EPS")
+    assert Image.open(tmp_path / "program.png").format == "EPS"
+    read_no_other_kinds()
+    with pytest.raises(Image.UnidentifiedImageError):
+        Image.open(tmp_path / "program.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").format == "PNG"
+
+
+def test_of_chunks_without_end_some_are_read(tmp_path, monkeypatch):
+    sound, picture = media.wav(tmp_path / "a.wav", media.tone(16000, 0.1), 16000), tmp_path / "a.webp"
+    moving = [Image.new("RGB", (16, 12), (k * 60, 0, 7)) for k in range(2)]
+    moving[0].save(picture, save_all=True, append_images=moving[1:], duration=100)
+    for path in (Path(sound), picture):
+        with path.open("ab") as file:
+            file.write(b"JUNK\0\0\0\0" * 10**6)
+    reads = []
+
+    class Counted(io.BufferedReader):
+        def read(self, *size):
+            reads.append(size)
+            return super().read(*size)
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Counted(io.FileIO(self, mode.replace("b", ""))))
+    assert read_wav_header(Path(sound)).stated_s == 0.1 and len(reads) < 500_000
+    reads.clear()
+    frames = AnimatedPicture(picture)
+    assert frames.num_frames == 2 and len(reads) < 500_000
     frames.close()
 
 

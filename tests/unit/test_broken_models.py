@@ -40,6 +40,7 @@ HEADERS = {
     "offsets_negative": ({"a": GOOD | {"data_offsets": [-16, 0]}}, "not two whole numbers"),
     "shape_bool": ({"a": GOOD | {"shape": [True, 4]}}, "that no tensor can have"),
     "shape_huge": ({"a": GOOD | {"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}, "that no tensor can have"),
+    "long name": ({"model." * 1000 + "x.lora_up.weight": GOOD}, "a name of 6016 characters"),
     "overlap": ({"a": GOOD, "b": GOOD | {"data_offsets": [8, 24]}}, "bytes that two tensors share"),
     "gap": ({"a": GOOD, "b": GOOD | {"data_offsets": [32, 48]}}, "bytes of no tensor"),
     "trailing": ({"a": GOOD}, "48 bytes behind its last tensor"),
@@ -140,6 +141,15 @@ PICKLES = {
     "memo": (b"\x80\x02}r\xff\xff\xff\x7f.", "holds no tensors"),
     "length": (b"\x80\x02X\xff\xff\xff\xff.", "no end"),
     "code": (b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.", "could run code"),
+    "copies": (  # a dictionary is given to call after call
+        b"\x80\x02ccollections\nOrderedDict\nq\x00}(" + b"".join(number(n) + b"N" for n in range(20_000))
+        + b"u\x85q\x01" + b"h\x00h\x01R" * 200_000 + b".", "more instructions",
+    ),
+    "many arguments": (
+        b"\x80\x02ctorch\ndevice\nq\x00(" + b"N" * 20_000 + b"tq\x01" + b"h\x00h\x01R0" * 200_000 + b".",
+        "more instructions",
+    ),
+    "a long name": (named(rebuilt(ONE, UNIT), b"X" + struct.pack("<I", 2000) + b"a" * 2000), "a name of 2000 char"),
     "endless": (b"\x80\x02" + b"N0" * (1 << 20), "more instructions"),
 }  # fmt: skip
 

@@ -188,17 +188,17 @@ def test_the_text_cache_knows_prompts_by_encoder_and_precision(tmp_path):
         asked.append(prompts)
         return [torch.full((2, 3), float(len(prompt))) for prompt in prompts]
 
-    cache = TextCache(tmp_path / "cache", [encoder], "bf16")
+    cache = TextCache(tmp_path / "cache", [encoder], "bf16", 3)
     first = cache.get(["a", "bcd"], encode)
     again = cache.get(["bcd", "e", "a"], encode)
     assert asked == [["a", "bcd"], ["e"]] and torch.equal(again[2], first[0]) and torch.equal(again[0], first[1])
-    TextCache(tmp_path / "cache", [encoder], "fp32").get(["a"], encode)
+    TextCache(tmp_path / "cache", [encoder], "fp32", 3).get(["a"], encode)
     encoder.write_bytes(b"other weights")
-    TextCache(tmp_path / "cache", [encoder], "bf16").get(["a"], encode)
+    TextCache(tmp_path / "cache", [encoder], "bf16", 3).get(["a"], encode)
     assert len(asked) == 4
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(b"broken")
-    assert torch.equal(TextCache(tmp_path / "cache", [encoder], "bf16").get(["a"], encode)[0], first[0])
+    assert torch.equal(TextCache(tmp_path / "cache", [encoder], "bf16", 3).get(["a"], encode)[0], first[0])
 
 
 def test_a_whole_model_moves():

@@ -1,6 +1,7 @@
 """Text becomes a track for each person: who speaks when, with which voice, and files that a run can go on with."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from wanvideo.audio.kokoro_voice import KokoroVoice, sentences
 from wanvideo.audio.tts import InstalledVoices, speak, turns
 from wanvideo.audio.voices import LANGUAGES, VOICES, language_of
 from wanvideo.engine.spoken import is_spoken, spoken_files, spoken_job
-from wanvideo.errors import InputError, OutputError, UnsupportedError
+from wanvideo.errors import InputError, OutputError, TalkError, UnsupportedError
 from wanvideo.job import MOST_VOICES, TextToSpeak, parse_speech
 from wanvideo.request import MAX_SPEAKERS, TalkRequest
 
@@ -147,18 +148,42 @@ def test_kokoro_s_files_are_found_where_the_reference_has_them(monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "weights" / "Kokoro-82M"
     (folder / "voices").mkdir(parents=True)
-    for name in ("config.json", "kokoro-v1_0.pth", "voices/am_adam.pt"):
+    for name in ("config.json", "kokoro-v1_0.pth"):
         (folder / name).write_text("")
+    styles = torch.randn(510, 1, 256)
+    torch.save(styles, folder / "voices" / "am_adam.pt")
     for name in ("am_adam", "weights/Kokoro-82M/voices/am_adam.pt"):
         KokoroVoice("cpu").speak("Hi.", name, language_of(name))
     assert asked.models == [(
         "hexgrad/Kokoro-82M", "weights/Kokoro-82M/config.json", "weights/Kokoro-82M/kokoro-v1_0.pth"
     )] * 2  # fmt: skip
-    assert {voice for _, voice in asked.spoken} == {"weights/Kokoro-82M/voices/am_adam.pt"}
+    assert len(asked.spoken) == 2 and all(torch.equal(voice, styles) for _, voice in asked.spoken)
     KokoroVoice("cpu").speak("Hi.", "gone/af_sky.pt", language_of("af_sky"))
     assert asked.spoken[-1][1] == "af_sky", "a file that is not here, of a voice that Kokoro has"
     with pytest.raises(InputError, match="no voice file mine/af_me.pt"):
         KokoroVoice("cpu").speak("Hi.", "mine/af_me.pt", language_of("mine/af_me.pt"))
+
+
+class Evil:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_voice_s_file_is_read_as_models_are(monkeypatch, tmp_path):
+    asked = install_kokoro(monkeypatch)
+    files = {
+        "am_evil": (Evil(tmp_path / "ran"), "holds more than tensors"),
+        "am_model": ({"a": torch.zeros(1)}, "holds named tensors"),
+        "am_short": (torch.zeros(9, 1, 256), r"holds \[9, 1, 256\], and a voice of Kokoro \[510, 1, 256\]"),
+    }
+    for name, (content, message) in files.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        with pytest.raises(TalkError, match=message):
+            KokoroVoice("cpu").speak("Hi.", str(tmp_path / f"{name}.pt"), language_of(f"{name}.pt"))
+    assert not asked.models and not (tmp_path / "ran").exists()
 
 
 def test_what_kokoro_cannot_do_is_one_answer(monkeypatch, tmp_path):

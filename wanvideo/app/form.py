@@ -125,7 +125,7 @@ def read_form(form: Form, base: Sequence[str], uploads: Uploads, speech_folder: 
     Args: base: flags that the app was started with. speech_folder: where speech goes that is made from text.
     Raises: InputError, UnsupportedError.
     """
-    job = uploads.write(json.dumps(job_of(form, uploads), ensure_ascii=False, indent=1).encode(), ".json")
+    job = uploads.write(json.dumps(job_of(form, uploads), indent=1).encode(), ".json")
     mode = ["--audio_mode", "tts", "--audio_save_dir", speech_folder] if form.speech == TEXT else []
     preset = [f"--preset={form.preset}"] if form.preset else []
     source = form.source.flags(form.painted, uploads)

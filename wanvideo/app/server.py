@@ -15,13 +15,15 @@ from ..cli.generate import read_engine
 from ..cli.parser import Parser, real, whole
 from ..errors import InputError, UnsupportedError
 from ..pipeline import TalkingVideoPipeline
+from ..video.picture import read_no_other_kinds
 from .studio import USERS, Studio
 from .uploads import Uploads
 
 if TYPE_CHECKING:
     import gradio
 
-HOST, PORT = "127.0.0.1", 8418
+LOCAL = ("127.0.0.1", "localhost", "::1")  # names of this machine that nobody else reaches it by
+HOST, PORT = LOCAL[0], 8418
 OUTPUT_FOLDER = "talking_videos"
 MOST_MB = 500.0
 # What the reference's app starts with.
@@ -93,7 +95,7 @@ def serve(base: list[str], folder: Path, host: str, port: int, most_bytes: int) 
     os.environ["GRADIO_TEMP_DIR"] = str(arriving)  # Gradio asks for it nowhere else
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost", HOST)))
-    is_shared = host not in (HOST, "localhost", "::1")
+    is_shared = host not in LOCAL
     studio = Studio(base, folder, Uploads(folder / "uploads", arriving, most_bytes), is_shared)
     if is_shared:
         logger.warning(
@@ -109,12 +111,15 @@ def serve(base: list[str], folder: Path, host: str, port: int, most_bytes: int) 
 def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: bool = True) -> gradio.Blocks:
     """Start the server of a studio. Returns: the application, which `close` ends."""
     import gradio as gr
+    from starlette.middleware import Middleware
     from starlette.routing import Route
 
     from .fields import UPLOAD_ROUTE
+    from .origin import OnlyLocal
     from .page import DRIFT_ROUTE, VIDEO_ROUTE, Page
     from .texts import CHINESE, ENGLISH
 
+    read_no_other_kinds()  # Gradio opens what it is sent as painted by itself
     with gr.Blocks(title=ENGLISH.title, analytics_enabled=False, delete_cache=(3600, 86400)) as pages:
         Page(studio, ENGLISH)
     with pages.route(CHINESE.language, f"/{CHINESE.path}"):
@@ -123,12 +128,13 @@ def launch(studio: Studio, host: str, port: int, most_bytes: int, is_blocking: b
     place = "{place}/{name}" if studio.is_shared else "{name}"
     routes = [Route(f"/{route}/{place}", _file(find)) for route, find in found.items()]
     routes.append(Route(f"/{UPLOAD_ROUTE}/{{name}}", _file(studio.uploads.find)))
+    guards = [] if studio.is_shared else [Middleware(OnlyLocal, names=LOCAL)]
     pages.queue(default_concurrency_limit=8, max_size=64)
     pages.launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False, max_file_size=most_bytes,
         prevent_thread_lock=True, ssr_mode=False, footer_links=[], enable_monitoring=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        app_kwargs={"routes": routes, "docs_url": None, "redoc_url": None},
+        app_kwargs={"routes": routes, "middleware": guards, "docs_url": None, "redoc_url": None},
     )  # fmt: skip
     logger.info("The app is at http://%s:%d (中文: /%s). Ctrl+C ends it.", host, port, CHINESE.path)
     if is_blocking:

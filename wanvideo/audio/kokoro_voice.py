@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import checks
 from ..errors import InputError, TalkError, UnsupportedError
+from ..untrusted import answered, regular_file
 from .voices import FOLDER, RATE, VOICES, Language, check_installed
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 REPOSITORY = "hexgrad/Kokoro-82M"
+MOST_SOUNDS, STYLE = 510, (1, 256)  # a voice has a style for each number of sounds that are spoken at once
 SENTENCE = re.compile(r"[^.!?;。！？；…\n]*(?:[.!?;。！？；…]+[\"'”’»)]*|\n|$)")
 
 
@@ -54,10 +59,11 @@ class KokoroVoice:
         check_installed(voice)
         try:
             file = voice_file(voice)
+            style = Path(voice).stem if file is None else read_voice(file)
             pipeline = self._pipeline(language, file)
             with torch.inference_mode(), torch.random.fork_rng():
                 torch.manual_seed(0)  # the excitation of its vocoder is noise
-                spoken = pipeline(list(sentences(text, language.most)), voice=str(file or Path(voice).stem), speed=1)
+                spoken = pipeline(list(sentences(text, language.most)), voice=style, speed=1)
                 pieces = [result.audio.float().cpu().numpy() for result in spoken if result.audio is not None]
         except TalkError:
             raise
@@ -94,6 +100,20 @@ def voice_file(voice: str) -> Path | None:
     if voice.endswith(".pt") and name not in VOICES:
         raise InputError(f"There is no voice file {voice}. Name one, or a voice of `python -m wanvideo voices`.")
     return None
+
+
+def read_voice(file: Path) -> Tensor:
+    """The styles of a voice, [510, 1, 256] float32. Nothing of its file is run, whichever PyTorch is installed.
+
+    Raises: CheckpointError when it is damaged or holds more than a tensor, InputError when it is no voice.
+    """
+    from ..checkpoints.torch_file import read_tensor
+
+    with answered(str(file)):
+        styles = read_tensor(regular_file(file, "the file of a voice"))
+    if styles.shape[1:] != STYLE or len(styles) < MOST_SOUNDS or not styles.is_floating_point():
+        raise InputError(f"{file} holds {list(styles.shape)}, and a voice of Kokoro {[MOST_SOUNDS, *STYLE]}. Name one.")
+    return styles.float()
 
 
 def _local_model(file: Path | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+MAX_CHUNKS = 100_000  # files have a few
 UNKNOWN_BYTES = 0x7FFF0000  # programs that write into a pipe state this length or more
 
 
@@ -35,7 +36,9 @@ def read_wav_header(path: Path) -> WavHeader:
         if (start := file.read(12))[:4] != b"RIFF" or start[8:] != b"WAVE":
             return WavHeader()
         has_samples = is_followed = False  # by another chunk: what comes behind that is no sound
-        while len(chunk := file.read(8)) == 8:
+        for _ in range(MAX_CHUNKS):
+            if len(chunk := file.read(8)) < 8:
+                break
             name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
             end = file.tell() + length
             if has_samples and name == b"RIFF":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import logging
 import os
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..durable import give_name
 from ..errors import CheckpointError, OutputError
@@ -74,7 +75,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         with _alone(part) as has_waited:
             if has_waited and target.is_file() and _is_published(file, target, facts):
                 return target
-            _transfer(facts, part)
+            _transfer(facts, part, _most_bytes(file, facts))
             _check(file, part, facts)
             give_name(part, target)
     except CheckpointError:
@@ -102,18 +103,39 @@ def _alone(part: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _transfer(facts: Published, part: Path) -> None:
+class _Part(io.BufferedWriter):
+    """The part of a file that is there, to append to; what a server sends beyond the file's size fills no disk."""
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._most_bytes = most_bytes
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > self._most_bytes:
+            raise OSError(f"the server sends more than the {self._most_bytes} bytes of the file")
+        return super().write(data)
+
+
+def _most_bytes(file: RemoteFile, facts: Published) -> int:
+    """That a file may have, whatever a server says."""
+    if file.sha256 is not None:
+        return file.size_bytes
+    most = 2 * file.size_bytes + SLACK_BYTES  # a size that is known is rounded
+    return most if facts.size_bytes is None else min(most, facts.size_bytes)
+
+
+def _transfer(facts: Published, part: Path, most_bytes: int) -> None:
     """Append what is missing of a file; hf_hub_download would begin anew after every failure."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    with part.open("ab") as opened:
+    with _Part(part, most_bytes) as opened:
         there, size = opened.tell(), facts.size_bytes
         if size is None or there > size:
-            opened.truncate(there := 0)
+            opened.truncate(there := opened.seek(0))
         if there != size:
             http_get(
-                facts.url, opened, resume_size=there, headers=build_hf_headers(), expected_size=size,
+                facts.url, opened, resume_size=there, headers=build_hf_headers(token=_token()), expected_size=size,
                 displayed_filename=part.name.split(".", 1)[1][:40],
             )  # fmt: skip
 
@@ -123,7 +145,7 @@ def published(file: RemoteFile) -> Published:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=_endpoint())
-    found = get_hf_file_metadata(url)
+    found = get_hf_file_metadata(url, token=_token())
     return Published(url, found.size, found.etag or "")
 
 
@@ -190,3 +212,8 @@ def _refuse(error: Exception, file: RemoteFile, root: Path) -> NoReturn:
 
 def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
+
+
+def _token() -> str | bool | None:
+    """None: the one that the user has logged in with, which is for the hub alone; others are given one by name."""
+    return None if _endpoint() is None else os.environ.get("HF_TOKEN") or False

@@ -14,6 +14,7 @@ from torch import Tensor
 PAGE = mmap.ALLOCATIONGRANULARITY
 MAX_RANK = 8  # of tensors in files
 MAX_SIDE = 1 << 40
+MAX_NAME = 1000  # characters of a tensor's name, which is taken apart again and again
 
 
 class MappedFile:

@@ -75,13 +75,16 @@ class PickleReader:
         """The value of the next pickle. Raises: PickleFault, ForeignObject."""
         self._stack, self._memo, self._depths = [], {}, {}
         while True:
-            self._steps += 1
-            if self._steps > MAX_STEPS:
-                raise PickleFault("more instructions than any model needs")
+            self._count(1)
             code = self._take(1)[0]
             if code == 0x2E:  # STOP
                 return self._pop()
             self._step(code)
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise PickleFault("more instructions than any model needs")
 
     def _step(self, code: int) -> None:
         push = self._stack.append
@@ -188,6 +191,9 @@ class PickleReader:
         arguments, name = self._pop(), self._pop()
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise PickleFault("a call of nothing")
+        # A call looks at all that it is given, which an instruction of a few bytes may give to call after call.
+        self._count(len(arguments))
+        self._count(sum(len(item) for item in arguments if isinstance(item, dict | list | tuple)))
         self._stack.append(self._call(name.full, arguments))
 
     def _build(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..untrusted import parse_json
-from .mapped import MappedFile, is_shape, readable_size
+from .mapped import MAX_NAME, MappedFile, is_shape, readable_size
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -89,6 +89,8 @@ class SafetensorsFile:
     def _place(self, key: str, item: Any, data_start: int) -> Place:
         if not isinstance(item, dict):
             raise self._damaged(f"no description of the tensor {_named(key)}")
+        if len(key) > MAX_NAME:
+            raise self._damaged(f"a name of {len(key)} characters, {_named(key)}")
         name, shape, offsets = item.get("dtype"), item.get("shape"), item.get("data_offsets")
         if not isinstance(name, str) or not isinstance(shape, list) or not isinstance(offsets, list):
             raise self._damaged(f"no description of the tensor {_named(key)}")

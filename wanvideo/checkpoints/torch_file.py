@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .mapped import MAX_RANK, MappedFile, is_shape
+from .mapped import MAX_NAME, MAX_RANK, MappedFile, is_shape
 from .pickled import ForeignObject, Name, Persistent, PickleFault, PickleReader
 
 STORAGES = {
@@ -85,9 +85,10 @@ class TorchFile:
     """A memory-mapped file of torch.save; it stays mapped as long as a tensor of it is in use.
 
     places: its tensors by name. Raises: CheckpointError when it is damaged or holds anything but tensors.
+    Args: unnamed: whether it may be a tensor by itself, whose name is then empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unnamed: bool = False) -> None:
         self._file = MappedFile(path)
         self.name = path.name
         try:
@@ -100,7 +101,7 @@ class TorchFile:
             ) from None
         except PickleFault as error:
             raise self._damaged(str(error)) from None
-        found = self._unwrapped(state)
+        found = {"": state} if unnamed and isinstance(state, TorchPlace) else self._unwrapped(state)
         self.places = {key: self._placed(key, place, starts) for key, place in found.items()}
         total = sum(place.num_bytes for place in self.places.values())
         if total > SHARING * self._file.size + 2**20:
@@ -207,6 +208,8 @@ class TorchFile:
         found = {key: value for key, value in state.items() if isinstance(value, TorchPlace)}
         if not found:
             raise CheckpointError(f"{self.name} holds no tensors. Name a file of weights.")
+        if (longest := max(map(len, found))) > MAX_NAME:
+            raise self._damaged(f"a name of {longest} characters")
         return found
 
     def _placed(self, key: str, place: TorchPlace, spans: Mapping[str, tuple[int, int]]) -> TorchPlace:
@@ -228,6 +231,14 @@ class TorchFile:
     def release(self, place: TorchPlace) -> None:
         """Let go of the pages of a tensor that has been copied; reading it again only reads the file again."""
         self._file.release(*place.span)
+
+
+def read_tensor(path: Path) -> Tensor:
+    """The tensor that a file is by itself, in memory of its own. Raises: CheckpointError when it is none."""
+    file = TorchFile(path, unnamed=True)
+    if "" not in file.places:
+        raise CheckpointError(f"{path.name} holds named tensors. Name a file that is one tensor.")
+    return file.tensor(file.places[""]).clone()
 
 
 def _is_known(name: str) -> bool:

@@ -133,6 +133,8 @@ def _videos(
     for entry in entries:
         with _noting(problems, entry):
             _refuse_otherwise(entry.arguments)
+            if "overwrite" in entry.flags:
+                raise InputError("--overwrite is for all jobs of a batch. Add it to the command, not to a job.")
             job = read_job([*common, *entry.arguments, "--save_file", str(entry.output)], PROGRAM, entry.job)
             other = _check_job(job, pipelines)
             wanted = WantedRanks(is_auto=flags.gpus_per_job > 1, shard=job.ranks.shard)

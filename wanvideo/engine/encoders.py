@@ -67,7 +67,9 @@ class Encoders:
         # What else decides the last bits, so that a cached prompt gives the frames of one that is encoded now.
         place = f"{device} {torch.get_num_threads() if device == 'cpu' else ''} torch {torch.__version__}"
         files = (*encoder.checkpoint.paths, tokenizer)
-        return TextCache(self.prompt_cache, files, f"{encoder.precision} {place}").get(prompts, encode)
+        dim = encoder.checkpoint.identity.dim
+        assert dim is not None, "a text encoder is known by it"
+        return TextCache(self.prompt_cache, files, f"{encoder.precision} {place}", dim).get(prompts, encode)
 
     def for_speech(self) -> WholeHandle:
         """The audio encoder. Raises: CheckpointError when there is none."""

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class _Scaling:
     """How strong a pair is whose alpha does not lie beside it: what the training tool noted elsewhere."""
 
     alpha: float | None = None
-    patterns: tuple[tuple[str, float], ...] = ()
+    patterns: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # which one it is, and alpha, by ends
     rank_stabilized: bool = False
 
     @classmethod
@@ -85,15 +85,16 @@ class _Scaling:
         alpha, patterns = values.get("lora_alpha"), values.get("alpha_pattern") or {}
         return cls(
             None if alpha is None else _number(alpha),
-            tuple((path, _number(value)) for path, value in patterns.items()),
+            {end: (place, _number(value)) for place, (end, value) in enumerate(patterns.items())},
             bool(values.get("use_rslora")),
         )
 
     def of(self, path: str, rank: int, alpha: float | None) -> float:
         if alpha is not None:
             return alpha / rank
-        ends = (value for end, value in self.patterns if path == end or path.endswith("." + end))
-        alpha = next(ends, self.alpha)
+        parts = path.split(".")
+        ends = (".".join(parts[start:]) for start in range(len(parts)))
+        _, alpha = min((self.patterns[end] for end in ends if end in self.patterns), default=(0, self.alpha))
         if alpha is None:
             return 1.0
         return alpha / (rank**0.5 if self.rank_stabilized else rank)

@@ -25,6 +25,7 @@ from .watchdog import Watchdog, own_store
 logger = logging.getLogger("wanvideo")
 EXCHANGE_TIMEOUT = timedelta(minutes=30)
 MEETING_TIMEOUT = timedelta(minutes=5)
+LOOPBACK = "127.0.0.1"  # where ranks meet that are all on one machine
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,27 @@ def _meet(backend: str) -> None:
     torchrun's agent keeps one store for all its restarts, and some versions of PyTorch do not tell them apart in it:
     ranks would look for those that died.
     """
-    store = None
+    store, place = None, Place.of_environment()
+    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         agent = dist.TCPStore(host, port, is_master=False, timeout=MEETING_TIMEOUT)
         store = dist.PrefixStore(f"wanvideo/ranks/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", agent)
-    place = Place.of_environment()
+    elif host == LOOPBACK and os.name == "posix":
+        store = dist.PrefixStore("wanvideo/ranks", _store_of_this_machine(place, port))
     dist.init_process_group(
         backend, store=store, timeout=EXCHANGE_TIMEOUT, rank=place.rank, world_size=place.world
+    )  # fmt: skip
+
+
+def _store_of_this_machine(place: Place, port: int) -> dist.Store:
+    """The store of ranks on one machine, which no other machine reaches: PyTorch by itself listens everywhere, and who
+    can write into a store can become one of the ranks."""
+    listener = None
+    if place.rank == 0:
+        with socket.create_server((LOOPBACK, port)) as server:
+            listener = server.detach()
+    return dist.TCPStore(
+        LOOPBACK, port, place.world, is_master=place.rank == 0, timeout=MEETING_TIMEOUT, master_listen_fd=listener
     )  # fmt: skip
 
 
@@ -115,5 +129,5 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
 def free_port() -> int:
     """A port of this machine that nobody uses."""
     with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
+        place.bind((LOOPBACK, 0))
         return int(place.getsockname()[1])

@@ -39,7 +39,7 @@ class Found:
     @property
     def is_gone(self) -> bool:
         """Whether it is finished, and its video was deleted."""
-        return self.manifest.video is not None and not (self.folder / self.manifest.video).is_file()
+        return self.manifest.video is not None and self.manifest.finished_file(self.folder) is None
 
     @property
     def num_bytes(self) -> int:
@@ -79,8 +79,8 @@ def why_not_made(video: Path, wanted: Manifest) -> str:
     now = _asked(wanted)
     reasons = []
     for run in runs_of(video):
-        file = run.manifest.video and run.folder / run.manifest.video
-        if not file or not file.is_file() or identify([file]) != identify([video]):
+        file = run.manifest.finished_file(run.folder)
+        if file is None or identify([file]) != identify([video]):
             continue
         changes = differences(_asked(run.manifest), now)
         if not changes:
@@ -137,13 +137,14 @@ def remove(folder: Path) -> list[str]:
     is_own = own_files(folder) or (folder / lock.NAME).exists()
     if not is_own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
         raise OutputError(f"{folder} has no file of a run, and is left as it is. Name a run of `runs list`.")
-    held = lock.FolderLock(folder)  # nobody writes it, and nobody begins to
     try:
-        remove_own(folder)
+        held = lock.FolderLock(folder)  # nobody writes it, and nobody begins to
+        try:
+            remove_own(folder)
+        finally:
+            held.release()
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted ({error.strerror}). Delete the folder by hand.") from None
-    finally:
-        held.release()
     others = sorted(file.name for file in folder.iterdir())
     if not others:
         folder.rmdir()
@@ -183,8 +184,11 @@ def open_run(
             if run.folder == folder:
                 _say_why_not(run, wanted)
         finished = [run for run in neighbors if may_continue(run, wanted)]
-        if finished:
-            return _continue(max(finished, key=lambda run: run.manifest.plan.num_frames), wanted, folder, soundtrack)
+        for run in sorted(finished, key=lambda run: -run.manifest.plan.num_frames):
+            try:
+                return _continue(run, wanted, folder, soundtrack)
+            except ResumeError as error:
+                logger.warning("%s", error)
     is_taken = _is_taken(folder) and not (replaced is not None and is_made(folder, replaced))
     return Run(free_run(folder) if is_taken else folder, wanted, soundtrack)
 
@@ -209,7 +213,7 @@ def may_continue(finished: Found, now: Manifest) -> bool:
     before = finished.manifest
     if before.video is None or before.plan.num_frames >= now.plan.num_frames or finished.is_live:
         return False
-    if dict(before.identity) != dict(now.identity) or not (finished.folder / before.video).exists():
+    if dict(before.identity) != dict(now.identity) or finished.is_gone:
         return False
     if before.tail is None:
         logger.info(
@@ -217,7 +221,7 @@ def may_continue(finished: Found, now: Manifest) -> bool:
             "loudness take in all of a sound. The longer video is made anew.", finished.folder,
         )  # fmt: skip
         return False
-    return (finished.folder / before.tail.state).exists()
+    return (finished.folder / before.tail.state).is_file()
 
 
 def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtrack | None) -> Run:
@@ -241,8 +245,7 @@ def _named(folder: Path, wanted: Manifest) -> Found:
 
 
 def _go_on(found: Found, wanted: Manifest, soundtrack: Soundtrack | None) -> Run:
-    before = found.manifest
-    if before.video is not None and not (found.folder / before.video).exists():
+    if found.is_gone:
         logger.info("The video of %s was removed; it is made again.", found.folder)
         return Run(found.folder, wanted, soundtrack)
     run = Run(found.folder, wanted, soundtrack, goes_on=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from ..keep import CRF, MAX_CRF
 from ..quality.drift import WindowMeasures
 from ..untrusted import read_json
 from ..video.part import Position
+from .names import VIDEO_SUFFIX, is_near
 
 NAME = "manifest.json"
 DRAWN = "drawn"  # what identifies a seed that the request leaves open
 FORMAT = 1  # raised when a folder of an older version cannot be gone on with
 MARKER = "wanvideo_run"
+STATE = re.compile(r"state_\d{6,}\.safetensors")  # name of a file with what a window begins with
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class Manifest:
         """Whether all windows are there."""
         return self.progress.num_windows >= self.plan.num_windows
 
+    def finished_file(self, folder: Path) -> Path | None:
+        """The finished video of the run in `folder`; None while there is none, or where it is not there any more."""
+        file = None if self.video is None else folder / self.video
+        return file if file is not None and is_near(folder, file) and file.is_file() else None
+
+    def own_output(self, folder: Path) -> str | None:
+        """`output`, where it is a name that videos of the run in `folder` are given."""
+        path = Path(self.output or "")
+        return self.output if path.suffix.lower() == VIDEO_SUFFIX and is_near(folder, path) else None
+
     def at(self, progress: Progress) -> Manifest:
         """The same run, further on."""
         return replace(self, progress=progress)
@@ -124,7 +137,7 @@ class Manifest:
 
 
 def _check(manifest: Manifest, file: Path) -> None:
-    """Values of the types and in the ranges that the fields are declared with, and no name of a file elsewhere."""
+    """Values of the types and in the ranges that the fields are declared with, and names of states as runs give."""
     plan, places = manifest.plan, [manifest.progress, manifest.tail or Progress()]
     whole = [plan.width, plan.height, plan.num_frames, plan.num_windows, plan.crf]
     whole += [number for at in places for number in (at.num_windows, at.num_frames, at.num_bytes)]
@@ -139,7 +152,7 @@ def _check(manifest: Manifest, file: Path) -> None:
         and all(isinstance(name, str) for name in names)
         and all(isinstance(values, dict) for values in maps)
         and all(isinstance(value, str) for named in maps[:2] for value in named.values())
-        and not any(set("/\\") & set(at.state) for at in places)
+        and all(STATE.fullmatch(at.state) for at in places if at.state)
         and (type(manifest.seed) is int and 0 <= manifest.seed < 2**64 if is_drawn else manifest.seed is None)
         and isinstance(manifest.can_grow, bool)
     )

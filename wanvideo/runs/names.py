@@ -5,6 +5,7 @@ Nothing is overwritten: a name that is taken gets a number (see find.free_run an
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SUFFIX, VIDEO_SUFFIX = ".run", ".mp4"
@@ -13,6 +14,15 @@ SUFFIX, VIDEO_SUFFIX = ".run", ".mp4"
 def video_name(folder: Path) -> Path:
     """What the video of a run is called, beside its folder."""
     return folder.with_name(folder.name.removesuffix(SUFFIX) + VIDEO_SUFFIX)
+
+
+def is_near(folder: Path, file: Path) -> bool:
+    """Whether a file lies in the folder of a run or beside it, as the videos of runs do: a manifest may come from
+    anybody, and names no other place."""
+    try:
+        return os.path.realpath(file.parent) in (os.path.realpath(folder), os.path.realpath(folder.parent))
+    except ValueError:  # no path at all
+        return False
 
 
 def is_same(path: Path, video: Path) -> bool:

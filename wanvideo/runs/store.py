@@ -38,12 +38,12 @@ from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
 from ..video.writer import publish, with_sound
 from .lock import FolderLock
-from .manifest import NAME, Manifest, Progress
+from .manifest import NAME, STATE, Manifest, Progress
 from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
 PASSING = re.compile(  # names of files that come and go while a run is written, its own and those of durable and writer
-    r"growing\.mp4|state_\d{6,}\.safetensors|\.(state_\d{6,}\.safetensors|manifest\.json|drift\.png)\.tmp-[0-9a-f]{6}"
+    rf"growing\.mp4|{STATE.pattern}|\.({STATE.pattern}|manifest\.json|drift\.png)\.tmp-[0-9a-f]{{6}}"
     r"|\.video\.[a-z]+-[0-9a-f]{6}\.mp4"
 )
 logger = logging.getLogger("wanvideo")
@@ -71,12 +71,15 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.folder.parent)
             self._lock = FolderLock(self.folder)
+        self._part: VideoPart | None = None
         try:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
+                if found.video is not None and found.finished_file(self.folder) is None:
+                    raise OutputError(f"The video of {self.folder} is not there any more. Start it again.")
                 self.manifest = replace(
                     manifest, progress=found.progress, video=found.video, seed=found.seed, tail=found.tail,
-                    output=manifest.output or found.output,
+                    output=manifest.output or found.own_output(self.folder),
                 )  # fmt: skip
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
             self._part = None if self.video else self._open_part()
@@ -87,6 +90,8 @@ class Run:
                     self._replace(self.manifest)
             self._forget_rest()
         except BaseException:
+            if self._part is not None:
+                self._part.close()
             self._lock.release()
             raise
 
@@ -216,11 +221,13 @@ class Run:
     def _begin_with(self, folder: Path) -> None:
         assert self._part is not None
         found = Manifest.read(folder)
-        assert found.tail is not None and found.video is not None
+        video = found.finished_file(folder)
+        if found.tail is None or video is None:
+            raise OutputError(f"The video of {folder} is not there any more. Start it again.")
         drift = found.progress.drift[: found.tail.num_windows]
         with _answered(folder):
             state = (folder / found.tail.state).read_bytes()
-        self._part.copy_from(folder / found.video, found.tail.num_frames)
+        self._part.copy_from(video, found.tail.num_frames)
         with _answered(self.folder):
             write_atomically(self.folder / found.tail.state, state)
         progress = replace(found.tail, num_bytes=self._part.position.num_bytes, drift=drift)

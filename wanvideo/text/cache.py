@@ -34,11 +34,11 @@ class TextCache:
 
     Args:
         folder: of the cache. encoder: the encoder's files; another size or time of one of them is another encoder.
-        precision: in which it computes, with its quantization.
+        precision: in which it computes, with its quantization. dim: of its embeddings.
     """
 
-    def __init__(self, folder: str | Path, encoder: Sequence[Path], precision: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, encoder: Sequence[Path], precision: str, dim: int) -> None:
+        self.folder, self.dim = Path(folder), dim
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in encoder]
         self.key = json.dumps([FORMAT, stamps, precision])
 
@@ -61,10 +61,14 @@ class TextCache:
         if not path.is_file():
             return None
         try:
-            return safetensors.torch.load(path.read_bytes())["embeds"]
-        except (safetensors.SafetensorError, KeyError, OSError) as error:
+            embeds = safetensors.torch.load(path.read_bytes())["embeds"]
+            is_right = embeds.ndim == 2 and len(embeds) > 0 and embeds.shape[1] == self.dim
+            if not is_right or not embeds.is_floating_point() or not embeds.isfinite().all():
+                raise ValueError(f"it holds {list(embeds.shape)} of {embeds.dtype}, or no finite numbers")
+        except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
             logger.warning("The cached prompt %s cannot be read and is encoded anew: %s", path, error)
             return None
+        return embeds
 
     def _write(self, prompt: str, embeds: Tensor) -> None:
         path = self._path(prompt)

@@ -16,6 +16,7 @@ from ..checkpoints.folders import find_tokenizer
 from ..checkpoints.reader import open_tensors
 from ..errors import CheckpointError
 from ..untrusted import answered, read_json, regular_file
+from .tokenizer_steps import is_bounded_table, wrong_step
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,8 +44,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     with answered(str(source)[:200], CheckpointError):
         path = _tokenizer_file(Path(source).expanduser())
     if path.suffix == ".json":
-        if not isinstance(read_json(path, WANTED, CheckpointError), dict):
+        if not isinstance(data := read_json(path, WANTED, CheckpointError), dict):
             raise CheckpointError(f"{path} is no tokenizer. Use {WANTED}.")
+        if (what := wrong_step(data)) is not None:
+            raise CheckpointError(f"{path.name} is no tokenizer that is used here: it has {what}. Use {WANTED}.")
         with _library(path.name):
             inner = Tokenizer.from_file(str(path))
     elif path.suffix == ".model":
@@ -121,6 +124,8 @@ def from_sentencepiece(data: bytes, name: str) -> Tokenizer:
         pieces, charsmap, collapses = _parse(data)
     except (ValueError, IndexError, KeyError, struct.error):
         raise CheckpointError(f"{name} is no SentencePiece model. Use {WANTED}.") from None
+    if not is_bounded_table(charsmap):
+        raise CheckpointError(f"{name} puts texts in place of letters that could fill the memory. Use {WANTED}.")
     names = [piece.text for piece in pieces]
     unknown = next((n for n, piece in enumerate(pieces) if piece.kind == _UNKNOWN_KIND), None)
     if unknown is None or END not in names:

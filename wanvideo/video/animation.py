@@ -17,6 +17,7 @@ from .picture import identify, to_array
 SHORTEST_S = 0.01  # of a frame; browsers show shorter ones for 0.1 s
 UNTIMED_S = 0.1
 MAX_FRAMES = 100_000
+MAX_CHUNKS = 4 * MAX_FRAMES  # some of which hold no frame
 
 
 class AnimatedPicture:
@@ -59,7 +60,9 @@ def _durations(path: Path) -> list[float]:
     seconds: list[float] = []
     with answered(str(path)), path.open("rb") as file:
         file.seek(12)
-        while len(chunk := file.read(8)) == 8 and len(seconds) < MAX_FRAMES:
+        for _ in range(MAX_CHUNKS):
+            if len(chunk := file.read(8)) < 8 or len(seconds) == MAX_FRAMES:
+                break
             length = int.from_bytes(chunk[4:], "little")
             end = file.tell() + length + length % 2
             if chunk[:4] == b"ANMF":

@@ -25,7 +25,8 @@ import torch
 from av.video.reformatter import Colorspace
 from torch import Tensor
 
-from ..durable import BINARY, write_all
+from ..audio.container import open_container
+from ..durable import BINARY, NO_LINK, write_all
 from ..errors import InputError, OutputError, ResumeError
 from ..keep import CRF, MAX_CRF
 from .fragments import Sample, Track, fragment
@@ -119,17 +120,22 @@ class VideoPart:
         """Append the first frames of a finished video of the same making, as they are coded there, with the own sound.
 
         Args: num_frames: up to the end of one of its windows.
-        Raises: OutputError when the video has fewer, cannot be read, or there is no room.
+        Raises: ResumeError when the video has fewer or cannot be read, OutputError when there is no room.
         """
         try:
-            with av.open(str(Path(video).absolute())) as container:
+            with open_container(video, "the video of a run") as container:
                 packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
                 while some := [self._sample(packet) for packet in itertools.islice(packets, self._room(num_frames))]:
                     self._put(some)
-        except (av.FFmpegError, OSError) as error:
-            raise OutputError(f"{cause_of(error)} while {video} was continued in {self.path}. Make it anew.") from None
+        except InputError as error:
+            raise ResumeError(str(error)) from None
+        except (av.FFmpegError, OSError, struct.error) as error:
+            said = f"{cause_of(error)} while {video} was continued in {self.path}"
+            if getattr(error, "errno", None) in FULL:
+                raise OutputError(f"{said}. Make room.") from None
+            raise ResumeError(f"{said}. Make it anew.") from None
         if self.num_frames != num_frames:
-            raise OutputError(f"{video} has {self.num_frames} frames, {num_frames} were expected. Make it anew.")
+            raise ResumeError(f"{video} has {self.num_frames} frames, {num_frames} were expected. Make it anew.")
 
     def _room(self, num_frames: int) -> int:
         return max(0, min(COPIED_AT_ONCE, num_frames - self.num_frames))
@@ -147,7 +153,7 @@ class VideoPart:
             self._release()
 
     def _open(self, header: bytes, position: Position | None) -> None:
-        flags = os.O_RDWR | BINARY | (0 if position else os.O_CREAT | os.O_TRUNC)
+        flags = os.O_RDWR | BINARY | NO_LINK | (0 if position else os.O_CREAT | os.O_TRUNC)
         self._file = os.open(self.path, flags, 0o666)
         if position is None:
             write_all(self._file, header)

@@ -155,6 +155,13 @@ def identify(path: Path, what: str = WHAT) -> Image.Image | None:
     return image
 
 
+def read_no_other_kinds() -> None:
+    """From now on Pillow opens in this process what is read here alone, whoever calls it: not EPS, of which it has
+    Ghostscript run the program that the file is."""
+    Image.init()
+    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
+
+
 class _BoundedFile(io.BufferedReader):
     """A file of which no more is asked than it has: Pillow believes the lengths of damaged chunks, up to 4 GB.
 

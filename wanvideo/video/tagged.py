@@ -50,14 +50,14 @@ def save_tagged(names: Sequence[Path], path: str | Path, tags: Mapping[str, str]
 
 
 def _tags(video: Path) -> Mapping[str, str]:
-    with av.open(str(video.absolute())) as container:
+    with av.open(str(video.absolute()), format="mp4") as container:
         return dict(container.metadata)
 
 
 def _write(video: Path, path: Path, tags: Mapping[str, str]) -> None:
     options = {"movflags": "faststart+use_metadata_tags"}
     with (
-        av.open(str(video.absolute())) as container,
+        av.open(str(video.absolute()), format="mp4") as container,
         av.open(str(path.absolute()), "w", format="mp4", options=options) as output,
     ):
         output.metadata.update({**container.metadata, **tags})

@@ -176,7 +176,7 @@ def free_name(path: str | Path) -> Path:
 
 
 def _mux(part: Path, output: av.container.OutputContainer, rate: Fraction, audio: Soundtrack | None) -> None:
-    with av.open(str(part.absolute())) as container:
+    with av.open(str(part.absolute()), format="mp4") as container:
         video = output.add_stream_from_template(container.streams.video[0], opaque=True)
         num_frames = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
     streams: list[Iterator[AnyPacket]] = [_packets(part, video)]
@@ -193,7 +193,7 @@ def _decoded_s(packet: AnyPacket) -> Fraction:
 
 def _packets(part: Path, video: av.VideoStream) -> Iterator[AnyPacket]:
     """The pictures of a part, on a time line that starts at 0."""
-    with av.open(str(part.absolute())) as container:
+    with av.open(str(part.absolute()), format="mp4") as container:
         start: int | None = None
         for packet in container.demux(container.streams.video[0]):
             if not packet.size:
