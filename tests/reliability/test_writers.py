@@ -198,9 +198,8 @@ OTHERS = {
     "nodes_video.py": "a new file of the temporary folder, which nobody else knows",
     "wanvideo/video/soundtrack.py": "encodes into memory",
     "wanvideo/lock.py": "a lock holds no result",
+    "wanvideo/cli/main.py": "standard output that nobody reads goes nowhere",
     "wanvideo/fleet/report.py": "a log, line by line",
-    "wanvideo/memory/learned.py": "a cache: renamed once written, read with care",
-    "wanvideo/text/cache.py": "a cache: renamed once written, read with care",
 }
 WRITES = {"write_text", "write_bytes", "copyfile", "copy", "copy2"}
 

@@ -146,7 +146,8 @@ def remove(folder: Path) -> list[str]:
         held.release()
     others = sorted(file.name for file in folder.iterdir())
     if not others:
-        folder.rmdir()
+        with contextlib.suppress(PermissionError):  # Windows keeps one that a program works in
+            folder.rmdir()
     return others
 
 
