@@ -20,6 +20,7 @@ from .wanvideo.engine.render import render
 from .wanvideo.errors import InputError, UnsupportedError
 from .wanvideo.fleet.group import Group
 from .wanvideo.fleet.remote import RemoteRender
+from .wanvideo.parallel.launch import check_exchange
 from .wanvideo.parallel.layout import WantedRanks
 
 MOST_GPUS = 64
@@ -115,6 +116,8 @@ class WanVideoParallel(Node):
         if gpus > there:
             raise InputError(f"gpus is {gpus} and this machine has {there}. Choose at most that, or 0 for all of them.")
         count = gpus or (there if on_gpus else 1)
+        if count > 1:
+            check_exchange(on_gpus)
         sizes = ulysses_size or 1, ring_size or 1
         wanted = WantedRanks(*sizes, is_auto=not (ulysses_size or ring_size), shard=shard)
         return (replace(model, ranks=Workers(count, wanted) if count > 1 else None),)

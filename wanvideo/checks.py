@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from .errors import InputError
 
 MOST_BRIEF = 80  # characters of a wrong value
 MAX_PATH, MAX_NAME = 4096, 255  # characters of a path, bytes of a name in it
+IS_WINDOWS = os.name == "nt"
+# Names that Windows takes for devices, those with characters that part streams or stand for others, and those that it
+# would write without their end.
+NO_NAME = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?|.*[<>:\"|?*\x01-\x1f].*|.*[. ]")
 
 
 def brief(value: object) -> str:
@@ -94,11 +99,21 @@ def mp4_path(name: str, value: Any) -> str:
     if given.endswith(("/", "\\")):
         raise InputError(f"{name} {brief(given)} is a folder. Name the video in it.")
     suffix = PurePath(given).suffix
-    if suffix.lower() == ".mp4":
-        return given
-    if suffix and not suffix[1:].isdigit():
+    if suffix and not suffix[1:].isdigit() and suffix.lower() != ".mp4":
         raise InputError(f"{name} {brief(given)} ends with {suffix}, and the video is an mp4. Use .mp4, or no suffix.")
-    return f"{given}.mp4"
+    if suffix.lower() != ".mp4":
+        given = f"{given}.mp4"
+    _check_names(name, given)
+    return given
+
+
+def _check_names(name: str, given: str) -> None:
+    """Raises: InputError for a path that Windows would write elsewhere, or not at all."""
+    pure = PureWindowsPath(given)
+    names = (part for part in pure.parts[bool(pure.anchor) :] if part != "..")
+    wrong = next(filter(NO_NAME.fullmatch, names), None)
+    if IS_WINDOWS and wrong is not None:
+        raise InputError(f"{name} {brief(given)} has the name {brief(wrong)}, which Windows lacks. Choose another.")
 
 
 def instance(name: str, value: Any, kind: type, what: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # for files that are written to in place: a link would be to somebody else's
+KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes a file that a program has open
+BUSY_S, POLL_S = 5.0, 0.05  # for which a scanner, a synchronizer or a reader may have a file, and between two tries
 
 
 def write_all(file: int, data: bytes) -> None:
@@ -49,8 +52,31 @@ def written_aside(path: Path) -> Iterator[Path]:
 def give_name(scratch: Path, path: Path) -> None:
     """Have a file on the disk, and then only under its name, in place of what had it."""
     sync_file(scratch)
-    scratch.replace(path)
+    replace_file(scratch, path)
     sync_folder(path.parent)
+
+
+def replace_file(scratch: Path, path: Path) -> None:
+    """Rename a file to `path`, whatever had that name. Where Windows refuses since either is open, it is tried for a
+    while: what only looks at a new file, or reads an old one, is done soon. Raises: OSError."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            scratch.replace(path)
+            return
+        except PermissionError:
+            if not KEEPS_OPEN_FILES or time.monotonic() > end:
+                raise
+        time.sleep(POLL_S)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nothing needs any more; what Windows keeps, as it is being read, stays. Raises: OSError."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        if not KEEPS_OPEN_FILES:
+            raise
 
 
 def sync_file(path: Path) -> None:

@@ -37,6 +37,8 @@ class FileLock:
                 owner = os.read(self._file, 20).decode(errors="replace") or "unknown"
                 os.close(self._file)
                 raise Owned(owner)
+            if sys.platform == "win32":  # nobody can have removed it there
+                break
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file), self.path.stat()):
                     break
@@ -76,8 +78,10 @@ def _lock(file: int, after_s: float = 0.0) -> bool:
             import msvcrt
 
             os.lseek(file, 2**30, os.SEEK_SET)  # behind the number, which others may read
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-            os.lseek(file, 0, os.SEEK_SET)
+            try:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            finally:
+                os.lseek(file, 0, os.SEEK_SET)
         else:
             import fcntl
 

@@ -93,6 +93,7 @@ def test_flags_in_the_documents_exist(language):
         "--gpu",
         "--audio",
         "--syncnet",
+        "--cpu",  # of ComfyUI
     }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9]+", page(language, *PAGES)))
     assert used <= known, used - known

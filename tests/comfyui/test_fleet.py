@@ -88,7 +88,7 @@ def test_three_servers_serve_a_batch_and_one_is_killed_in_the_middle(server, oth
 
 def workers_of(server):
     """Processes that sample for a server."""
-    return [child for child in server.process.children() if "wanvideo.fleet.worker" in child.cmdline()]
+    return [child for child in server.process.children() if "wanvideo.fleet.worker" in " ".join(child.cmdline())]
 
 
 def test_workers_show_what_they_make_and_free_ends_them(server, client):

@@ -200,8 +200,6 @@ OTHERS = {
     "wanvideo/video/soundtrack.py": "encodes into memory",
     "wanvideo/lock.py": "a lock holds no result",
     "wanvideo/fleet/report.py": "a log, line by line",
-    "wanvideo/memory/learned.py": "a cache: renamed once written, read with care",
-    "wanvideo/text/cache.py": "a cache: renamed once written, read with care",
 }
 WRITES = {"write_text", "write_bytes", "copyfile", "copy", "copy2"}
 

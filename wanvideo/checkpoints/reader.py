@@ -239,7 +239,8 @@ def checkpoints_in(folder: PathLike) -> list[list[Path]]:
             groups[index.name] = paths
     taken = {path for paths in groups.values() for path in paths}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and path not in taken:
+        is_hidden = path.name.startswith(".")  # macOS puts ._NAME beside each file on a disk of another system
+        if path.suffix.lower() in SUFFIXES and path.is_file() and path not in taken and not is_hidden:
             shard = SHARD.fullmatch(path.name)
             groups.setdefault(shard["stem"] + shard["suffix"] if shard else path.name, []).append(path)
     return list(groups.values())

@@ -157,12 +157,16 @@ def _places(flags: argparse.Namespace, works: Sequence[VideoWork]) -> Sequence[P
 
     from ..fleet.local import local_places
     from ..fleet.ray import ray_places
+    from ..parallel.launch import check_exchange
 
     if flags.engine == "ray":
         return ray_places(flags.address, flags.gpus_per_job, flags.workers)
     gpus = flags.gpus and flags.gpus.split(",")
     on_cpu = all(work.task.options.device == "cpu" for work in works)
-    return local_places(gpus, flags.gpus_per_job, flags.workers, 0 if on_cpu else torch.cuda.device_count())
+    num_gpus = 0 if on_cpu else torch.cuda.device_count()
+    if flags.gpus_per_job > 1:
+        check_exchange(on_gpus=num_gpus > 0)
+    return local_places(gpus, flags.gpus_per_job, flags.workers, num_gpus)
 
 
 def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..checkpoints.sets import DOCUMENTS, SETS, ModelSet, RemoteFile, for_preset
 from ..errors import CheckpointError, InputError
 from ..presets import load_preset, preset_names
 from .parser import Parser
+from .shell import quoted
 
 THERE, TO_COME, OTHER = "there", "to come", "other"
 USES = {  # the flags of `generate` that name what a set brings
@@ -130,9 +130,9 @@ def main(argv: list[str]) -> int:
         print(fetch(row.file, root))
     print("Everything is there.")
     if flags.preset is not None:
-        named = [USES[item.name].format(shlex.quote(str(root))) for item in sets if item.name in USES]
+        named = [USES[item.name].format(quoted(str(root))) for item in sets if item.name in USES]
         loras = (root / item.files[0].local for item in sets if item.about.startswith("LoRA"))
-        named += [f"--lora_dir {shlex.quote(str(lora))}" for lora in loras]
+        named += [f"--lora_dir {quoted(str(lora))}" for lora in loras]
         print(f"Use it with: python -m wanvideo generate --preset {flags.preset} {' '.join(named)}")
     return 0
 

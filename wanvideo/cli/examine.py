@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..ops.attention.backends import BACKENDS, TIMED_TOKENS, refusal, seconds_of
 from ..presets import load_preset
 from .download import size_text
 from .findings import Found, Missing, find_models, missing_files, missing_kinds, without_private
+from .shell import quoted
 
 HEAD_WIDTH, NUM_HEADS = 128, 40  # of the 14B model
 CPU_TOKENS = 1024
@@ -172,5 +172,5 @@ def _model_lines(report: Report) -> list[str]:
     lines += [f"  {item.what}\n    from {item.link}" for item in report.missing]
     if report.missing:
         sets = " ".join(dict.fromkeys(item.from_set for item in report.missing))
-        lines.append(f"  fetch it with: python -m wanvideo download --set {sets} --dir {shlex.quote(report.folder)}")
+        lines.append(f"  fetch it with: python -m wanvideo download --set {sets} --dir {quoted(report.folder)}")
     return lines

@@ -9,10 +9,12 @@ from .. import checks
 from ..durable import write_atomically
 from ..errors import OutputError
 from .parser import Parser, keep_existing
+from .shell import SUFFIX
+from .shell import script as script_of
 
 
 def main(argv: list[str]) -> int:
-    """Write NAME.job.json and NAME.sh beside the graph, and say what has no counterpart."""
+    """Write NAME.job.json and NAME.sh (.bat on Windows) beside the graph, and say what has no counterpart."""
     parser = Parser("python -m wanvideo export", description=__doc__)
     parser.add_argument("graph", help="file of Workflow > Export or Export (API)")
     parser.add_argument("--models", default="models", help="ComfyUI's folder of models")
@@ -25,7 +27,7 @@ def main(argv: list[str]) -> int:
 
     file = Path(checks.path("GRAPH", flags.graph)).expanduser()
     folder = file.parent if flags.out is None else Path(checks.path("--out", flags.out)).expanduser()
-    job, script = folder / f"{file.stem}.job.json", folder / f"{file.stem}.sh"
+    job, script = folder / f"{file.stem}.job.json", folder / f"{file.stem}{SUFFIX}"
     exported = export(read_graph(file), flags.models, flags.inputs, str(folder / f"{file.stem}."))
     pictures = [Path(picture.path) for picture in exported.derived]
     for path in (*pictures, job, script):
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         exported.save_pictures()
         write_atomically(job, (json.dumps(exported.job, indent=1, ensure_ascii=False) + "\n").encode())
-        write_atomically(script, f"#!/bin/sh\n{command}\n".encode())
+        write_atomically(script, script_of(command).encode())
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}). Name another folder with --out.") from None
     print("\n".join([*map(str, pictures), str(job), str(script), command]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import keyword
 import logging
@@ -19,6 +20,7 @@ from .. import checks
 from ..errors import TalkError
 
 UNREAD = 141  # exit code of a command whose reader left, as shells have it
+UNREADABLE = (errno.EPIPE, errno.EINVAL)  # what writing to a reader who left says, the latter on Windows
 COMMANDS = {
     "generate": "make a talking video from a job file (the flags of generate_infinitetalk.py)",
     "batch": "make many videos from a file of jobs, on this machine's GPUs, a Ray cluster or ComfyUI servers",
@@ -62,7 +64,8 @@ def _list_commands(arguments: list[str]) -> int:
 def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int:
     """Run `command(arguments)` with logging set up, and its errors as messages instead of tracebacks."""
     # Blocks and windows come and go in many sizes; without this a tenth of a small card is lost between them.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if os.name != "nt":  # where PyTorch has no such segments, and warns
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("wanvideo").setLevel(logging.INFO)
@@ -78,7 +81,7 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
         print("interrupted; finished windows are kept, and the same command goes on from there", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
-        if isinstance(error, BrokenPipeError) and _is_unread("\n"):
+        if isinstance(error, OSError) and error.errno in UNREADABLE and _is_unread("\n"):
             return UNREAD
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
@@ -95,7 +98,9 @@ def _is_unread(more: str = "") -> bool:
     """Whether nobody reads what is printed anymore, as in `| head`; from then on it goes nowhere, which is no error."""
     try:
         print(end=more, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
@@ -103,12 +108,12 @@ def _is_unread(more: str = "") -> bool:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """A request to end, or a terminal that was closed, ends a command as Ctrl+C does: what is finished is kept."""
+    """A request to end, a closed terminal or Ctrl+Break ends a command as Ctrl+C does: what is finished is kept."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     is_main = threading.current_thread() is threading.main_thread()  # nobody else may set them
     before = {name: signal.signal(name, interrupt) for name in names} if is_main else {}
     try:

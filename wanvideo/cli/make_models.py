@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 
 from .. import checks
 from ..synthetic.models import LAYOUTS, PARTS, SPEECH, WAN, make_models
 from ..synthetic.weights import SIZES
 from .parser import Parser, whole
+from .shell import IS_WINDOWS, quoted
 
 HOW = {
     "official": """
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
         print(f"{file.part:<14} {file.size_bytes / 1e6:>10.1f} MB  {file.path}")
     print(f"{'':<14} {sum(file.size_bytes for file in written) / 1e6:>10.1f} MB in all")
     if flags.parts is None:
-        out = str(Path(flags.out).absolute()) if flags.layout == "comfy" else shlex.quote(str(Path(flags.out)))
-        print(HOW[flags.layout].format(out=out, wan=WAN, speech=SPEECH))
+        out = str(Path(flags.out).absolute()) if flags.layout == "comfy" else quoted(str(Path(flags.out)))
+        how = HOW[flags.layout].format(out=out, wan=WAN, speech=SPEECH)
+        print(how.replace(" \\\n   ", "") if IS_WINDOWS else how)  # cmd goes on with another sign than PowerShell
     return 0

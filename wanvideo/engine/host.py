@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 from ..memory.budget import free_device_bytes
 from ..memory.residency import Residency, WholeResidency
 
@@ -104,6 +104,7 @@ class ModelHandle(Generic[Placed]):
             is_resident: it will be there as a whole, so that it need not pass through host memory.
         """
         if self.residency is None:
+            check_device(self.host.device)
             if is_resident:
                 self.host.make_room(num_bytes)
             model: Any = self._load(device=self.host.device if is_resident else CPU)  # of its residency's kind
@@ -173,7 +174,18 @@ def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(1, device=name).device
+        device = torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"device {name!r} cannot be used: {reason}. Use cuda, cuda:0 or cpu.") from None
+    check_device(device)
+    return device
+
+
+def check_device(device: torch.device) -> None:
+    """Raises: UnsupportedError for a kind of device on which no model here can run."""
+    if device.type == "mps":
+        raise UnsupportedError(
+            "The device mps has no numbers of 64 bits, in which positions and colors are computed.\n"
+            "Use cpu (start ComfyUI with --cpu), or a machine with an NVIDIA GPU."
+        )

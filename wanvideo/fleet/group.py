@@ -25,7 +25,10 @@ from .messages import Answer, Done, Failed, Question, Stop
 from .worker import Task
 
 logger = logging.getLogger("wanvideo")
-MODULE, ROOT = "wanvideo.fleet.worker", Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+# Neither PYTHONPATH nor the folder of a module is looked at by a Python that is isolated, as portable ones are.
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from wanvideo.fleet.worker import main; main()"
+OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows, which has no sessions
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.1
 STOP_S = 120.0  # for a step to end
@@ -155,12 +158,12 @@ class Group:
 
     def _spawn(self, index: int, port: int) -> _Process:
         environment = {**os.environ, **Place(index, self.size, index).environment("127.0.0.1", port)}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         if not isinstance(self.devices, int):
             environment[VISIBLE] = ",".join(map(_global_name, self.devices))
         process = subprocess.Popen(
-            [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, start_new_session=True,  # Ctrl+C is for whoever started it, who then stops it
+            [sys.executable, "-c", START, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment,
+            start_new_session=True, creationflags=OWN_GROUP,  # Ctrl+C is for whoever started it, who then stops it
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         return _Process(index, process, Channel(process.stdout, process.stdin), deque(maxlen=MOST_LINES))

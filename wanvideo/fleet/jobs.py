@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..untrusted import answered, parse_json, read_json, regular_file
 
 OWN_KEYS = ("name", "output", "flags")
 NAME = re.compile(r"[^\w.\-]+")
+IGNORES_CASE = sys.platform in ("win32", "darwin")  # in names of files
 MAX_BYTES, MAX_JOBS = 256 * 2**20, 100_000
 MAX_NAME_BYTES = 250  # with .log behind it what file systems take
 
@@ -77,7 +79,7 @@ def _placed(where: str, error: TalkError) -> str:
 def _sources(path: Path) -> Iterator[tuple[str, str, Any]]:
     """(where, default name, a function that reads it) of every job."""
     if path.is_dir():
-        for file in sorted(path.glob("*.json")):
+        for file in sorted(file for file in path.glob("*.json") if file.name[0] != "."):
             yield str(file), file.stem, lambda file=file: read_json(file, "a job in JSON")
         return
     file = regular_file(path, "a file of jobs: one JSON object a line, or a list of them")
@@ -123,10 +125,11 @@ def _clashes(entries: list[Entry]) -> Iterator[str]:
         ("name", [entry.name for entry in entries]),
         ("output", [os.path.realpath(entry.output) for entry in entries]),
     ):
-        for value, count in Counter(values).items():
+        alike = [value.casefold() if IGNORES_CASE else value for value in values]
+        for known, count in Counter(alike).items():
             if count > 1:
-                places = ", ".join(entry.where for entry, own in zip(entries, values, strict=True) if own == value)
-                yield f"{places[:300]}: {count} jobs have the {what} {value}. Give each its own."
+                places = ", ".join(entry.where for entry, own in zip(entries, alike, strict=True) if own == known)
+                yield f"{places[:300]}: {count} jobs have the {what} {values[alike.index(known)]}. Give each its own."
 
 
 def _argument(value: Any) -> str:

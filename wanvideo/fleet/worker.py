@@ -1,6 +1,6 @@
 """A process that works on one task after another, alone or as a rank of a group; its models stay loaded in between.
 
-`python -m wanvideo.fleet.worker` is started by a Group and talks to it over its standard input and output.
+A Group starts it, and talks to it over its standard input and output.
 """
 
 from __future__ import annotations
@@ -154,7 +154,3 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO if place.rank == 0 else logging.WARNING)
     Worker(channel, place).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,15 +6,17 @@ Legend: L video tokens, D width, F feed-forward width.
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .container import memory_limits
 
 if TYPE_CHECKING:
     import torch
 
+MEMINFO, HELD = Path("/proc/meminfo"), Path("/proc/self/statm")
 GIB = 2**30
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14: 16 x 16 patches of a picture, and the class
 PROMPT_TOKENS = 128  # of a usual prompt; its padding is counted and not attended to
@@ -35,19 +37,32 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def free_host_bytes() -> int:
-    """Memory that a process could still take, of the machine and of its container; 2^62 where that cannot be known."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 2**62
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    """Memory that a process could still take, of the machine and of its container."""
+    if not MEMINFO.exists():
+        return int(_psutil().virtual_memory().available)
+    fields = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
     return min([int(fields["MemAvailable"].split()[0]) * 1024, *(limit.free_bytes for limit in memory_limits())])
 
 
 def obtainable_host_bytes() -> int:
     """Memory beside the device that this process could have in all, with what it holds already."""
-    held = Path("/proc/self/statm")
-    pages = int(held.read_text().split()[1]) if held.exists() else 0
-    return free_host_bytes() + pages * mmap.PAGESIZE
+    if not MEMINFO.exists():
+        return free_host_bytes() + int(_psutil().Process().memory_info().rss)
+    return free_host_bytes() + int(HELD.read_text(encoding="utf-8").split()[1]) * mmap.PAGESIZE
+
+
+def total_host_bytes() -> int:
+    """All memory of the machine."""
+    if not MEMINFO.exists():
+        return int(_psutil().virtual_memory().total)
+    return os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+
+
+def _psutil() -> Any:
+    """Where the system has no /proc: Windows and macOS. It comes with accelerate."""
+    import psutil
+
+    return psutil
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from .. import checks
+from ..durable import write_atomically
 from ..errors import TalkError
 from ..untrusted import read_json
 
@@ -80,9 +81,7 @@ def learn(run: Measured) -> None:
     path = learned_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(json.dumps({"runs": [asdict(known) for known in (*runs, run)]}, indent=1), encoding="utf-8")
-        scratch.replace(path)
+        write_atomically(path, json.dumps({"runs": [asdict(known) for known in (*runs, run)]}, indent=1).encode())
     except OSError as error:
         logger.info("What this run took is not kept for later plans: %s cannot be written (%s).", path, error.strerror)
 

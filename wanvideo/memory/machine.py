@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .budget import free_device_bytes, free_host_bytes
+from .budget import free_device_bytes, free_host_bytes, total_host_bytes
 from .container import memory_limits
 from .nvml import Nvml, read_nvml
 
@@ -48,7 +48,7 @@ def look() -> Machine:
     gpus, reason = _gpus()
     return Machine(
         f"{platform.system()} {platform.release()} {platform.machine()}", _num_cores(), read_nvml(), gpus, reason,
-        _host_bytes(), free_host_bytes(), _container_bytes(),
+        total_host_bytes(), free_host_bytes(), _container_bytes(),
     )  # fmt: skip
 
 
@@ -76,14 +76,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _host_bytes() -> int:
-    """All memory of the machine; 0 where the system does not say."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
 def _container_bytes() -> int | None:
     """The least limit of the control groups that this process is in, where it is less than the machine's memory."""
     least = min((limit.total_bytes for limit in memory_limits()), default=None)
-    return least if least is not None and least < _host_bytes() else None
+    return least if least is not None and least < total_host_bytes() else None

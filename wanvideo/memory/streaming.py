@@ -80,25 +80,25 @@ class PackedLayout:
 class _PackedBlock(PackedLayout):
     """A block whose tensors are views of one host buffer, and for as long as it runs views of a device slot."""
 
-    def __init__(self, block: nn.Module, pin: bool) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__(block_tensors(block))
         self.host = torch.empty(self.num_bytes, dtype=torch.uint8)
         self.pack_into(self.host)
         self.point_to(self.host)
-        if pin:
-            _page_lock(self.host)
 
 
-def _page_lock(buffer: Tensor) -> None:
-    """Page-lock exactly this buffer (the caching host allocator would round it up to a power of two)."""
+def _page_lock(buffer: Tensor, device: torch.device) -> bool:
+    """Page-lock exactly this buffer (the caching host allocator would round it up to a power of two), if it can be."""
     cudart, pointer = torch.cuda.cudart(), buffer.data_ptr()
     status = int(cudart.cudaHostRegister(pointer, buffer.numel(), 0))
     if status:
         logger.warning("Host memory could not be page-locked (CUDA status %d); block streaming will be slower.", status)
-        with contextlib.suppress(RuntimeError):
-            torch.zeros(1, device="cuda")  # CUDA tells the next kernel of it too, which is this one
-        return
+        with contextlib.suppress(RuntimeError):  # the failure, which CUDA would tell whoever launches next
+            torch.zeros(1, device=device)
+            torch.cuda.synchronize(device)
+        return False
     weakref.finalize(buffer, cudart.cudaHostUnregister, pointer)
+    return True
 
 
 class BlockStreamer:
@@ -116,11 +116,11 @@ class BlockStreamer:
         count = len(blocks)
         num_streamed = max(0, min(num_streamed, count))
         self.device = torch.device(device)
-        self.on_gpu = self.device.type == "cuda"
+        self.on_gpu = self._locks = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
         with torch.inference_mode(False):
             # Those that stream make room for those that stay.
-            self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
+            self.packed = {index: self._pack(blocks[index]) for index in chosen}
             for index, block in enumerate(blocks):
                 if index not in chosen:
                     block.to(self.device)
@@ -180,7 +180,13 @@ class BlockStreamer:
             for index, packed in self.packed.items():
                 tensors = block_tensors(blocks[index])
                 if list(map(id, tensors)) != [id(place.tensor) for place in packed.places]:
-                    self.packed[index] = _PackedBlock(blocks[index], self.on_gpu)
+                    self.packed[index] = self._pack(blocks[index])
+
+    def _pack(self, block: nn.Module) -> _PackedBlock:
+        """Page-locked as long as the system allows more: Windows locks about half of the memory."""
+        packed = _PackedBlock(block)
+        self._locks = self._locks and _page_lock(packed.host, self.device)
+        return packed
 
     def _open(self) -> None:
         if self.slots or not self.order:

@@ -16,7 +16,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 from .layout import Layout
 from .mesh import Mesh
 from .team import Team
@@ -108,6 +108,7 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
         torch.cuda.set_device(device)
     # Multicast over NVLink is a resource of the host, and hosts are shared.
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    check_exchange(device.type == "cuda")
     _meet("nccl" if device.type == "cuda" else "gloo")
     watchdog = None
     try:
@@ -124,6 +125,14 @@ def joined(layout: Layout, device: torch.device) -> Iterator[Team]:
         if watchdog is not None:
             watchdog.close()
         dist.destroy_process_group()
+
+
+def check_exchange(on_gpus: bool) -> None:
+    """Raises: UnsupportedError where GPUs cannot exchange tensors, as PyTorch for Windows has no NCCL."""
+    if on_gpus and not (dist.is_available() and dist.is_nccl_available()):
+        raise UnsupportedError(
+            "GPUs cannot share a video here: this PyTorch has no NCCL, which is for Linux. Use one GPU for each video."
+        )
 
 
 def free_port() -> int:

@@ -147,7 +147,8 @@ def remove(folder: Path) -> list[str]:
         raise OutputError(f"{folder} cannot be deleted ({error.strerror}). Delete the folder by hand.") from None
     others = sorted(file.name for file in folder.iterdir())
     if not others:
-        folder.rmdir()
+        with contextlib.suppress(PermissionError):  # Windows keeps one that a program works in
+            folder.rmdir()
     return others
 
 

@@ -95,8 +95,9 @@ def _short(value: str | None) -> str:
 
 
 def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    """Those of folders too, but for hidden ones, which systems leave there at any time."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(inner for inner in path.iterdir() if inner.is_file())
+            yield from sorted(inner for inner in path.iterdir() if inner.is_file() and not inner.name.startswith("."))
         else:
             yield path

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..durable import sync_folder, write_atomically
+from ..durable import discard, sync_folder, write_atomically
 from ..errors import OutputError
 from ..quality.drift import WindowMeasures, draw
 from ..video.part import VideoPart, cause_of
@@ -139,7 +139,7 @@ class Run:
                 return
             self._replace(now)
             if before.state:
-                (self.folder / before.state).unlink(missing_ok=True)
+                discard(self.folder / before.state)
 
     def close(self) -> Path:
         """Finish the video; the folder then holds it once, and the manifest. Returns: its path."""
@@ -250,7 +250,7 @@ class Run:
         keep = {VIDEO if self.video else GROWING, self.manifest.progress.state, tail.state if tail else ""}
         for file in self.folder.iterdir():
             if (PASSING.fullmatch(file.name) or file.name == VIDEO) and file.name not in keep:
-                file.unlink(missing_ok=True)
+                discard(file)
 
 
 def own_files(folder: Path) -> list[Path]:

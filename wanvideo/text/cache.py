@@ -15,6 +15,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from ..durable import discard, write_atomically
+
 logger = logging.getLogger("wanvideo")
 FORMAT = 2  # raised when embeddings of the same inputs change
 PLACE = "WANVIDEO_CACHE"  # environment variable: the folder, empty for none
@@ -72,13 +74,11 @@ class TextCache:
 
     def _write(self, prompt: str, embeds: Tensor) -> None:
         path = self._path(prompt)
-        part = path.with_suffix(f".{os.getpid()}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()}))
-            part.replace(path)
+            write_atomically(path, safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()}))
             kept = sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
             for old in kept[:-MOST_FILES]:
-                old.unlink(missing_ok=True)
+                discard(old)
         except OSError as error:  # a video does not end because a prompt cannot be kept
             logger.warning("The encoded prompt cannot be kept in %s: %s", self.folder, error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from ..durable import sync_file, sync_folder
+from ..durable import discard, replace_file, sync_file, sync_folder
 from ..errors import OutputError
 from .part import cause_of
 
@@ -32,12 +32,12 @@ def save_tagged(names: Sequence[Path], path: str | Path, tags: Mapping[str, str]
     try:
         if tags.items() <= _tags(video).items():
             _link_or_copy(video, scratch)
-            scratch.replace(path)
+            replace_file(scratch, path)
         else:
             others = [name for name in names if name.exists() and name.samefile(video)]
             _write(video, scratch, tags)
             sync_file(scratch)
-            scratch.replace(path)
+            replace_file(scratch, path)
             for name in others:
                 _rename(path, name)
         sync_folder(path.parent)
@@ -46,7 +46,7 @@ def save_tagged(names: Sequence[Path], path: str | Path, tags: Mapping[str, str]
             f"{cause_of(error)} for {path}. Choose another place; the finished video is {video}"
         ) from None
     finally:
-        scratch.unlink(missing_ok=True)
+        discard(scratch)
 
 
 def _tags(video: Path) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ import av
 import numpy as np
 from torch import Tensor
 
-from ..durable import give_name, sync_file, sync_folder
+from ..durable import discard, give_name, replace_file, sync_file, sync_folder
 from ..errors import InputError, OutputError
 from ..keep import CRF
 from .part import VideoPart, cause_of, frame_rate
@@ -75,10 +75,10 @@ class VideoWriter:
             self._part.close()
             self._is_closed = True
             if not self.num_frames:
-                self.partial.unlink(missing_ok=True)
+                discard(self.partial)
                 raise OutputError(f"No frame was written, so there is no video {self.path}. Write at least one.")
             self.path = with_sound(self.partial, self.path, self._part.rate, audio=self.audio, overwrite=self.overwrite)
-            self.partial.unlink(missing_ok=True)
+            discard(self.partial)
         return self.path
 
     def abandon(self) -> None:
@@ -90,7 +90,7 @@ class VideoWriter:
         if self.num_frames:
             log.warning("The video was not finished. Its first %d frames are in %s", self.num_frames, self.partial)
         else:
-            self.partial.unlink(missing_ok=True)
+            discard(self.partial)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -131,7 +131,7 @@ def with_sound(
             f"{cause_of(error)} while {path} was put together. All its pictures are in {part}; mend that, start again."
         ) from None
     finally:
-        finishing.unlink(missing_ok=True)
+        discard(finishing)
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
@@ -241,17 +241,17 @@ def _put_in_place(finished: Path, path: Path) -> None:
         except FileExistsError:
             continue
         except OSError:
-            finished.replace(path)  # a file system without hard links
+            replace_file(finished, path)  # a file system without hard links
             return
         try:
-            scratch.replace(path)
+            replace_file(scratch, path)
             return
         except FileNotFoundError:
             if os.path.lexists(scratch):
                 raise
             continue  # another process began to use the run, and removed it
         finally:
-            scratch.unlink(missing_ok=True)  # where both are names of one file already, POSIX leaves both
+            discard(scratch)  # where both are names of one file already, POSIX leaves both
 
 
 def _link(finished: Path, path: Path) -> None:

@@ -155,7 +155,8 @@ class Media:
         name, _, place = str(file).removesuffix("]").partition(" [")
         if place not in ("", "input"):
             self.notes.append(f"{name} is in ComfyUI's {place} folder: copy it into its input folder")
-        return f"{self.inputs}/{name}"
+        inside = name.replace("\\", "/")  # as a graph of Windows has it
+        return f"{self.inputs}/{inside}"
 
 
 def _is_plain(image: Image.Image) -> bool:

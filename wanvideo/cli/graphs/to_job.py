@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError
+from ..shell import command_line
 from .graph import Graph
 from .media import Derived
 from .sampler import SAMPLERS, SamplerReader
@@ -26,7 +26,7 @@ class Exported:
     notes: tuple[str, ...]
 
     def command(self, job_file: str) -> str:
-        return shlex.join(["python", "-m", "wanvideo", "generate", "--input_json", job_file, *self.flags])
+        return command_line(["python", "-m", "wanvideo", "generate", "--input_json", job_file, *self.flags])
 
     def save_pictures(self) -> None:
         """Raises: InputError for a picture that cannot be read."""

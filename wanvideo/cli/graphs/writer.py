@@ -55,16 +55,16 @@ class GraphWriter:
 
     def mask(self, path: str) -> Ref:
         """A picture that is white where somebody is."""
-        return self.add("LoadImageMask", image=Path(path).name, channel="red")
+        return self.add("LoadImageMask", image=name_of(path), channel="red")
 
 
 def set_source(graph: GraphWriter, request: TalkRequest) -> None:
     """The picture or the source video, and how it is followed."""
     if is_moving(request.reference):
         graph.remove("LoadImage", IMAGE, "start_image")
-        graph.set(IMAGE, source_video=graph.add("LoadVideo", file=Path(request.reference).name))
+        graph.set(IMAGE, source_video=graph.add("LoadVideo", file=name_of(request.reference)))
     else:
-        graph.set("LoadImage", image=Path(request.reference).name)
+        graph.set("LoadImage", image=name_of(request.reference))
     keep, camera, reanchor = request.keep, request.camera, request.settings.reanchor
     is_usual = request.source_end == SOURCE_ENDS[0] and request.crf is None
     if is_usual and not (keep or camera or reanchor or request.scene_seg):
@@ -79,7 +79,7 @@ def set_source(graph: GraphWriter, request: TalkRequest) -> None:
     elif keep is not None and keep.mask is not None:
         mask = keep.mask
         moves = is_moving(mask)
-        link = graph.add("LoadVideo", file=Path(mask).name) if moves else graph.mask(mask)
+        link = graph.add("LoadVideo", file=name_of(mask)) if moves else graph.mask(mask)
         options["mask_video" if moves else "keep_mask"] = link
     if camera is not None:
         right, down = camera.pan
@@ -101,7 +101,7 @@ def set_people(graph: GraphWriter, request: TalkRequest) -> None:
         )
     if [speaker for speaker in speakers[: len(speaking)] if not speaker.audio]:
         raise InputError("Who only listens comes last in a graph. Name who speaks first in cond_audio.")
-    sounds = [Path(str(speaker.audio)).name for speaker in speaking]
+    sounds = [name_of(str(speaker.audio)) for speaker in speaking]
     graph.set("LoadAudio", audio=sounds[0])
     links = {f"audio_{i}": graph.add("LoadAudio", audio=sound) for i, sound in enumerate(sounds[1:], 2)}
     graph.set(SPEECH, **links)
@@ -138,6 +138,11 @@ def is_moving(path: str) -> bool:
     return is_video(file) if file.is_file() else (mimetypes.guess_type(file.name)[0] or "").startswith("video")
 
 
+def name_of(path: str) -> str:
+    """What a file is called in ComfyUI's input folder, on whatever system its path was written."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
 def inputs_of(request: TalkRequest) -> Iterator[str]:
     """Every picture, video and sound that a graph loads, once."""
     keep = [str(request.keep.mask)] if request.keep is not None and request.keep.mask else []
@@ -150,8 +155,7 @@ def check_names(request: TalkRequest) -> None:
     known: dict[str, Path] = {}
     for path in inputs_of(request):
         file = Path(path).expanduser().absolute()
-        if known.setdefault(file.name, file) != file:
+        if known.setdefault(name := name_of(path), file) != file:
             raise InputError(
-                f"{known[file.name]} and {file} have one name, and a graph loads files by their name. Rename one of "
-                "them."
+                f"{known[name]} and {file} have one name, and a graph loads files by their name. Rename one of them."
             )
