@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .. import checks
 from ..errors import TalkError
+from ..memory.shortage import describe_shortage
 
 UNREAD = 141  # exit code of a command whose reader left, as shells have it
 COMMANDS = {
@@ -80,6 +81,9 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
     except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
         if isinstance(error, BrokenPipeError) and _is_unread("\n"):
             return UNREAD
+        if (shortage := describe_shortage(error)) is not None:
+            print(f"error: {shortage}", file=sys.stderr)
+            return 2
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"error: something unexpected happened, {type(error).__name__}: {str(error)[:500]}\n"

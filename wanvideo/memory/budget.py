@@ -6,10 +6,12 @@ Legend: L video tokens, D width, F feed-forward width.
 from __future__ import annotations
 
 import mmap
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import windows
 from .container import memory_limits
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def free_device_bytes(device: torch.device) -> int:
 
 def free_host_bytes() -> int:
     """Memory that a process could still take, of the machine and of its container; 2^62 where that cannot be known."""
+    if sys.platform == "win32":
+        return windows.physical_bytes()[1]
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return 2**62
@@ -45,9 +49,16 @@ def free_host_bytes() -> int:
 
 def obtainable_host_bytes() -> int:
     """Memory beside the device that this process could have in all, with what it holds already."""
+    return free_host_bytes() + _own_bytes()
+
+
+def _own_bytes() -> int:
+    """What this process has for itself: pages of files that it has mapped count as free already."""
+    if sys.platform == "win32":
+        return windows.own_bytes()
     held = Path("/proc/self/statm")
-    pages = int(held.read_text().split()[1]) if held.exists() else 0
-    return free_host_bytes() + pages * mmap.PAGESIZE
+    _, resident, shared, *_ = map(int, held.read_text().split()) if held.exists() else (0, 0, 0)
+    return (resident - shared) * mmap.PAGESIZE
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import windows
 from .budget import free_device_bytes, free_host_bytes
 from .container import memory_limits
 from .nvml import Nvml, read_nvml
@@ -78,6 +80,8 @@ def _num_cores() -> int:
 
 def _host_bytes() -> int:
     """All memory of the machine; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return windows.physical_bytes()[0]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 0

@@ -12,6 +12,7 @@ import logging
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,23 +81,39 @@ class PackedLayout:
 class _PackedBlock(PackedLayout):
     """A block whose tensors are views of one host buffer, and for as long as it runs views of a device slot."""
 
-    def __init__(self, block: nn.Module, pin: bool) -> None:
+    def __init__(self, block: nn.Module, device: torch.device) -> None:
         super().__init__(block_tensors(block))
         self.host = torch.empty(self.num_bytes, dtype=torch.uint8)
         self.pack_into(self.host)
         self.point_to(self.host)
-        if pin:
-            _page_lock(self.host)
+        if device.type == "cuda":
+            _page_lock(self.host, device)
+
+    def holds(self, block: nn.Module) -> bool:
+        """Whether all that a block has now is here."""
+        tensors = block_tensors(block)
+        return [id(place.tensor) for place in self.places] == [*map(id, tensors)] and all(
+            not tensor.numel() or tensor.data_ptr() == place.view(self.host).data_ptr()
+            for place, tensor in zip(self.places, tensors, strict=True)
+        )
 
 
-def _page_lock(buffer: Tensor) -> None:
+def _page_lock(buffer: Tensor, device: torch.device) -> None:
     """Page-lock exactly this buffer (the caching host allocator would round it up to a power of two)."""
     cudart, pointer = torch.cuda.cudart(), buffer.data_ptr()
     status = int(cudart.cudaHostRegister(pointer, buffer.numel(), 0))
     if status:
-        logger.warning("Host memory could not be page-locked (CUDA status %d); block streaming will be slower.", status)
+        _say_unlocked(status)
+        with contextlib.suppress(RuntimeError):  # CUDA keeps the status, and the next kernel would be taken for failed
+            torch.ones(1, device=device)
         return
     weakref.finalize(buffer, cudart.cudaHostUnregister, pointer)
+
+
+@cache
+def _say_unlocked(status: int) -> None:
+    """Once, not for each of forty blocks."""
+    logger.warning("Host memory could not be page-locked (CUDA status %d); block streaming will be slower.", status)
 
 
 class BlockStreamer:
@@ -108,21 +125,28 @@ class BlockStreamer:
         num_streamed: how many of them stream; the others stay. They are spread evenly, so that the copies have the
             most compute to hide behind.
         prefetch: blocks copied ahead of the one that runs.
+        before: the streamer of these blocks until now, which is closed and not used again. What both stream stays where
+            it is: packed anew it would be in host memory twice.
     """
 
-    def __init__(self, blocks: Blocks, device: torch.device, num_streamed: int, prefetch: int = 1) -> None:
+    def __init__(
+        self, blocks: Blocks, device: torch.device, num_streamed: int, prefetch: int = 1,
+        before: BlockStreamer | None = None,
+    ) -> None:  # fmt: skip
         count = len(blocks)
         num_streamed = max(0, min(num_streamed, count))
         self.device = torch.device(device)
         self.on_gpu = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
+        known = {} if before is None else before.packed
         with torch.inference_mode(False):
             # Those that stream make room for those that stay.
-            self.packed = {index: _PackedBlock(blocks[index], self.on_gpu) for index in chosen}
+            self.packed = {index: self._pack(blocks[index], known.pop(index, None)) for index in chosen}
             for index, block in enumerate(blocks):
                 if index not in chosen:
                     block.to(self.device)
-        self.order = chosen
+                    known.pop(index, None)
+        self.order, self.prefetch = chosen, prefetch
         self.num_slots = min(prefetch + 1, len(chosen))
         self.slots: list[Tensor] = []
         self.copied: list[torch.cuda.Event] = []
@@ -176,9 +200,11 @@ class BlockStreamer:
         """Take in tensors that streamed blocks were given, and let go of those they lost."""
         with torch.inference_mode(False):
             for index, packed in self.packed.items():
-                tensors = block_tensors(blocks[index])
-                if list(map(id, tensors)) != [id(place.tensor) for place in packed.places]:
-                    self.packed[index] = _PackedBlock(blocks[index], self.on_gpu)
+                self.packed[index] = self._pack(blocks[index], packed)
+
+    def _pack(self, block: nn.Module, known: _PackedBlock | None) -> _PackedBlock:
+        """A block in a host buffer: the one that is known, if it still has all of the block."""
+        return known if known is not None and known.holds(block) else _PackedBlock(block, self.device)
 
     def _open(self) -> None:
         if self.slots or not self.order:

@@ -5,6 +5,7 @@ Legend: L rows of activations, K input features, N output features.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..norm import quantize_rows
-from ..quantized import FP8, QuantizedRows
+from ..quantized import FP8, LARGEST, QuantizedRows
 from ..row_blocks import row_blocks
 from .low_rank import LoraBranch
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
+LARGEST_ERROR = 0.05  # of products that are rounded to bf16
+_MULTIPLIED: dict[tuple[torch.dtype, torch.device], bool] = {}
+logger = logging.getLogger("wanvideo")
 
 
 class Linear(nn.Linear):
@@ -78,9 +82,9 @@ class RowScaledLinear(Linear):
     def multiplies_stored(self) -> bool:
         """Whether the device multiplies the weight as it is stored: known once the weight is there."""
         dtype, device = self.weight.dtype, self.weight.device
-        if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
+        if device.type != "cuda" or self.in_features % 16 or self.out_features % 16 or dtype not in LARGEST:
             return False
-        return dtype == torch.int8 or dtype == FP8 and torch.cuda.get_device_capability(device) >= (8, 9)
+        return multiplies_rows(dtype, device)
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -98,13 +102,14 @@ class RowScaledLinear(Linear):
         if not self.multiplies_stored:
             return super().product(x)
         if isinstance(x, QuantizedRows):
-            return self._multiply(x, self.bias.dtype)
+            return self.multiply(x, self.bias.dtype)
         if x.numel() < FEW_ROWS * self.in_features:
             return super().product(x)
-        out = self._multiply(quantize_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
+        out = self.multiply(quantize_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _multiply(self, x: QuantizedRows, dtype: torch.dtype) -> Tensor:
+    def multiply(self, x: QuantizedRows, dtype: torch.dtype) -> Tensor:
+        """Rows and weight as they are stored -> [L, N], with the bias."""
         if self.weight.dtype == torch.int8:
             parts = zip(x.data.split(INT8_ROWS), x.scale.split(INT8_ROWS), strict=True)
             return torch.cat([self._multiply_int8(data, scale, dtype) for data, scale in parts])
@@ -123,3 +128,39 @@ class RowScaledLinear(Linear):
             return kernels.row_kernels().scale_products(products, scale, self.weight_scale, self.bias, dtype)
         out = products.float() * scale * self.weight_scale.t()
         return (out if self.bias is None else out + self.bias.float()).to(dtype)
+
+
+def multiplies_rows(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products of 8-bit rows work on a GPU, tried once: builds of PyTorch lack those in fp8 for some, and for
+    all on Windows.
+    """
+    if (dtype, device) not in _MULTIPLIED:  # a dict, which compiled code looks into
+        is_known = dtype != FP8 or torch.cuda.get_device_capability(device) >= (8, 9)
+        _MULTIPLIED[dtype, device] = is_known and multiplies_right(dtype, device)
+    return _MULTIPLIED[dtype, device]
+
+
+def multiplies_right(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether 8-bit products on a device are near those of the same numbers in float32."""
+    generator = torch.Generator(device).manual_seed(1)
+    size, steps = 256, torch.linspace(0.5, 2, 256, device=device)[:, None]
+    with torch.inference_mode(False):
+        x, weight = (
+            (torch.randn(size, size, device=device, generator=generator) * LARGEST[dtype] / 8).to(dtype)
+            for _ in range(2)
+        )
+        layer = RowScaledLinear(size, size, False, dtype).to(device)
+        layer.weight.data, layer.weight_scale.data = weight, steps.flip(0).contiguous()
+        exact = (x.float() * steps) @ (weight.float() * layer.weight_scale).t()
+        try:
+            out = layer.multiply(QuantizedRows(x, steps), torch.bfloat16).float()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as failure:
+            reason = str(failure).partition("\n")[0]
+            logger.info("Products in %s do not work here (%s); weights are widened.", dtype, reason)
+            return False
+    error = float((out - exact).norm() / exact.norm())
+    if not error <= LARGEST_ERROR:
+        logger.warning("Products in %s are off by %.0f %% here; weights are widened instead.", dtype, 100 * error)
+    return error <= LARGEST_ERROR
