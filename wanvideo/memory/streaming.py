@@ -138,10 +138,12 @@ class BlockStreamer:
         self.device = torch.device(device)
         self.on_gpu = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
-        known = {} if before is None else before.packed
+        known: dict[int, _PackedBlock] = {} if before is None else before.packed
         with torch.inference_mode(False):
             # Those that stream make room for those that stay.
-            self.packed = {index: self._pack(blocks[index], known.pop(index, None)) for index in chosen}
+            self.packed: dict[int, _PackedBlock] = {
+                index: self._pack(blocks[index], known.pop(index, None)) for index in chosen
+            }
             for index, block in enumerate(blocks):
                 if index not in chosen:
                     block.to(self.device)
