@@ -27,7 +27,7 @@ from .nodes_base import (
     whole,
 )
 from .nodes_files import folder_inside
-from .nodes_model_loading import ANY_VAE, ClipEncoder, vae_of
+from .nodes_model_loading import ANY_VAE, ClipEncoder, run_vae, vae_of
 from .nodes_source import SourceOptions
 from .nodes_video import VideoFile, video_file
 from .wanvideo.engine.encoders import encode_images
@@ -412,11 +412,12 @@ class WanVideoImageToVideoEncode(Node):
             None if images is None else fit_images(images, width, height).transpose(0, 1)
             for images in (start_image, end_image)
         )
-        with torch.inference_mode():
-            condition = picture_condition(
-                encoder.load(), geometry, start, end, Tiling.default() if tiled_vae else None,
-                start_latent_strength, end_latent_strength,
-            )  # fmt: skip
+        condition = run_vae(
+            encoder, (width, height, geometry.num_frames), Tiling.default() if tiled_vae else None,
+            lambda vae, tiles: picture_condition(
+                vae, geometry, start, end, tiles, start_latent_strength, end_latent_strength
+            ),
+        )  # fmt: skip
         if force_offload:
             encoder.offload()
         return (PlainClip(geometry, condition.cpu(), clip),)

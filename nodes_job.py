@@ -10,7 +10,7 @@ from torch import Tensor
 from .nodes_base import expect
 from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
-from .nodes_model_loading import VideoModel
+from .nodes_model_loading import VideoModel, run_vae
 from .nodes_options import Experimental, Schedule
 from .nodes_parallel import check_readable, renderer
 from .wanvideo.checkpoints.checkpoint import check_image_to_video, check_speakers
@@ -21,6 +21,7 @@ from .wanvideo.engine.render import render_clip
 from .wanvideo.engine.talk import audio_guidance_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import DEFAULT_WINDOW, FPS, VideoGeometry
+from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.request import Apg, LoopSettings, SkipLayers, StepCache
 from .wanvideo.runs.find import free_run
 from .wanvideo.runs.store import VIDEO
@@ -208,7 +209,11 @@ class Job:
         result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
         if len(plan) == 1:
             if latents is None:  # an earlier run had the window and only did not finish the file
-                latents = encode_video(images.vae.load(), recording.read(0), None)
+                latents = run_vae(
+                    images.vae, (images.width, images.height, recording.num_frames),
+                    Tiling.default() if setup.settings.tiled_vae else None,
+                    lambda vae, tiles: encode_video(vae, recording.read(0), tiles),
+                )  # fmt: skip
             result["samples"] = latents[None].cpu()
         return result
 

@@ -40,7 +40,10 @@ from .wanvideo.engine.host import ModelHandle
 from .wanvideo.errors import InputError
 from .wanvideo.lora.file import check_lora
 from .wanvideo.lora.use import LoraUse
+from .wanvideo.memory.budget import vae_bytes
+from .wanvideo.memory.oom import OomRetry, make_fallbacks
 from .wanvideo.memory.residency import Residency, WholeResidency
+from .wanvideo.models.vae_tiling import Tiling
 from .wanvideo.ops.attention.names import ATTENTION_MODES, STAND_INS
 from .wanvideo.request import EngineOptions
 from .wanvideo.sampling.conditions import mode_of_adapter
@@ -288,6 +291,30 @@ def vae_of(value: Any, can_be_tiny: bool = False) -> ModelHandle:
             "Link a Wan2.1 VAE here, and a tiny one to WanVideo Decode only."
         )
     return handle
+
+
+def run_vae(
+    handle: ModelHandle, size: tuple[int, int, int], tiling: Tiling | None,
+    work: Callable[[Any, Tiling | None], torch.Tensor],
+) -> torch.Tensor:  # fmt: skip
+    """What `work` makes with a VAE for which others have made room; in tiles where memory runs out without.
+
+    Args: size: width, height and frames of the clip.
+    """
+    chosen = [tiling]
+
+    def tile() -> bool:
+        was_whole = chosen[0] is None
+        chosen[0] = chosen[0] or Tiling.default()
+        return was_whole
+
+    element_size = 4 if handle.precision.endswith(("fp32", "float32")) else 2
+
+    def run() -> torch.Tensor:
+        return work(handle.load(vae_bytes(*size, chosen[0] is not None, element_size)), chosen[0])
+
+    with torch.inference_mode():
+        return OomRetry(0, make_fallbacks(None, tile)).run(run)
 
 
 def _handle_of(state: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelHandle:

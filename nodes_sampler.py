@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from .nodes_audio import samples_of
 from .nodes_base import Node, advanced, checked, choice, expect, flag, number, refuse, socket, unsupported, whole
 from .nodes_common import RunProgress, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING
 from .nodes_job import Extras, Job, still_needed, talking_video_of
-from .nodes_model_loading import ANY_VAE, vae_of
+from .nodes_model_loading import ANY_VAE, run_vae, vae_of
 from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
 from .nodes_preview import TinyPreview
 from .wanvideo.engine.conditioning import Prompts, Speech
@@ -267,8 +265,8 @@ class WanVideoEncode(TilesNode):
         refuse(mask=mask, noise_aug_strength=noise_aug_strength or None)
         encoder = vae_of(vae)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
-        with torch.inference_mode():
-            latents = encode_video(encoder.load(), image, tiling)
+        count, height, width = image.shape[:3]
+        latents = run_vae(encoder, (width, height, count), tiling, lambda vae, tiles: encode_video(vae, image, tiles))
         encoder.offload()
         return ({"samples": (latents * latent_strength)[None].cpu()},)
 
@@ -288,8 +286,12 @@ class WanVideoDecode(TilesNode):
             return (samples["talking_video"].recording.images(),)
         decoder = vae_of(vae, can_be_tiny=True)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
-        with torch.inference_mode():
-            pixels = decoder.load().decode(samples["samples"][0], tiling=tiling).float().cpu()
+        latents = samples["samples"][0]
+        height, width = latents.shape[-2:]
+        pixels = run_vae(
+            decoder, (8 * width, 8 * height, 4 * latents.shape[1] - 3), tiling,
+            lambda vae, tiles: vae.decode(latents, tiling=tiles).float().cpu(),
+        )  # fmt: skip
         decoder.offload()
         return (to_images(pixels.permute(1, 2, 3, 0), normalization),)
 

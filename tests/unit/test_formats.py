@@ -189,7 +189,7 @@ def test_products_in_8_bits(name, storage, rows):
     x = quantize_rows(recipes.tensor("format.x", (rows, COLUMNS), 1), storage)
     expected = torch.nn.functional.linear(x.dense(torch.float32), layer.dense_weight(torch.float32), layer.bias)
     try:
-        out = layer._multiply(x, torch.float32)
+        out = layer.multiply(x, torch.float32)
     except RuntimeError as problem:
         if "per-tensor scaling" not in str(problem):
             raise

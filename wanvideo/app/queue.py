@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, TalkError
+from ..memory.shortage import describe_shortage
 
 if TYPE_CHECKING:
     from ..sampling.window import StepReport
@@ -157,4 +158,5 @@ class TaskQueue:
             task.message, task.state = str(error), FAILED
         except Exception as error:  # noqa: BLE001 the worker goes on with the next video
             logger.exception("A video of the app failed")
-            task.message, task.state = f"{type(error).__name__}: {str(error)[:300]}", FAILED
+            message = describe_shortage(error) or f"{type(error).__name__}: {str(error)[:300]}"
+            task.message, task.state = message, FAILED

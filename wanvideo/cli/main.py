@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .. import checks
 from ..errors import TalkError
+from ..memory.shortage import describe_shortage
 
 UNREAD = 141  # exit code of a command whose reader left, as shells have it
 UNREADABLE = (errno.EPIPE, errno.EINVAL)  # what writing to a reader who left says, the latter on Windows
@@ -83,6 +84,9 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str]) -> int
     except Exception as error:  # noqa: BLE001 the last resort: what is left is ours to mend
         if isinstance(error, OSError) and error.errno in UNREADABLE and _is_unread("\n"):
             return UNREAD
+        if (shortage := describe_shortage(error)) is not None:
+            print(f"error: {shortage}", file=sys.stderr)
+            return 2
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"error: something unexpected happened, {type(error).__name__}: {str(error)[:500]}\n"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..geometry import FPS, VideoGeometry, WindowPlan
 from ..memory.budget import GIB, free_device_bytes
-from ..memory.oom import Fallback, OomRetry
+from ..memory.oom import OomRetry, make_fallbacks
 from ..memory.planner import Device, ModelWeights, RunPlan, Work, plan_run
 from ..memory.residency import Residency, module_bytes
 from ..memory.speed import PartSeconds
@@ -120,12 +120,12 @@ class Parts:
         self._free()
         residency.place(plan.memory.num_streamed)
         model.set_attention(options.attention)
-        retry = OomRetry(0, [Fallback("more blocks streaming", residency.stream_more)])
+        retry = OomRetry(0, make_fallbacks(residency.stream_more))
         step = retry.run(lambda: self._step(model, residency, geometry, setup))
         key = geometry, plan.tiled_vae
         if key not in self._codecs:
             codec = VideoCodec(self._vae, plan.tiled_vae)
-            fallbacks = [Fallback("more blocks streaming", residency.stream_more), Fallback("a tiled VAE", codec.tile)]
+            fallbacks = make_fallbacks(residency.stream_more, codec.tile)
             found = OomRetry(0, fallbacks).run(lambda: self._codec(codec, geometry, settings.motion_frames))
             self._codecs[key] = found
         return VideoParts(step, self._codecs[key], setup)

@@ -97,15 +97,11 @@ def encode_text(
         if not on_gpu or needed <= free_device_bytes(device) + encoder.device_bytes:
             encoder.loaded.place()
 
-    fits = on_gpu and _file_bytes(encoder) + GIB <= encoder.host.obtainable_bytes()
-    with encoder.in_use((lambda: None) if on_cpu else place, is_resident=fits) as model:
+    fits = on_gpu and encoder.expected_bytes + GIB <= encoder.host.obtainable_bytes()
+    with encoder.in_use(place, is_resident=fits, on_cpu=on_cpu) as model:
         streams = on_gpu and encoder.device_bytes == 0
         with streaming(model, model.encoder.block, device) if streams else nullcontext():
             return [embeds.cpu() for embeds in encode_prompts(model, load_tokenizer(tokenizer), prompts)]
-
-
-def _file_bytes(encoder: WholeHandle) -> int:
-    return sum(path.stat().st_size for path in encoder.checkpoint.paths)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from .conditioning import Workload
 from .encoders import Encoders
 from .files import ResolvedFiles
 from .host import Host, ModelHandle, WholeHandle
-from .sizes import model_sizes
+from .sizes import model_sizes, text_encoder_bytes
 
 logger = logging.getLogger("wanvideo")
 TransformerHandle = ModelHandle[Residency[WanTransformer]]
@@ -208,17 +208,21 @@ def open_engine(files: ResolvedFiles, options: EngineOptions, host: Host) -> tup
     if text_format != options.quantize:
         logger.info("The text encoder is quantized to %s, not %s.", text_format, options.quantize)
 
-    def handle(checkpoint: Checkpoint | None, load: Callable[..., nn.Module], **arguments: Any) -> WholeHandle | None:
+    def handle(
+        checkpoint: Checkpoint | None, load: Callable[..., nn.Module], num_bytes: Callable[[], int] | None = None,
+        **arguments: Any,
+    ) -> WholeHandle | None:  # fmt: skip
         if checkpoint is None:
             return None
         precision = " ".join(map(str, arguments.values()))
         return ModelHandle(
             checkpoint, host, partial(load, checkpoint, **arguments), WholeResidency, is_transient=True,
-            precision=precision,
+            precision=precision, num_bytes=num_bytes,
         )  # fmt: skip
 
+    text_bytes = partial(text_encoder_bytes, files.text_encoder, dtype, options.quantize)
     encoders = Encoders(
-        text=handle(files.text_encoder, load_text_encoder, dtype=dtype, quantize=text_format),
+        text=handle(files.text_encoder, load_text_encoder, text_bytes, dtype=dtype, quantize=text_format),
         tokenizer=files.tokenizer,
         clip_vision=handle(files.clip_vision, load_clip_vision, dtype=dtype),
         audio=handle(files.wav2vec, load_audio_encoder, dtype=torch.float32),

@@ -88,9 +88,11 @@ class Outcome:
             )
 
     def _is_typical(self) -> bool:
-        """Whether it says something of other runs: on one GPU, each pass computed, and not compiled on the way."""
+        """Whether it says something of other runs: on one GPU, as planned, each pass computed, and not compiled."""
         if not self._is_gpu or self._engine.team is not None:
             return False
+        if self._engine.residency.num_streamed != self._plan.memory.num_streamed:
+            return False  # memory ran out on the way, and what was begun anew is in the time
         compiles = self._engine.options.compile is not None
         is_whole = self._settings.step_cache is None and self._settings.skip_layers is None
         return is_whole and not (compiles and len(self._windows) < 2)

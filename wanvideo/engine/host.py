@@ -68,17 +68,19 @@ class ModelHandle(Generic[Placed]):
         residency: how it comes to the device and leaves it.
         is_transient: it is loaded straight to the device and forgotten after each use.
         precision: what else decides what it computes, for caches of its results.
+        num_bytes: counts what its weights take once they are loaded; None: as much as its files.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, host: Host, load: Callable[..., nn.Module],
         residency: Callable[..., Placed], *, is_transient: bool = False, precision: str = "",
+        num_bytes: Callable[[], int] | None = None,
     ) -> None:  # fmt: skip
         self.checkpoint, self.host, self.is_transient = checkpoint, host, is_transient
         self.precision = precision
         self.residency: Placed | None = None
         self.managed: Any = None  # what the host keeps with it
-        self._load, self._residency_type = load, residency
+        self._load, self._residency_type, self._num_bytes = load, residency, num_bytes
 
     def shard(self, residency: Callable[..., Placed], index: int, count: int) -> None:
         """Load only every `count`-th block from `index` on, for a residency that knows of the others."""
@@ -96,12 +98,23 @@ class ModelHandle(Generic[Placed]):
         """Device memory that its weights take now."""
         return self.residency.device_bytes if self.residency else 0
 
-    def load(self, num_bytes: int = 0, place: Callable[[], None] | None = None, is_resident: bool = False) -> Any:
+    @property
+    def expected_bytes(self) -> int:
+        """What its weights will take; it need not be loaded."""
+        if self._num_bytes is not None:
+            return self._num_bytes()
+        return sum(path.stat().st_size for path in self.checkpoint.paths)
+
+    def load(
+        self, num_bytes: int = 0, place: Callable[[], None] | None = None, is_resident: bool = False,
+        on_cpu: bool = False,
+    ) -> Any:  # fmt: skip
         """The model, on its device.
 
         Args:
             num_bytes: device memory that it and its run need. place: how it gets there, once loaded.
             is_resident: it will be there as a whole, so that it need not pass through host memory.
+            on_cpu: it runs in host memory this time, and nobody has to make room.
         """
         if self.residency is None:
             check_device(self.host.device)
@@ -109,7 +122,10 @@ class ModelHandle(Generic[Placed]):
                 self.host.make_room(num_bytes)
             model: Any = self._load(device=self.host.device if is_resident else CPU)  # of its residency's kind
             self.residency = self._residency_type(model, self.host.device)
-        self.host.place(self, place or self.residency.place, num_bytes)
+        if on_cpu:
+            self.residency.offload()
+        else:
+            self.host.place(self, place or self.residency.place, num_bytes)
         return self.residency.model
 
     def offload(self) -> None:
@@ -126,10 +142,12 @@ class ModelHandle(Generic[Placed]):
         self.host.trim()
 
     @contextmanager
-    def in_use(self, place: Callable[[], None] | None = None, is_resident: bool = True) -> Iterator[Any]:
+    def in_use(
+        self, place: Callable[[], None] | None = None, is_resident: bool = True, on_cpu: bool = False
+    ) -> Iterator[Any]:
         """The model for one use, after which a transient one is forgotten. Arguments as in `load`."""
         try:
-            yield self.load(place=place, is_resident=is_resident and self.is_transient)
+            yield self.load(place=place, is_resident=is_resident and self.is_transient, on_cpu=on_cpu)
         finally:
             if self.is_transient:
                 self.unload()

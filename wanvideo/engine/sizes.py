@@ -11,7 +11,7 @@ import torch
 from ..checkpoints.checkpoint import with_adapter
 from ..checkpoints.dialects import Kind
 from ..checkpoints.load import Weights, open_checkpoint
-from ..checkpoints.quantize import TEXT_ENCODER_FORMATS, can_quantize
+from ..checkpoints.quantize import BLOCKS, TEXT_ENCODER_FORMATS, can_quantize
 from ..checkpoints.reader import PackedTensor, StoredTensor, TensorSource
 from ..lora.file import open_lora, read_lora
 from ..lora.use import LoraUse
@@ -39,7 +39,7 @@ def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantize: str | None =
     for name, tensor in source.items():
         kept = torch.float32 if WanTransformer.keep_float32(name) else dtype
         to = quantize if quantize and can_quantize(name, tensor, Kind.TRANSFORMER) else None
-        size = _bytes(tensor, kept, to)
+        size = _bytes(name, tensor, kept, Kind.TRANSFORMER, to)
         if name.startswith("blocks."):
             blocks[int(name.split(".")[1])] += size
             if len(tensor.shape) == 2:
@@ -55,7 +55,7 @@ def model_sizes(files: ResolvedFiles, dtype: torch.dtype, quantize: str | None =
     return ModelWeights(
         config.num_layers, max(blocks.values()), other, config.dim, config.ffn_dim, _audio_tokens(config),
         DENSE.get(stored, stored), _all_bytes(files.vae, Kind.VAE, dtype),
-        _text_encoder(files.text_encoder, dtype, quantize),
+        text_encoder_bytes(files.text_encoder, dtype, quantize),
     )  # fmt: skip
 
 
@@ -88,9 +88,10 @@ def _format(tensor: StoredTensor, to: str | None) -> str | None:
     return tensor.format if isinstance(tensor, PackedTensor) else to
 
 
-def _bytes(tensor: StoredTensor, dtype: torch.dtype, to: str | None = None) -> int:
-    stored = _format(tensor, to)
-    if stored is None or len(tensor.shape) != 2:
+def _bytes(name: str, tensor: StoredTensor, dtype: torch.dtype, kind: Kind, to: str | None = None) -> int:
+    stored, start = _format(tensor, to), BLOCKS.get(kind)
+    is_packed = stored is not None and start is not None and name.startswith(start) and len(tensor.shape) == 2
+    if stored is None or not is_packed:  # outside of blocks a quantized matrix is multiplied out when it is loaded
         return _count(tensor) * dtype.itemsize
     return sum(part.numel() * part.element_size() for part in FORMATS[stored].parts(tuple(tensor.shape)).values())
 
@@ -105,14 +106,15 @@ def _count(tensor: StoredTensor) -> int:
 def _all_bytes(weights: Weights | None, kind: Kind, dtype: torch.dtype) -> int:
     if weights is None:
         return 0
-    return sum(_bytes(tensor, dtype) for tensor in open_checkpoint(weights, kind).canonical.values())
+    return sum(_bytes(name, tensor, dtype, kind) for name, tensor in open_checkpoint(weights, kind).canonical.items())
 
 
-def _text_encoder(weights: Weights | None, dtype: torch.dtype, quantize: str | None) -> int:
+def text_encoder_bytes(weights: Weights | None, dtype: torch.dtype, quantize: str | None) -> int:
+    """What a text encoder takes once it is loaded, whatever the format of its file. quantize: as of the transformer."""
     if weights is None:
         return 0
     size = 0
     for name, tensor in open_checkpoint(weights, Kind.TEXT_ENCODER).canonical.items():
         to = quantize if quantize and can_quantize(name, tensor, Kind.TEXT_ENCODER) else None
-        size += _bytes(tensor, dtype, to and TEXT_ENCODER_FORMATS.get(to, to))
+        size += _bytes(name, tensor, dtype, Kind.TEXT_ENCODER, to and TEXT_ENCODER_FORMATS.get(to, to))
     return size

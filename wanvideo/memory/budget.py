@@ -46,9 +46,15 @@ def free_host_bytes() -> int:
 
 def obtainable_host_bytes() -> int:
     """Memory beside the device that this process could have in all, with what it holds already."""
+    return free_host_bytes() + _own_bytes()
+
+
+def _own_bytes() -> int:
+    """What this process has for itself: pages of files that it has mapped count as free already."""
     if not MEMINFO.exists():
-        return free_host_bytes() + int(_psutil().Process().memory_info().rss)
-    return free_host_bytes() + int(HELD.read_text(encoding="utf-8").split()[1]) * mmap.PAGESIZE
+        return int(_psutil().Process().memory_full_info().uss)
+    _, resident, shared, *_ = map(int, HELD.read_text(encoding="utf-8").split())
+    return (resident - shared) * mmap.PAGESIZE
 
 
 def total_host_bytes() -> int:

@@ -52,16 +52,22 @@ class HookedBlocks:
 
 @contextmanager
 def streaming(model: nn.Module, blocks: Blocks, device: torch.device | str) -> Iterator[None]:
-    """`model` ready to run on `device`: all of `blocks` stream, everything else is there."""
+    """`model` ready to run on `device`: all of `blocks` stream, everything else is there and goes back afterwards."""
     inside = {id(tensor) for block in blocks for tensor in block_tensors(block)}
     with torch.inference_mode(False):
-        for tensor in block_tensors(model):
-            if id(tensor) not in inside:
-                tensor.data = tensor.data.to(device)
-    streamer = BlockStreamer(blocks, torch.device(device), len(blocks))
-    hooked = HookedBlocks(blocks, streamer)
+        outside = [(tensor, tensor.data) for tensor in block_tensors(model) if id(tensor) not in inside]
     try:
-        yield
+        with torch.inference_mode(False):
+            for tensor, home in outside:
+                tensor.data = home.to(device)
+        streamer = BlockStreamer(blocks, torch.device(device), len(blocks))
+        hooked = HookedBlocks(blocks, streamer)
+        try:
+            yield
+        finally:
+            hooked.close()
+            streamer.close()
     finally:
-        hooked.close()
-        streamer.close()
+        with torch.inference_mode(False):
+            for tensor, home in outside:
+                tensor.data = home

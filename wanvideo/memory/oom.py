@@ -12,9 +12,11 @@ import torch
 
 from ..errors import UnsupportedError
 from ..protocols import OneRank, Ranks
+from .shortage import is_of_device
 
 logger = logging.getLogger("wanvideo")
 Result = TypeVar("Result")
+QUARTERS = 4  # of the blocks; each call of free_memory lets one more stream
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,19 @@ class Fallback:
     apply: Callable[[], bool]
 
 
-def more_streaming(free_memory: Callable[[], bool] | None) -> list[Fallback]:
-    """The fallback that moves weights off the device, where someone can."""
-    return [] if free_memory is None else [Fallback("more blocks streaming", free_memory)]
+def ran_out(error: BaseException) -> bool:
+    """Whether the device has no memory left."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or is_of_device(error)
+
+
+def make_fallbacks(free_memory: Callable[[], bool] | None, tile: Callable[[], bool] | None = None) -> list[Fallback]:
+    """What may help a window, in order: some blocks leave the device, the VAE works in tiles, then the other blocks.
+
+    Args: free_memory: moves some weights off the device, where someone can. tile: where there is a VAE.
+    """
+    streams = [] if free_memory is None else [Fallback("more blocks streaming", free_memory)]
+    tiles = [] if tile is None else [Fallback("a tiled VAE", tile)]
+    return [*streams, *tiles, *streams * (QUARTERS - 1)]
 
 
 class OomRetry:
@@ -47,7 +59,9 @@ class OomRetry:
                 result = work()
                 self._ranks.check()
                 return result
-            except torch.cuda.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
                 self._ranks.report(error)
                 reason = str(error).partition("\n")[0].partition(" If reserved")[0]
             # Out here the failed try's tensors are no longer held by its traceback.
@@ -63,7 +77,7 @@ class OomRetry:
                 logger.warning("Window %d ran out of device memory; again, with %s.", self._number, fallback.name)
                 self._applied.append(fallback.name)
                 return
-        even = f", even with {' and '.join(self._applied)}" if self._applied else ""
+        even = f", even with {' and '.join(dict.fromkeys(self._applied))}" if self._applied else ""
         raise UnsupportedError(
             f"Window {self._number} ran out of device memory{even}: {reason}\n"
             "Use a smaller size, fewer frames a window, 8-bit weights (fp8), or stream every block (blocks to swap 40)."

@@ -39,15 +39,16 @@ def plan_blocks(
         wanted: what the user asks for, 0 to num_blocks, or -1 for as few as fit. helps: what to use where nothing fits.
     Raises: InputError when even with all blocks streaming it does not fit; a user's number may do without the slack.
     """
-    slots = (prefetch + 1) * block_bytes
 
-    def peak(streamed: int) -> int:
-        streaming = min(streamed * block_bytes, slots)
+    def peak(streamed: int, ahead: int = prefetch) -> int:
+        streaming = min(streamed, ahead + 1) * block_bytes
         return other_bytes + (num_blocks - streamed) * block_bytes + streaming + max(need.total, reserve_bytes)
 
     missing = peak(0) - free_bytes
     needed = 0 if missing <= 0 else min(num_blocks, math.ceil(missing / block_bytes) + prefetch + 1)
     if peak(needed) - (CONTEXT_SLACK if wanted >= 0 else 0) > free_bytes:
+        if prefetch > 1 and peak(num_blocks, ahead=1) <= free_bytes:
+            helps = "a prefetch (prefetch_blocks) of 1"
         raise InputError(
             f"A window needs {peak(num_blocks) / GIB:.1f} GiB of device memory with every block streaming, and "
             f"{free_bytes / GIB:.1f} GiB are free. Use {helps}."
@@ -118,8 +119,8 @@ class RunPlan:
     """What a run will be: its windows, where the weights go, and how long it takes.
 
     memory: of the transformer's placement, device_bytes the peak of the whole run. host_bytes: expected peak of the
-    process. step_seconds, total_seconds: None where this GPU was not measured, the latter also while the length of the
-    video is not known.
+    process. host_model: what takes most of it. step_seconds, total_seconds: None where this GPU was not measured, the
+    latter also while the length of the video is not known.
     """
 
     geometry: VideoGeometry
@@ -130,6 +131,7 @@ class RunPlan:
     tiled_vae: bool
     text_encoder_streams: bool
     host_bytes: int
+    host_model: str
     device: Device
     work: Work
     step_seconds: float | None
@@ -157,7 +159,8 @@ class RunPlan:
         if host is not None and self.host_bytes > host:
             yield (
                 f"Only {host / GIB:.1f} GiB of host memory are free, and the system ends a process that takes more "
-                "(exit code 137). Use fp8 weights or a smaller size, or close other programs."
+                f"(exit code 137). Use a {self.host_model} of fewer bits (fp8, or GGUF of 4 bits), or close other "
+                "programs."
             )
 
     def placement(self) -> str:
@@ -225,7 +228,7 @@ def plan_run(
     step, total = _seconds(geometry, windows, weights, device, work, memory.num_streamed)
     return RunPlan(
         geometry, windows, fps, memory, weights.num_blocks, tiles, text_streams,
-        _host_bytes(weights, memory, options, device), device, work, step, total,
+        *_host_bytes(weights, memory, options, device), device, work, step, total,
     )  # fmt: skip
 
 
@@ -265,12 +268,17 @@ def _placed(place: Callable[[int], MemoryPlan], reserve: int, room: int) -> Memo
     return memory if memory.device_bytes <= room else None
 
 
-def _host_bytes(weights: ModelWeights, memory: MemoryPlan, options: EngineOptions, device: Device) -> int:
-    if device.free_bytes is None:
-        return HOST_BASE + max(memory.device_bytes, weights.text_encoder_bytes)
-    encodes_here = options.text_encoder_device == "cpu" or weights.text_encoder_bytes + GIB > device.free_bytes
-    loading = weights.transformer_bytes if memory.num_streamed else 0
-    return HOST_BASE + max(loading, weights.text_encoder_bytes if encodes_here else 0)
+def _host_bytes(
+    weights: ModelWeights, memory: MemoryPlan, options: EngineOptions, device: Device
+) -> tuple[int, str]:  # fmt: skip
+    """Expected peak of the process, and the model that takes most of it."""
+    if device.free_bytes is None:  # there blocks that stream are in the same memory as those that do not
+        model, encodes_here = memory.device_bytes + memory.num_streamed * weights.block_bytes, True
+    else:
+        model = weights.transformer_bytes if memory.num_streamed else 0
+        encodes_here = options.text_encoder_device == "cpu" or weights.text_encoder_bytes + GIB > device.free_bytes
+    text = weights.text_encoder_bytes if encodes_here else 0
+    return HOST_BASE + max(model, text), "text encoder" if text > model else "transformer"
 
 
 def _seconds(

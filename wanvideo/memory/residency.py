@@ -93,14 +93,18 @@ class Residency(Generic[Movable]):
     def place(self, num_streamed: int = 0) -> None:
         """Make the model ready to run with `num_streamed` of its blocks (0 to all) streamed."""
         num_streamed = max(0, min(num_streamed, len(self.model.blocks)))
-        if self.num_streamed == num_streamed:
-            return
-        if self.streamer is not None:
-            self.streamer.close()  # and forgotten: blocks that streamed already would be in host memory twice
-            self.streamer, self.model.block_provider = None, ResidentBlocks()
-        for part in self._others():
-            part.to(self.device)
-        self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch)
+        before = self.streamer
+        if before is not None:
+            if (before.num_streamed, before.prefetch) == (num_streamed, self.prefetch):
+                return
+            before.close()
+        try:
+            for part in self._others():
+                part.to(self.device)
+            self.streamer = BlockStreamer(self.model.blocks, self.device, num_streamed, self.prefetch, before)
+        except BaseException:
+            self.offload()  # else what has arrived would stay, and nobody would count it
+            raise
         self.model.block_provider = self.streamer
 
     def stream_more(self) -> bool:

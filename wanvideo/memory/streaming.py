@@ -86,6 +86,14 @@ class _PackedBlock(PackedLayout):
         self.pack_into(self.host)
         self.point_to(self.host)
 
+    def holds(self, block: nn.Module) -> bool:
+        """Whether all that a block has now is here."""
+        tensors = block_tensors(block)
+        return [id(place.tensor) for place in self.places] == [*map(id, tensors)] and all(
+            not tensor.numel() or tensor.data_ptr() == place.view(self.host).data_ptr()
+            for place, tensor in zip(self.places, tensors, strict=True)
+        )
+
 
 def _page_lock(buffer: Tensor, device: torch.device) -> bool:
     """Page-lock exactly this buffer (the caching host allocator would round it up to a power of two), if it can be."""
@@ -110,21 +118,30 @@ class BlockStreamer:
         num_streamed: how many of them stream; the others stay. They are spread evenly, so that the copies have the
             most compute to hide behind.
         prefetch: blocks copied ahead of the one that runs.
+        before: the streamer of these blocks until now, which is closed and not used again. What both stream stays where
+            it is: packed anew it would be in host memory twice.
     """
 
-    def __init__(self, blocks: Blocks, device: torch.device, num_streamed: int, prefetch: int = 1) -> None:
+    def __init__(
+        self, blocks: Blocks, device: torch.device, num_streamed: int, prefetch: int = 1,
+        before: BlockStreamer | None = None,
+    ) -> None:  # fmt: skip
         count = len(blocks)
         num_streamed = max(0, min(num_streamed, count))
         self.device = torch.device(device)
         self.on_gpu = self._locks = self.device.type == "cuda"
         chosen = [i for i in range(count) if (i + 1) * num_streamed // count > i * num_streamed // count]
+        known: dict[int, _PackedBlock] = {} if before is None else before.packed
         with torch.inference_mode(False):
             # Those that stream make room for those that stay.
-            self.packed = {index: self._pack(blocks[index]) for index in chosen}
+            self.packed: dict[int, _PackedBlock] = {
+                index: self._pack(blocks[index], known.pop(index, None)) for index in chosen
+            }
             for index, block in enumerate(blocks):
                 if index not in chosen:
                     block.to(self.device)
-        self.order = chosen
+                    known.pop(index, None)
+        self.order, self.prefetch = chosen, prefetch
         self.num_slots = min(prefetch + 1, len(chosen))
         self.slots: list[Tensor] = []
         self.copied: list[torch.cuda.Event] = []
@@ -178,12 +195,13 @@ class BlockStreamer:
         """Take in tensors that streamed blocks were given, and let go of those they lost."""
         with torch.inference_mode(False):
             for index, packed in self.packed.items():
-                tensors = block_tensors(blocks[index])
-                if list(map(id, tensors)) != [id(place.tensor) for place in packed.places]:
-                    self.packed[index] = self._pack(blocks[index])
+                self.packed[index] = self._pack(blocks[index], packed)
 
-    def _pack(self, block: nn.Module) -> _PackedBlock:
-        """Page-locked as long as the system allows more: Windows locks about half of the memory."""
+    def _pack(self, block: nn.Module, known: _PackedBlock | None) -> _PackedBlock:
+        """A block in a host buffer: the one that is known, if it still has all of the block; page-locked as long as the
+        system allows more, for Windows locks about half of the memory."""
+        if known is not None and known.holds(block):
+            return known
         packed = _PackedBlock(block)
         self._locks = self._locks and _page_lock(packed.host, self.device)
         return packed

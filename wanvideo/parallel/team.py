@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from ..memory.oom import ran_out
 from ..protocols import Key
 from .mesh import Mesh
 
@@ -100,7 +101,7 @@ class Team:
     def report(self, error: BaseException) -> None:
         if self._has_ended or isinstance(error, PeerOutOfMemory):
             return
-        state = State.OUT_OF_MEMORY if isinstance(error, torch.cuda.OutOfMemoryError) else State.STOPPED
+        state = State.OUT_OF_MEMORY if ran_out(error) else State.STOPPED
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         try:
             self._compare(state, message)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import VideoGeometry, WindowSpan
-from ..memory.oom import OomRetry, more_streaming
+from ..memory.oom import OomRetry, make_fallbacks
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..models.vae_tiling import Tiling
@@ -103,4 +103,4 @@ def sample_clip(
         missing = max(0, geometry.latent_frames - samples.shape[1])
         samples = F.pad(samples, (0, 0, 0, 0, 0, missing))[:, : geometry.latent_frames]
     inputs = WindowInputs(0, 1, audio=window, samples=samples)
-    return sampler.sample(inputs, draw, OomRetry(0, more_streaming(free_memory)), on_step)
+    return sampler.sample(inputs, draw, OomRetry(0, make_fallbacks(free_memory)), on_step)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import VAE_STRIDE, VideoGeometry, WindowPlan, WindowSpan
-from ..memory.oom import Fallback, OomRetry, more_streaming
+from ..memory.oom import OomRetry, make_fallbacks
 from ..models.transformer import WanTransformer
 from ..models.vae import WanVAE
 from ..protocols import NoiseFn, OneRank, Ranks
@@ -79,7 +79,7 @@ def run_windows(
         draw: noise of a given shape, float32, asked for in the order: window, motion, then step by step; or a seed.
         on_step: called after every step; what it raises ends the run.
         free_memory: called when the device has run out of memory: moves weights off it and says whether it could. The
-            window goes on from its last finished part, then once more with a tiled VAE.
+            window goes on from its last finished part, then with a tiled VAE, then with more weights off the device.
         state: the `Window.state` that an earlier run of the same video came to; this one goes on from there.
         ranks: who make the video together, each by a call of its own; None: this process alone.
     Source: the loops of MultiTalk and InfiniteTalk. Unlike them, the tail is padded with silence, never reversed
@@ -118,7 +118,7 @@ class _Run:
         if state is not None:
             state.check_fits(self.plan, self.geometry, self.settings.reanchor > 0)
         self.codec = VideoCodec(vae, self.settings.tiled_vae)
-        self.fallbacks = [*more_streaming(free_memory), Fallback("a tiled VAE", self.codec.tile)]
+        self.fallbacks = make_fallbacks(free_memory, self.codec.tile)
         self.condition = make_condition(
             self.settings, conditioning, self.codec, self.geometry, self.plan, lambda: self.anchor
         )  # fmt: skip

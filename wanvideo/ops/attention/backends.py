@@ -161,6 +161,7 @@ def choose(
     needs_lse: only one that gives the log-sum-exp, which ring attention merges parts by.
     Raises: InputError for an unknown name; UnsupportedError where no backend is right on this device.
     """
+    _check_dtype(device, dtype)
     wanted = known(name)
     if wanted != "auto":
         reason = refusal(wanted, device, dtype, head_width, needs_lse)
@@ -176,6 +177,18 @@ def choose(
         best = min(usable, key=lambda b: seconds_of(b, device, dtype, head_width, num_heads))
     logger.info("Attention: %s is used.", best.name)
     return best
+
+
+def _check_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Before Ampere no attention is fused in bf16: torch would hold the scores of all pairs of tokens at once."""
+    if device.type != "cuda" or dtype != torch.bfloat16 or torch.version.cuda is None:
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise UnsupportedError(
+            f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no bf16. "
+            "Use fp16: --dtype fp16, or base_precision fp16 where the model is loaded, and fp16 for the VAE."
+        )
 
 
 def seconds_of(

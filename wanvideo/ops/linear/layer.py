@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from .. import kernels
 from ..compiled import compile_disabled
 from ..norm import quantize_rows
-from ..quantized import FP8, QuantizedRows
+from ..quantized import FP8, LARGEST, QuantizedRows
 from ..row_blocks import row_blocks
 from .low_rank import LoraBranch
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
-_FP8_PRODUCTS: dict[torch.device, bool] = {}  # where they were tried; compiled code reads it, and would trace a cache
+LARGEST_ERROR = 0.05  # of products that are rounded to bf16
+_MULTIPLIED: dict[tuple[torch.dtype, torch.device], bool] = {}
 logger = logging.getLogger("wanvideo")
 
 
@@ -82,9 +83,9 @@ class RowScaledLinear(Linear):
     def multiplies_stored(self) -> bool:
         """Whether the device multiplies the weight as it is stored: known once the weight is there."""
         dtype, device = self.weight.dtype, self.weight.device
-        if device.type != "cuda" or self.in_features % 16 or self.out_features % 16:
+        if device.type != "cuda" or self.in_features % 16 or self.out_features % 16 or dtype not in LARGEST:
             return False
-        return dtype == torch.int8 or dtype == FP8 and multiplies_fp8(device)
+        return multiplies_rows(dtype, device)
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -102,18 +103,22 @@ class RowScaledLinear(Linear):
         if not self.multiplies_stored:
             return super().product(x)
         if isinstance(x, QuantizedRows):
-            return self._multiply(x, self.bias.dtype)
+            return self.multiply(x, self.bias.dtype)
         if x.numel() < FEW_ROWS * self.in_features:
             return super().product(x)
-        out = self._multiply(quantize_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
+        out = self.multiply(quantize_rows(x.flatten(0, -2), self.weight.dtype), x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _multiply(self, x: QuantizedRows, dtype: torch.dtype) -> Tensor:
+    def multiply(self, x: QuantizedRows, dtype: torch.dtype) -> Tensor:
+        """Rows and weight as they are stored -> [L, N], with the bias."""
         if self.weight.dtype == torch.int8:
             parts = zip(x.data.split(INT8_ROWS), x.scale.split(INT8_ROWS), strict=True)
             return torch.cat([self._multiply_int8(data, scale, dtype) for data, scale in parts])
         bias = None if self.bias is None else self.bias.bfloat16()
-        return _fp8_product(x, QuantizedRows(self.weight, self.weight_scale), bias).to(dtype)
+        return torch._scaled_mm(
+            x.data, self.weight.t(), x.scale, self.weight_scale.t(), bias=bias,
+            out_dtype=torch.bfloat16, use_fast_accum=True,
+        ).to(dtype)  # fmt: skip
 
     def _multiply_int8(self, data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         rows = data.shape[0]
@@ -126,35 +131,38 @@ class RowScaledLinear(Linear):
         return (out if self.bias is None else out + self.bias.float()).to(dtype)
 
 
-def _fp8_product(x: QuantizedRows, weight: QuantizedRows, bias: Tensor | None) -> Tensor:
-    """x [L, K] times weight [N, K], both in fp8, plus bias [N], in bf16."""
-    return torch._scaled_mm(
-        x.data, weight.data.t(), x.scale, weight.scale.t(), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
-    )
-
-
-def multiplies_fp8(device: torch.device) -> bool:
-    """Whether fp8 products with one scale a row work on a GPU: tried once against the same numbers in float32.
-
-    PyTorch has them for some generations only, and its builds for Windows for fewer.
+def multiplies_rows(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products of 8-bit rows work on a GPU, tried once: builds of PyTorch lack those in fp8 for some, and for
+    all on Windows.
     """
-    if device not in _FP8_PRODUCTS:
-        _FP8_PRODUCTS[device] = _try_fp8(device)
-    return _FP8_PRODUCTS[device]
+    if (dtype, device) not in _MULTIPLIED:  # a dict, which compiled code looks into
+        is_known = dtype != FP8 or torch.cuda.get_device_capability(device) >= (8, 9)
+        _MULTIPLIED[dtype, device] = is_known and multiplies_right(dtype, device)
+    return _MULTIPLIED[dtype, device]
 
 
 @compile_disabled
-def _try_fp8(device: torch.device) -> bool:
-    if torch.cuda.get_device_capability(device) < (8, 9):
-        return False
+def multiplies_right(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether 8-bit products on a device are near those of the same numbers in float32."""
     generator = torch.Generator(device).manual_seed(1)
-    x, weight = (quantize_rows(torch.randn(64, 64, device=device, generator=generator), FP8) for _ in range(2))
-    exact = x.dense(torch.float32) @ weight.dense(torch.float32).t()
-    try:
-        error = float((_fp8_product(x, weight, None).float() - exact).norm() / exact.norm())
-    except RuntimeError as failure:
-        logger.info("fp8 products do not work here (%s); fp8 weights are widened.", str(failure).splitlines()[0])
-        return False
-    if not error <= 0.01:
-        logger.warning("fp8 products are wrong by %.0f %% here; fp8 weights are widened instead.", 100 * error)
-    return error <= 0.01
+    size, steps = 256, torch.linspace(0.5, 2, 256, device=device)[:, None]
+    with torch.inference_mode(False):
+        x, weight = (
+            (torch.randn(size, size, device=device, generator=generator) * LARGEST[dtype] / 8).to(dtype)
+            for _ in range(2)
+        )
+        layer = RowScaledLinear(size, size, False, dtype).to(device)
+        layer.weight.data, layer.weight_scale.data = weight, steps.flip(0).contiguous()
+        exact = (x.float() * steps) @ (weight.float() * layer.weight_scale).t()
+        try:
+            out = layer.multiply(QuantizedRows(x, steps), torch.bfloat16).float()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as failure:
+            reason = str(failure).partition("\n")[0]
+            logger.info("Products in %s do not work here (%s); weights are widened.", dtype, reason)
+            return False
+    error = float((out - exact).norm() / exact.norm())
+    if not error <= LARGEST_ERROR:
+        logger.warning("Products in %s are off by %.0f %% here; weights are widened instead.", dtype, 100 * error)
+    return error <= LARGEST_ERROR
