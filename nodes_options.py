@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from .nodes_base import CATEGORY, DEVICES, Node, advanced, checked, choice, flag, number, refuse, socket, text, whole
+from .nodes_media import size_of
+from .wanvideo import checks
 from .wanvideo.engine.talk import audio_cfg_scale_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
@@ -36,6 +38,12 @@ class BlockSwap:
     blocks: int = -1
     prefetch: int = 1
     percent: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.number("blocks_to_swap", self.blocks, -1, 1000, whole=True)
+        checks.number("prefetch_blocks", self.prefetch, 0, 1000, whole=True)
+        if self.percent is not None:
+            checks.number("offload_percent", self.percent, 0, 1)
 
     def of(self, num_blocks: int | None) -> int:
         """How many stream of a model's blocks, which are counted in every transformer that we know."""
@@ -405,7 +413,7 @@ class WanVideoTalkingPreset(Node):
     def process(self, preset, image=None):
         chosen = load_preset(preset)
         s = chosen.settings
-        picture = (832, 480) if image is None else (image.shape[2], image.shape[1])
+        picture = (832, 480) if image is None else size_of(image)
         width, height = bucket_size(chosen.size, *picture)
         audio_cfg = audio_cfg_scale_of(s.audio_guidance_scale, s.guidance_scale)
         strength = chosen.loras[0].strength if chosen.loras else 0.0

@@ -138,6 +138,19 @@ def test_embeds_are_read_as_the_dictionary_of_another_pack():
     assert embeds["ref_target_masks"] is masks and "other" not in embeds and embeds.get("other") is None
 
 
+def test_features_are_read_when_they_are_asked_for():
+    """ComfyUI's own look at what is handed on, which takes place at each link, reads none."""
+    reads = []
+    source = SimpleNamespace(num_speakers=2, features=lambda *span: reads.append(span) or torch.rand(2, 20, 12, 8))
+    embeds = audio.MultiTalkEmbeds(source, 20, 25.0)
+    for value in embeds.values():
+        assert not isinstance(value, list | tuple | dict)
+    features = embeds["audio_features"]
+    assert len(features) == 2 and not reads
+    assert features[1].shape == (20, 12, 8) and [item.shape for item in features] == [(20, 12, 8)] * 2
+    assert reads == [(0, 20)] * 2
+
+
 def test_the_latent_of_several_windows_answers_whoever_decodes_it():
     frames = torch.zeros(5, 4, 4, 3)
     video = SimpleNamespace(recording=SimpleNamespace(images=lambda: frames))
@@ -161,7 +174,7 @@ def test_emptied_numbers_are_the_defaults(monkeypatch):
     monkeypatch.setattr(
         common, "PromptServer", SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
     )
-    common.fill_emptied_numbers({"WanVideoSampler": NODES["WanVideoSampler"].numbers()})
+    common.fill_emptied_inputs({"WanVideoSampler": NODES["WanVideoSampler"].numbers()})
     inputs = {"start_step": "", "end_step": None, "cfg": 2.0, "scheduler": ""}
     graph = {
         "1": {"class_type": "WanVideoSampler", "inputs": dict(inputs)},
@@ -172,6 +185,22 @@ def test_emptied_numbers_are_the_defaults(monkeypatch):
     assert graph["2"]["inputs"] == {"a": ""}
     for odd in ({}, {"prompt": None}, {"prompt": {"1": 5, "2": {"class_type": ["x"], "inputs": 3}}}):
         assert fill(odd) is odd
+
+
+def test_what_is_null_is_not_given(monkeypatch):
+    """ComfyUI would check a linked sound, and encode the prompt "None"."""
+    handlers = []
+    monkeypatch.setattr(
+        common, "PromptServer", SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
+    )
+    common.fill_emptied_inputs({"MultiTalkWav2VecEmbeds": NODES["MultiTalkWav2VecEmbeds"].numbers()})
+    inputs = {"audio_1": ["3", 0], "audio_2": None, "mask_1": None, "fps": None, "multi_audio_type": None}
+    graph = {
+        "1": {"class_type": "MultiTalkWav2VecEmbeds", "inputs": inputs},
+        "2": {"class_type": "X", "inputs": {"a": None}},
+    }
+    handlers[0]({"prompt": graph})
+    assert graph["1"]["inputs"] == {"audio_1": ["3", 0], "fps": 25.0} and graph["2"]["inputs"] == {"a": None}
 
 
 def test_a_cfg_for_each_step():
