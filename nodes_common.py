@@ -428,23 +428,40 @@ def video_from_file(path: Path, *names: Path) -> Any:
     from comfy_api.latest import InputImpl
 
     class LinkedVideo(InputImpl.VideoFromFile):
-        """A finished mp4, which ComfyUI's nodes save as another name of itself."""
+        """A finished mp4, which ComfyUI's nodes save as another name of itself. ComfyUI keeps it from queue to queue,
+        and its file may be gone by then."""
+
+        def there(self) -> list[Path]:
+            """The names that are left."""
+            found = [name for name in (path, *names) if name.is_file()]
+            if not found:
+                raise InputError(
+                    f"The finished video {path} is no longer there. "
+                    "Unload the execution cache and queue the graph again."
+                )
+            if found[0] != path:
+                super().__init__(str(found[0]))
+            return found
+
+        def get_stream_source(self) -> Any:
+            return self.there() and super().get_stream_source()
+
+        def get_dimensions(self) -> Any:
+            return self.there() and super().get_dimensions()
+
+        def get_components(self) -> Any:
+            return self.there() and super().get_components()
 
         def save_to(
             self, target: Any, format: Any = "auto", codec: Any = "auto", metadata: Any = None, **how: Any
         ) -> None:  # fmt: skip
+            found = self.there()
             is_file = isinstance(target, str | PathLike) and Path(target).suffix.lower() == ".mp4"
             is_kept = format in ("auto", "mp4") and codec in ("auto", "h264") and not any(how.values())
             if not (is_file and is_kept):
                 super().save_to(target, format=format, codec=codec, metadata=metadata, **how)
                 return
-            there = [name for name in (path, *names) if name.is_file()]
-            if not there:
-                raise InputError(
-                    f"The finished video {path} is no longer there. "
-                    "Unload the execution cache and queue the graph again."
-                )
             tags = (metadata or {}).items()
-            save_tagged(there, target, {key: tag if isinstance(tag, str) else dumps(tag) for key, tag in tags})
+            save_tagged(found, target, {key: tag if isinstance(tag, str) else dumps(tag) for key, tag in tags})
 
     return LinkedVideo(str(path))

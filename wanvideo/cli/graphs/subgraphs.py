@@ -97,8 +97,8 @@ def _passed_on(entry: dict[str, Any], slot: int, kind: Any) -> Any:
     Source: ComfyUI's page takes the input beside the output if its type fits, else the first one of the type.
     """
     inputs, outputs = entry.get("inputs") or (), entry.get("outputs") or ()
-    beside, own = inputs[slot : slot + 1], outputs[slot].get("type") if slot < len(outputs) else kind
-    found = [item for item in beside if _fits(item.get("type"), own) and _fits(item.get("type"), kind)]
+    own = outputs[slot].get("type") if slot < len(outputs) else kind
+    found = [item for item in inputs[slot : slot + 1] if _fits(item.get("type"), own) and _fits(item.get("type"), kind)]
     found += [item for item in inputs if item.get("type") == kind]
     found += [item for item in inputs if _fits(item.get("type"), kind)]
     return found[0].get("link") if found else None
