@@ -177,7 +177,7 @@ class MultiTalkWav2VecEmbeds(Node):
         audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
         add_noise_floor=False, smooth_transients=False, mask_1=None, mask_2=None, mask_3=None, mask_4=None,
     ):  # fmt: skip
-        self.known(num_frames=num_frames, fps=fps, audio_scale=audio_scale, audio_cfg_scale=audio_cfg_scale)
+        self.check_widgets(num_frames=num_frames, fps=fps, audio_scale=audio_scale, audio_cfg_scale=audio_cfg_scale)
         encoder = expect(wav2vec_model, ModelHandle, "wav2vec_model")
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         masks = regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})

@@ -215,6 +215,7 @@ class WanVideoSLG(Node):
         )
 
     def process(self, blocks="10", start_percent=0.1, end_percent=1.0):
+        self.check_widgets(blocks=blocks)
         return (_skip_layers(blocks, start_percent, end_percent),)
 
 
@@ -266,6 +267,7 @@ class WanVideoExperimentalArgs(Node):
         raag_alpha=0.0, bidirectional_sampling=False, temporal_score_rescaling=False, tsr_k=0.95, tsr_sigma=1.0,
         use_tf32=False, force_contiguous_tensors=True,
     ):  # fmt: skip
+        self.check_widgets(video_attention_split_steps=video_attention_split_steps)
         _refuse_unless_off(
             video_attention_split_steps=video_attention_split_steps.strip(), cfg_zero_star=cfg_zero_star,
             use_zero_init=use_zero_init, use_fresca=use_fresca, use_tcfg=use_tcfg, raag_alpha=raag_alpha,
@@ -379,6 +381,10 @@ class CreateCFGScheduleFloatList(Node):
         self, steps=30, cfg_scale_start=5.0, cfg_scale_end=5.0, interpolation="linear", start_percent=0.0,
         end_percent=1.0, unique_id=None,
     ):  # fmt: skip
+        self.check_widgets(
+            steps=steps, cfg_scale_start=cfg_scale_start, cfg_scale_end=cfg_scale_end, start_percent=start_percent,
+            end_percent=end_percent,
+        )  # fmt: skip
         _check_span(start_percent, end_percent)
         first, last = (min(int(steps * percent), steps - 1) for percent in (start_percent, end_percent))
         scales = [1.0] * steps

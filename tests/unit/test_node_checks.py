@@ -213,6 +213,23 @@ def test_a_cfg_for_each_step():
         make(10, start_percent=0.5, end_percent=0.4)
 
 
+@pytest.mark.parametrize("value", [None, "none", [], NAN, 10**400, torch.tensor([0.5, 1.0])])
+def test_a_linked_value_that_its_widget_cannot_have_is_told(value):
+    """ComfyUI checks none that is linked, and nodes of other packs give anything."""
+    for kind, name in (
+        ("CreateCFGScheduleFloatList", "steps"), ("CreateCFGScheduleFloatList", "end_percent"),
+        ("WanVideoBlockSwap", "blocks_to_swap"), ("WanVideoBlockSwap", "prefetch_blocks"),
+        ("WanVideoVRAMManagement", "offload_percent"),
+    ):  # fmt: skip
+        if (name, value) != ("offload_percent", None):
+            with pytest.raises(ValueError, match=f"^{name} .*Give one of these"):
+                getattr(node(kind), NODES[kind].FUNCTION)(**{name: value})
+    for kind, name in (("WanVideoSLG", "blocks"), ("WanVideoExperimentalArgs", "video_attention_split_steps")):
+        if not isinstance(value, str):
+            with pytest.raises(ValueError, match=f"^{name} .* is no text"):
+                getattr(node(kind), NODES[kind].FUNCTION)(**{name: value})
+
+
 def test_passes_that_a_step_does_not_need_are_not_run():
     settings = LoopSettings(guidance_scale=(4.0, 1.0, 2.0), audio_guidance_scale=1.0, steps=4, scheduler="unipc")
     setup = SamplingSetup.of(settings, has_audio=True)
