@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .nodes_all import NODES, REFUSED
 from .nodes_base import Node, display_name
-from .nodes_common import fill_emptied_numbers, register_folders, show_warnings
+from .nodes_common import fill_emptied_inputs, register_folders, show_warnings
 from .nodes_prefixed import serve_texts
 from .nodes_replace import replace_other_names
 from .nodes_samples import place_samples
@@ -54,4 +54,4 @@ NODE_CLASS_MAPPINGS = dict(_nodes)
 NODE_DISPLAY_NAME_MAPPINGS = {name: display_name(node) for name, node in _nodes.items()}
 serve_texts(_start, (node.__name__ for node in NODES))
 replace_other_names({("" if _start else PREFIX) + node.__name__: _start + node.__name__ for node in NODES})
-fill_emptied_numbers({name: node.numbers() for name, node in _nodes.items()})
+fill_emptied_inputs({name: node.numbers() for name, node in _nodes.items()})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .nodes_base import CATEGORY, DEVICES, LOADERS, Node, checked, choice, expect, flag, number, socket, whole
 from .nodes_common import host, logger, models_folder, stop_if_interrupted
 from .nodes_files import AUDIO_ENCODERS, FileNode
+from .nodes_media import masks_of, samples_of
 from .wanvideo.audio.features import silence_features
 from .wanvideo.audio.load import SAMPLE_RATE, Sound, from_array
 from .wanvideo.audio.mix import mix
@@ -91,13 +91,30 @@ def _encoder(path: Path) -> ModelHandle:
     return ModelHandle(checkpoint, host(), load, WholeResidency)
 
 
+class SpeakerFeatures(Sequence[Tensor]):
+    """[frames, layers, channels] of each speaker, read when one is asked for: ComfyUI looks at all values of a mapping
+    at each of its links, and those of an hour are gigabytes."""
+
+    def __init__(self, speech: Speech) -> None:
+        self._speech = speech
+
+    def __len__(self) -> int:
+        return self._speech.audio.num_speakers
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._speech.audio.features(0, self._speech.num_frames))[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self[:])
+
+
 @dataclass(frozen=True, eq=False)
 class MultiTalkEmbeds(Speech, Mapping[str, Any]):
     """Speech that nodes of others read as the dictionary that WanVideoWrapper hands on under the same type."""
 
     def __getitem__(self, key: str) -> Any:
-        if key == "audio_features":  # [frames, layers, channels] of each speaker
-            return list(self.audio.features(0, self.num_frames))
+        if key == "audio_features":
+            return SpeakerFeatures(self)
         return {
             "audio_scale": self.scale, "audio_cfg_scale": self.guidance_scale, "ref_target_masks": self.regions
         }[key]  # fmt: skip
@@ -160,7 +177,7 @@ class MultiTalkWav2VecEmbeds(Node):
         audio_cfg_scale=1.0, multi_audio_type="para", audio_2=None, audio_3=None, audio_4=None, ref_target_masks=None,
         add_noise_floor=False, smooth_transients=False, mask_1=None, mask_2=None, mask_3=None, mask_4=None,
     ):  # fmt: skip
-        self.known(fps=fps)
+        self.check_widgets(num_frames=num_frames, fps=fps, audio_scale=audio_scale, audio_cfg_scale=audio_cfg_scale)
         encoder = expect(wav2vec_model, ModelHandle, "wav2vec_model")
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         masks = regions(ref_target_masks, {"mask_1": mask_1, "mask_2": mask_2, "mask_3": mask_3, "mask_4": mask_4})
@@ -242,29 +259,19 @@ def _any_encoder() -> ModelHandle:
     return _encoder(AUDIO_ENCODERS.find(names[0]))
 
 
-def samples_of(audio: Any, name: str) -> tuple[np.ndarray, int]:
-    """An AUDIO input as samples [C, N] and rate; of a batch the first."""
-    try:
-        waveform, rate = audio["waveform"], int(audio["sample_rate"])
-    except (TypeError, KeyError):
-        raise InputError(f"{name} is no AUDIO but {type(audio).__name__}. Connect LoadAudio.") from None
-    samples = waveform[0] if waveform.ndim == 3 else waveform
-    return samples.detach().cpu().float().numpy(), rate
-
-
 def regions(batch: Tensor | None, single: dict[str, Tensor | None]) -> Tensor | None:
     """The speakers' masks [S, H, W], from one batch or from a mask each."""
-    given = {name: mask for name, mask in single.items() if mask is not None}
+    given = {name: masks_of(mask, name)[:1] for name, mask in single.items() if mask is not None}
     if batch is not None:
         _check_one_way(list(given))
-        return batch[None] if batch.ndim == 2 else batch
+        return masks_of(batch, "ref_target_masks")
     if not given:
         return None
     sizes = {name: tuple(mask.shape[-2:]) for name, mask in given.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {width}x{height}" for name, (height, width) in sizes.items())
         raise InputError(f"The masks have different sizes: {listed}. Paint all of them on the same picture.")
-    return torch.cat([mask.reshape(-1, *mask.shape[-2:])[:1] for mask in given.values()])
+    return torch.cat(list(given.values()))
 
 
 def _check_one_way(singles: list[str]) -> None:

@@ -66,11 +66,16 @@ class Node:
 
         Raises: InputError for a value that the widget cannot have, which ComfyUI does not check for named ones.
         """
-        widgets = cls.REQUIRED | cls.OPTIONAL
         values = {name: value for name, value in given.items() if value is not None}
-        for name, value in values.items():
-            _check_widget(name, value, *widgets[name])
+        cls.check_widgets(**values)
         return values
+
+    @classmethod
+    def check_widgets(cls, **given: Any) -> None:
+        """Raises: InputError for a value that its widget cannot have; ComfyUI checks none that is linked."""
+        widgets = cls.REQUIRED | cls.OPTIONAL
+        for name, value in given.items():
+            _check_widget(name, value, *widgets[name])
 
     @classmethod
     def numbers(cls) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from .nodes_messages import translate
 from .wanvideo.engine.host import Host, ModelHandle, Placeable, ProcessHost
-from .wanvideo.errors import TalkError, UnsupportedError
+from .wanvideo.errors import InputError, TalkError, UnsupportedError
 from .wanvideo.memory.residency import module_bytes
 from .wanvideo.sampling.window import StepReport
 from .wanvideo.untrusted import read_json
@@ -264,6 +265,16 @@ def _preview(denoised: Tensor, decoded: Callable[[Tensor, list[int]], list[Any] 
     return "JPEG", grid(frames), MAX_PREVIEW
 
 
+def inputs_of_others(graph: Any, node_id: str | None, own: type) -> set[str]:
+    """Inputs of a node that come from nodes of another class than `own`. Args: graph: what ComfyUI has as DYNPROMPT."""
+    if graph is None:
+        return set()
+    registered = sys.modules["nodes"].NODE_CLASS_MAPPINGS
+    links = {name: value[0] for name, value in graph.get_node(node_id)["inputs"].items() if isinstance(value, list)}
+    kinds = {name: registered[graph.get_node(source)["class_type"]] for name, source in links.items()}
+    return {name for name, kind in kinds.items() if not issubclass(kind, own)}
+
+
 def page_language() -> str:
     """The language chosen in the page's settings; English where none was, as then only the browser knows it."""
     if folder_paths is None:
@@ -378,10 +389,12 @@ def offer_replacements(names: Mapping[str, str]) -> None:
         manager.register(io.NodeReplace(new_node_id=ours, old_node_id=theirs))
 
 
-def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
+def fill_emptied_inputs(defaults: Mapping[str, Mapping[str, float]]) -> None:
     """Take an emptied number of a queued graph, '' or null, as its widget's default: saved graphs of others have them.
 
-    ComfyUI would refuse the graph before the node is asked. Args: defaults: of the numbers of every node, by its id.
+    ComfyUI would refuse the graph before the node is asked. Whatever else is null is taken as not given: ComfyUI would
+    make the text "None" of a text, and check an input that a script leaves unlinked as if something were linked to it.
+    Args: defaults: of the numbers of every node, by its id.
     """
     server = prompt_server()
     if server is None:
@@ -392,19 +405,22 @@ def fill_emptied_numbers(defaults: Mapping[str, Mapping[str, float]]) -> None:
         for item in graph.values() if isinstance(graph, dict) else ():
             if not isinstance(item, dict) or not isinstance(inputs := item.get("inputs"), dict):
                 continue
-            kind = item.get("class_type")
-            for name, default in defaults.get(str(kind), {}).items():
+            kind = str(item.get("class_type"))
+            for name, default in defaults.get(kind, {}).items():
                 if name in inputs and inputs[name] in ("", None):
                     logger.info("%s %s was empty: %s is used.", kind, name, default)
                     inputs[name] = default
+            for name in [name for name, value in inputs.items() if value is None and kind in defaults]:
+                del inputs[name]
         return request
 
     server.add_on_prompt_handler(fill)
 
 
 def video_from_file(path: Path, *names: Path) -> Any:
-    """A VIDEO whose frames stay in their file, of which saving makes no second copy. Args: names: others of the file.
+    """A VIDEO whose frames stay in their file, of which saving makes no second copy.
 
+    Args: names: others of the file, or copies of it: it is taken from there where the first is gone.
     Raises: UnsupportedError outside ComfyUI.
     """
     if comfy is None:
@@ -412,19 +428,40 @@ def video_from_file(path: Path, *names: Path) -> Any:
     from comfy_api.latest import InputImpl
 
     class LinkedVideo(InputImpl.VideoFromFile):
-        """A finished mp4, which ComfyUI's nodes save as another name of itself."""
+        """A finished mp4, which ComfyUI's nodes save as another name of itself. ComfyUI keeps it from queue to queue,
+        and its file may be gone by then."""
+
+        def there(self) -> list[Path]:
+            """The names that are left."""
+            found = [name for name in (path, *names) if name.is_file()]
+            if not found:
+                raise InputError(
+                    f"The finished video {path} is no longer there. "
+                    "Unload the execution cache and queue the graph again."
+                )
+            if found[0] != path:
+                super().__init__(str(found[0]))
+            return found
+
+        def get_stream_source(self) -> Any:
+            return self.there() and super().get_stream_source()
+
+        def get_dimensions(self) -> Any:
+            return self.there() and super().get_dimensions()
+
+        def get_components(self) -> Any:
+            return self.there() and super().get_components()
 
         def save_to(
             self, target: Any, format: Any = "auto", codec: Any = "auto", metadata: Any = None, **how: Any
         ) -> None:  # fmt: skip
+            found = self.there()
             is_file = isinstance(target, str | PathLike) and Path(target).suffix.lower() == ".mp4"
             is_kept = format in ("auto", "mp4") and codec in ("auto", "h264") and not any(how.values())
             if not (is_file and is_kept):
                 super().save_to(target, format=format, codec=codec, metadata=metadata, **how)
                 return
             tags = (metadata or {}).items()
-            save_tagged(
-                (path, *names), target, {key: tag if isinstance(tag, str) else dumps(tag) for key, tag in tags}
-            )  # fmt: skip
+            save_tagged(found, target, {key: tag if isinstance(tag, str) else dumps(tag) for key, tag in tags})
 
     return LinkedVideo(str(path))

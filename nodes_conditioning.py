@@ -27,6 +27,7 @@ from .nodes_base import (
     whole,
 )
 from .nodes_files import folder_inside
+from .nodes_media import masks_of, size_of
 from .nodes_model_loading import ANY_VAE, ClipEncoder, run_vae, vae_of
 from .nodes_source import SourceOptions
 from .nodes_video import VideoFile, video_file
@@ -288,7 +289,7 @@ class WanVideoImageToVideoMultiTalk(Node):
         window = snapped("frame_window_size", frame_window_size)
         motion = snapped("motion_frame", motion_frame)
         video = None if source_video is None else video_file(source_video)
-        picture = picture_size(video.path) if video else _size_of(start_image)
+        picture = picture_size(video.path) if video else size_of(start_image)
         if size != CUSTOM:
             width, height = bucket_size(size, *picture)
         VideoGeometry(width, height, window)
@@ -297,23 +298,16 @@ class WanVideoImageToVideoMultiTalk(Node):
         if folder:
             check_output(free_name(folder / "talking_video.mp4"))
         clip = clip_embeds and expect(clip_embeds, ClipEmbeds, "clip_embeds")
-        encode = clip_vision and _clip_of_pictures(clip_vision)
+        encoder, encode = vae_of(vae), clip_vision and _clip_of_pictures(clip_vision)
         references = None if video else fit_images(start_image, width, height)
         moving = None if video or options.camera is None else _only_one(start_image)
         if references is not None and moving is None and encode:
             clip, encode = ClipEmbeds(encode_images(encode, references)), None
         talking = TalkingPicture(
-            vae_of(vae), width, height, picture, references, video, window, motion, mode,
+            encoder, width, height, picture, references, video, window, motion, mode,
             colormatch, colormatch_strength, tiled_vae, clip, encode, folder, options, moving,
         )  # fmt: skip
         return talking, str(folder or "")
-
-
-def _size_of(images: Tensor) -> tuple[int, int]:
-    """Width and height of pictures [R, H, W, C]. Raises: InputError for another shape."""
-    if images.ndim != 4:
-        fit_images(images, 16, 16)  # which says so
-    return images.shape[2], images.shape[1]
 
 
 def _check_sources(has_picture: bool, has_video: bool, has_mask: bool) -> None:
@@ -329,7 +323,7 @@ def _with_mask(options: SourceOptions | None, keep_mask: Tensor | None) -> Sourc
     options = options or SourceOptions()
     if keep_mask is not None and options.is_dub:
         raise InputError("keep_mask and source_options both say what of the video is made anew. Keep one of them.")
-    return options if keep_mask is None else replace(options, keep_mask=keep_mask)
+    return options if keep_mask is None else replace(options, keep_mask=masks_of(keep_mask, "keep_mask"))
 
 
 def _only_one(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from .nodes_base import expect
 from .nodes_common import RunProgress, output_folder
 from .nodes_conditioning import PlainClip, TalkingPicture
+from .nodes_media import check_no_mask, latents_of
 from .nodes_model_loading import VideoModel, run_vae
 from .nodes_options import Experimental, Schedule
 from .nodes_parallel import check_readable, renderer
@@ -29,6 +31,7 @@ from .wanvideo.sampling.clip import encode_video
 from .wanvideo.sampling.sampler import check_samples
 from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.recording import Recording
+from .wanvideo.video.regions import say_if_other_shape
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,13 @@ class Extras:
 
 @dataclass(frozen=True)
 class TalkingVideo:
-    """A finished video: its frames in a file, and in memory while they are few."""
+    """A finished video: its frames in a file, and in memory while they are few.
+
+    latents: [1, 16, T, h, w] of its only window; None where it has several.
+    """
 
     recording: Recording
+    latents: Tensor | None
 
 
 # What is linked to a sampler in the order in which it is computed: what is most often wrong, sounds and masks, comes
@@ -54,14 +61,22 @@ class TalkingVideo:
 LAZY = (("extra_args", "multitalk_embeds"), ("image_embeds",), ("text_embeds", "samples"))
 
 
-def still_needed(inputs: dict[str, Any], job: Job) -> list[str]:
+def still_needed(inputs: dict[str, Any], job: Job, unsure: Collection[str] = ()) -> list[str]:
     """What check_lazy_status answers: inputs to compute next, once what is there already has been checked.
 
-    So nothing is encoded for a graph that cannot run. Args: inputs: None for those that are linked and not computed.
+    So nothing is encoded for a graph that cannot run.
+    Args: inputs: None for those that are linked and not computed. unsure: of them those that come from other packs'
+        nodes, a switch of which may have given None: ComfyUI takes what is there already out of the answer, and runs
+        the node if nothing is left of it.
     """
     job.check()
-    missing = ([name for name in names if name in inputs and inputs[name] is None] for names in LAZY)
-    return next((names for names in missing if names), [])
+    asked: list[str] = []
+    for names in LAZY:
+        missing = [name for name in names if name in inputs and inputs[name] is None]
+        asked += missing
+        if set(missing).difference(unsure):
+            break
+    return asked
 
 
 class TalkingLatents(dict[str, Any]):
@@ -76,6 +91,10 @@ class TalkingLatents(dict[str, Any]):
                 "Take its frames from WanVideoPassImagesFromSamples, WanVideoDecode or WanVideoTalkingVideo."
             )
         raise KeyError(key)
+
+    def copy(self) -> TalkingLatents:
+        """As nodes copy a LATENT before they change it."""
+        return TalkingLatents(self)
 
 
 @dataclass(frozen=True)
@@ -124,9 +143,8 @@ class Job:
         """[16, T, H/8, W/8] of a LATENT for a video of this size."""
         if self.samples is None:
             return None
-        if not isinstance(self.samples, dict):
-            raise InputError(f"samples is no LATENT but {type(self.samples).__name__}. Connect WanVideoEncode.")
-        latents: Tensor = self.samples["samples"][0]
+        check_no_mask(self.samples)
+        latents = latents_of(self.samples)
         check_samples(latents, VideoGeometry(width, height, DEFAULT_WINDOW))
         return latents
 
@@ -172,6 +190,8 @@ class Job:
         speech, settings, samples = self.extras.speech, setup.settings, self._latents(images.width, images.height)
         num_frames, fps = (speech.num_frames, speech.fps) if speech else (settings.window_frames, FPS)
         masks = speech.masks(images.picture_size, images.width, images.height) if speech else None
+        if speech and masks is not None and speech.regions is not None:
+            say_if_other_shape(speech.regions, images.picture_size, images.width, images.height)
         pictures = images.pictures(num_frames, fps)
         plan = pictures.plan
         conditioning = make_conditioning(
@@ -206,7 +226,7 @@ class Job:
         recording.path = run.video
         progress.show(path, len(plan), len(plan))
         progress.finish(path, run.folder)
-        result = TalkingLatents(talking_video=TalkingVideo(recording), output_path=str(path))
+        kept = None
         if len(plan) == 1:
             if latents is None:  # an earlier run had the window and only did not finish the file
                 latents = run_vae(
@@ -214,11 +234,19 @@ class Job:
                     Tiling.default() if setup.settings.tiled_vae else None,
                     lambda vae, tiles: encode_video(vae, recording.read(0), tiles),
                 )  # fmt: skip
-            result["samples"] = latents[None].cpu()
-        return result
+            kept = latents[None].cpu()
+        result = TalkingLatents(talking_video=TalkingVideo(recording, kept), output_path=str(path))
+        return result if kept is None else TalkingLatents(result, samples=kept)
+
+
+def is_talking_video(samples: Any) -> bool:
+    """Whether a LATENT is a talking video whose latents no other node has changed."""
+    video = samples.get("talking_video") if isinstance(samples, dict) else None
+    return video is not None and samples.get("samples") is video.latents
 
 
 def talking_video_of(samples: Any) -> TalkingVideo:
-    if "talking_video" not in samples:
+    if not is_talking_video(samples):
         raise InputError("These samples are latents without finished frames. Use WanVideoDecode with a VAE for them.")
-    return samples["talking_video"]
+    video: TalkingVideo = samples["talking_video"]
+    return video

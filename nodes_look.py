@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .nodes_audio import MAX_FRAMES, samples_of, say_if_cut, say_if_other_rate, speech_seconds
+from .nodes_audio import MAX_FRAMES, say_if_cut, say_if_other_rate, speech_seconds
 from .nodes_base import CATEGORY, Node, checked, choice, expect, flag, number, snapped, socket, text, whole
 from .nodes_common import logger, output_folder, page_language, say, show_picture
+from .nodes_media import masks_of, samples_of, size_of
 from .nodes_messages import translate
 from .nodes_model_loading import ANY_VAE, VideoModel, vae_of
 from .nodes_options import OPTIONS, SCHEDULER
@@ -27,7 +28,7 @@ from .wanvideo.sampling.setup import SamplingSetup
 from .wanvideo.video.drawn import numbers_of, order_of, ordered
 from .wanvideo.video.overlay import draw_speakers
 from .wanvideo.video.picture import fit_images
-from .wanvideo.video.regions import box_region, left_to_right, point_regions, stack_masks
+from .wanvideo.video.regions import box_region, left_to_right, point_regions, say_if_other_shape, stack_masks
 
 LOOK = f"{CATEGORY}/look"
 VOICES = {f"audio_{number}": socket("AUDIO") for number in range(1, 5)}
@@ -76,7 +77,7 @@ class WanVideoSpeakers(Node):
         given = {"audio_1": audio_1, "audio_2": audio_2, "audio_3": audio_3, "audio_4": audio_4}
         waves = {name: samples_of(audio, name) for name, audio in given.items() if audio is not None}
         sounds = [from_array(samples, rate, name) for name, (samples, rate) in waves.items()]
-        size = image.shape[2], image.shape[1]
+        size = size_of(image)
         found = _ordered_regions(_regions(regions, masks, len(sounds), *size), order)
         if len(sounds) > len(found):
             raise InputError(f"{len(sounds)} voices have {len(found)} regions. Give one for each, in their order.")
@@ -89,6 +90,7 @@ class WanVideoSpeakers(Node):
         window = snapped("frame_window_size", frame_window_size)
         frames = frames_of(seconds, FPS) if sounds else window
         plan = WindowPlan(frames, window, snapped("motion_frame", motion_frame))
+        say_if_other_shape(found, size, width, height)
         fitted = stack_masks([region.numpy() > 0.5 for region in found], width, height)
         drawn = draw_speakers(fit_images(image[:1], width, height)[0], fitted, tracks, plan, FPS)
         preview = torch.from_numpy(drawn.copy()).float()[None] / 255
@@ -101,7 +103,7 @@ def _regions(regions: str, masks: Tensor | None, num_voices: int, width: int, he
     if masks is not None:
         if rows:
             raise InputError("regions are written, and masks are connected. Use one of both.")
-        return (masks[None] if masks.ndim == 2 else masks).cpu().float()
+        return masks_of(masks, "masks")
     if not rows:
         found = left_to_right(max(2, num_voices), width, height)
     elif len(rows[0]) == 4:

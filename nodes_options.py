@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from .nodes_base import CATEGORY, DEVICES, Node, advanced, checked, choice, flag, number, refuse, socket, text, whole
+from .nodes_media import size_of
+from .wanvideo import checks
 from .wanvideo.engine.talk import audio_cfg_scale_of
 from .wanvideo.errors import InputError
 from .wanvideo.geometry import bucket_size
@@ -36,6 +38,12 @@ class BlockSwap:
     blocks: int = -1
     prefetch: int = 1
     percent: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.number("blocks_to_swap", self.blocks, -1, 1000, whole=True)
+        checks.number("prefetch_blocks", self.prefetch, 0, 1000, whole=True)
+        if self.percent is not None:
+            checks.number("offload_percent", self.percent, 0, 1)
 
     def of(self, num_blocks: int | None) -> int:
         """How many stream of a model's blocks, which are counted in every transformer that we know."""
@@ -207,6 +215,7 @@ class WanVideoSLG(Node):
         )
 
     def process(self, blocks="10", start_percent=0.1, end_percent=1.0):
+        self.check_widgets(blocks=blocks)
         return (_skip_layers(blocks, start_percent, end_percent),)
 
 
@@ -258,6 +267,7 @@ class WanVideoExperimentalArgs(Node):
         raag_alpha=0.0, bidirectional_sampling=False, temporal_score_rescaling=False, tsr_k=0.95, tsr_sigma=1.0,
         use_tf32=False, force_contiguous_tensors=True,
     ):  # fmt: skip
+        self.check_widgets(video_attention_split_steps=video_attention_split_steps)
         _refuse_unless_off(
             video_attention_split_steps=video_attention_split_steps.strip(), cfg_zero_star=cfg_zero_star,
             use_zero_init=use_zero_init, use_fresca=use_fresca, use_tcfg=use_tcfg, raag_alpha=raag_alpha,
@@ -371,6 +381,10 @@ class CreateCFGScheduleFloatList(Node):
         self, steps=30, cfg_scale_start=5.0, cfg_scale_end=5.0, interpolation="linear", start_percent=0.0,
         end_percent=1.0, unique_id=None,
     ):  # fmt: skip
+        self.check_widgets(
+            steps=steps, cfg_scale_start=cfg_scale_start, cfg_scale_end=cfg_scale_end, start_percent=start_percent,
+            end_percent=end_percent,
+        )  # fmt: skip
         _check_span(start_percent, end_percent)
         first, last = (min(int(steps * percent), steps - 1) for percent in (start_percent, end_percent))
         scales = [1.0] * steps
@@ -405,7 +419,7 @@ class WanVideoTalkingPreset(Node):
     def process(self, preset, image=None):
         chosen = load_preset(preset)
         s = chosen.settings
-        picture = (832, 480) if image is None else (image.shape[2], image.shape[1])
+        picture = (832, 480) if image is None else size_of(image)
         width, height = bucket_size(chosen.size, *picture)
         audio_cfg = audio_cfg_scale_of(s.audio_guidance_scale, s.guidance_scale)
         strength = chosen.loras[0].strength if chosen.loras else 0.0

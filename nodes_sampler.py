@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .nodes_audio import samples_of
 from .nodes_base import Node, advanced, checked, choice, expect, flag, number, refuse, socket, unsupported, whole
-from .nodes_common import RunProgress, temporary_file, video_from_file
+from .nodes_common import RunProgress, inputs_of_others, temporary_file, video_from_file
 from .nodes_conditioning import OUTPUT, SAMPLING
-from .nodes_job import Extras, Job, still_needed, talking_video_of
+from .nodes_job import Extras, Job, is_talking_video, still_needed, talking_video_of
+from .nodes_media import latents_of, samples_of, size_of
 from .nodes_model_loading import ANY_VAE, run_vae, vae_of
 from .nodes_options import SCHEDULER, Experimental, Schedule, check_schedule, make_schedule
 from .nodes_preview import TinyPreview
@@ -133,7 +133,7 @@ class WanVideoSampler(Node):
         "add_noise_to_samples": flag(False),
         "apg_args": socket("APGARGS"),
     }
-    HIDDEN = {"unique_id": "UNIQUE_ID"}
+    HIDDEN = {"unique_id": "UNIQUE_ID", "graph": "DYNPROMPT"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
 
     @classmethod
@@ -158,7 +158,7 @@ class WanVideoSampler(Node):
         rope_function="comfy", loop_args=None, experimental_args=None, sigmas=None, unianimate_poses=None,
         fantasytalking_embeds=None, uni3c_embeds=None, multitalk_embeds=None, freeinit_args=None, start_step=0,
         end_step=-1, add_noise_to_samples=False, unique_id=None, use_tf32=False, force_contiguous_tensors=True,
-        apg_args=None,
+        apg_args=None, graph=None,
     ):  # fmt: skip
         job = self._job(
             model=model, image_embeds=image_embeds, steps=steps, cfg=cfg, shift=shift, seed=seed, scheduler=scheduler,
@@ -172,8 +172,8 @@ class WanVideoSampler(Node):
         )  # fmt: skip
         return job.run(RunProgress(unique_id, TinyPreview()), force_offload)
 
-    def check_lazy_status(self, **inputs):
-        return still_needed(inputs, self._job(**inputs))
+    def check_lazy_status(self, unique_id=None, graph=None, **inputs):
+        return still_needed(inputs, self._job(**inputs), inputs_of_others(graph, unique_id, Node))
 
     def _job(
         self, model, image_embeds=None, steps=30, cfg=6.0, shift=5.0, seed=0, scheduler="unipc", riflex_freq_index=0,
@@ -213,7 +213,7 @@ class WanVideoSamplerv2(Node):
         "add_noise_to_samples": flag(False),
         "extra_args": socket("WANVIDSAMPLEREXTRAARGS", lazy=True),
     }
-    HIDDEN = {"unique_id": "UNIQUE_ID"}
+    HIDDEN = {"unique_id": "UNIQUE_ID", "graph": "DYNPROMPT"}
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("LATENT", "LATENT"), ("samples", "denoised_samples"), "process"
 
     @classmethod
@@ -227,15 +227,15 @@ class WanVideoSamplerv2(Node):
 
     def process(
         self, model, image_embeds, cfg=6.0, seed=0, force_offload=True, scheduler=None, text_embeds=None,
-        samples=None, add_noise_to_samples=False, extra_args=None, unique_id=None,
+        samples=None, add_noise_to_samples=False, extra_args=None, unique_id=None, graph=None,
     ):  # fmt: skip
         job = self._job(
             model, image_embeds, cfg, seed, scheduler, text_embeds, samples, add_noise_to_samples, extra_args
         )
         return job.run(RunProgress(unique_id, TinyPreview()), force_offload)
 
-    def check_lazy_status(self, **inputs):
-        return still_needed(inputs, self._job(**inputs))
+    def check_lazy_status(self, unique_id=None, graph=None, **inputs):
+        return still_needed(inputs, self._job(**inputs), inputs_of_others(graph, unique_id, Node))
 
     def _job(
         self, model, image_embeds=None, cfg=6.0, seed=0, scheduler=None, text_embeds=None, samples=None,
@@ -263,6 +263,7 @@ class WanVideoEncode(TilesNode):
         noise_aug_strength=0.0, latent_strength=1.0, mask=None,
     ):  # fmt: skip
         refuse(mask=mask, noise_aug_strength=noise_aug_strength or None)
+        size_of(image)
         encoder = vae_of(vae)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
         count, height, width = image.shape[:3]
@@ -282,11 +283,10 @@ class WanVideoDecode(TilesNode):
         self, vae, samples, enable_vae_tiling=False, tile_x=272, tile_y=272, tile_stride_x=144, tile_stride_y=128,
         normalization="default",
     ):  # fmt: skip
-        if "talking_video" in samples:
+        if is_talking_video(samples):
             return (samples["talking_video"].recording.images(),)
-        decoder = vae_of(vae, can_be_tiny=True)
+        latents, decoder = latents_of(samples), vae_of(vae, can_be_tiny=True)
         tiling = _tiling(enable_vae_tiling, tile_x, tile_y, tile_stride_x, tile_stride_y)
-        latents = samples["samples"][0]
         height, width = latents.shape[-2:]
         pixels = run_vae(
             decoder, (8 * width, 8 * height, 4 * latents.shape[1] - 3), tiling,
@@ -316,11 +316,10 @@ class WanVideoTalkingVideo(Node):
 
     def process(self, samples, audio=None):
         video = talking_video_of(samples)
-        path, saved = video.recording.path, Path(samples["output_path"])
-        if audio:
-            soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
-            path = video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)
-        return (video_from_file(path, saved),)
+        if audio is None:
+            return (video_from_file(video.recording.path, Path(samples["output_path"])),)
+        soundtrack = Soundtrack((Waveform(*samples_of(audio, "audio")),))
+        return (video_from_file(video.recording.publish(temporary_file("talking_video", ".mp4"), soundtrack)),)
 
 
 NODES = (

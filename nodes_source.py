@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .nodes_base import CATEGORY, Node, advanced, checked, choice, flag, number, socket, whole
+from .nodes_media import masks_of
 from .nodes_video import VideoFile, video_file
 from .wanvideo.errors import InputError
 from .wanvideo.keep import (
@@ -130,12 +131,13 @@ class WanVideoSourceOptions(Node):
         _check_region(mouth, keep_mask is not None, mask_video is not None)
         _check_packages(mouth, scene_seg)
         keep = Keep(mouth=AUTO, feather=feather) if mouth == AUTO else None
+        painted = None if keep_mask is None else masks_of(keep_mask, "keep_mask")
         masks = None if mask_video is None else video_file(mask_video)
         if masks is not None:
             keep = Keep(mask=str(masks.path), feather=feather)
         camera = Camera(camera_zoom, (camera_right, camera_down), camera_period) if camera_zoom > 1 else None
         quality = None if crf < 0 else crf
-        return (SourceOptions(source_end, keep_mask, keep, feather, scene_seg, camera, quality, reanchor, masks),)
+        return (SourceOptions(source_end, painted, keep, feather, scene_seg, camera, quality, reanchor, masks),)
 
 
 def _check_region(mouth: str, *has_masks: bool) -> None:

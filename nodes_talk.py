@@ -11,6 +11,7 @@ from .nodes_common import RunProgress, host, models_folder
 from .nodes_conditioning import CUSTOM, WanVideoImageToVideoMultiTalk
 from .nodes_files import ADAPTERS, AUDIO_ENCODERS, CLIP_VISIONS, LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES, Files
 from .nodes_job import Extras, Job
+from .nodes_media import size_of
 from .nodes_model_loading import (
     LastModel,
     LoadWanVideoClipTextEncoder,
@@ -131,6 +132,8 @@ class WanVideoTalk(Node):
         source_options=None, unique_id=None,
     ):  # fmt: skip
         _check_sources(image is not None, video is not None)
+        if image is not None:
+            size_of(image)
         if source_options is not None:
             expect(source_options, SourceOptions, "source_options").check(
                 video is not None, 0 if image is None else len(image)

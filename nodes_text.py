@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from .wanvideo.checkpoints.folders import TOKENIZER_FILES
 from .wanvideo.engine.conditioning import Prompts
 from .wanvideo.engine.encoders import Encoders
 from .wanvideo.engine.host import ModelHandle
+from .wanvideo.errors import InputError
 from .wanvideo.models.text_encoder import without_padding
 from .wanvideo.prompts import PromptList
 from .wanvideo.text.tokenizer import EMBEDDED
@@ -135,8 +137,18 @@ class WanVideoTextEmbedBridge(Node):
     RETURN_TYPES, RETURN_NAMES, FUNCTION = ("WANVIDEOTEXTEMBEDS",), ("text_embeds",), "process"
 
     def process(self, positive, negative=None):
-        prompts = tuple(without_padding(entry[0][0]) for entry in positive)
-        return (Prompts(prompts, without_padding(negative[0][0][0]) if negative else None),)
+        negatives = _conditions(negative, "negative") if negative else ()
+        return (Prompts(_conditions(positive, "positive"), negatives[0] if negatives else None),)
+
+
+def _conditions(entries: Any, name: str) -> tuple[Tensor, ...]:
+    """[n, dim] of each entry of a CONDITIONING. Raises: InputError where there is none, or one is no encoded text."""
+    entries = entries if isinstance(entries, list | tuple) else ()
+    found = [entry[0] if isinstance(entry, list | tuple) and entry else None for entry in entries]
+    embeds = [item for item in found if isinstance(item, Tensor) and item.ndim == 3 and item.numel()]
+    if not found or len(embeds) < len(found):
+        raise InputError(f"{name} holds no encoded text. Connect CLIP Text Encode with a UMT5 encoder.")
+    return tuple(without_padding(item[0]) for item in embeds)
 
 
 NODES = (WanVideoTextEncode, WanVideoTextEncodeSingle, WanVideoTextEncodeCached, WanVideoTextEmbedBridge)

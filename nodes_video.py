@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .nodes_common import temporary_file
+from .nodes_common import stop_if_interrupted, temporary_file
 from .wanvideo.errors import InputError
 from .wanvideo.keep import WHOLE, Trim
 from .wanvideo.runs.identity import identify_media
 from .wanvideo.video.lossless import SUFFIX, write_lossless
+from .wanvideo.video.picture import check_levels
 from .wanvideo.video.reader import probe
 
 SAME_S = 1e-6  # by which two durations may differ
@@ -99,7 +100,10 @@ def _written(video: Any) -> Path:
 
 def _pictures(images: Any) -> Iterator[np.ndarray]:
     for image in images:
-        yield image[..., :3].mul(255).round().clamp(0, 255).byte().cpu().numpy()
+        stop_if_interrupted()
+        levels = image[..., :3]
+        check_levels(levels)
+        yield levels.float().mul(255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def _call(video: Any, name: str) -> Any:

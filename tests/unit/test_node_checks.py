@@ -138,6 +138,19 @@ def test_embeds_are_read_as_the_dictionary_of_another_pack():
     assert embeds["ref_target_masks"] is masks and "other" not in embeds and embeds.get("other") is None
 
 
+def test_features_are_read_when_they_are_asked_for():
+    """ComfyUI's own look at what is handed on, which takes place at each link, reads none."""
+    reads = []
+    source = SimpleNamespace(num_speakers=2, features=lambda *span: reads.append(span) or torch.rand(2, 20, 12, 8))
+    embeds = audio.MultiTalkEmbeds(source, 20, 25.0)
+    for value in embeds.values():
+        assert not isinstance(value, list | tuple | dict)
+    features = embeds["audio_features"]
+    assert len(features) == 2 and not reads
+    assert features[1].shape == (20, 12, 8) and [item.shape for item in features] == [(20, 12, 8)] * 2
+    assert reads == [(0, 20)] * 2
+
+
 def test_the_latent_of_several_windows_answers_whoever_decodes_it():
     frames = torch.zeros(5, 4, 4, 3)
     video = SimpleNamespace(recording=SimpleNamespace(images=lambda: frames))
@@ -161,7 +174,7 @@ def test_emptied_numbers_are_the_defaults(monkeypatch):
     monkeypatch.setattr(
         common, "PromptServer", SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
     )
-    common.fill_emptied_numbers({"WanVideoSampler": NODES["WanVideoSampler"].numbers()})
+    common.fill_emptied_inputs({"WanVideoSampler": NODES["WanVideoSampler"].numbers()})
     inputs = {"start_step": "", "end_step": None, "cfg": 2.0, "scheduler": ""}
     graph = {
         "1": {"class_type": "WanVideoSampler", "inputs": dict(inputs)},
@@ -174,6 +187,22 @@ def test_emptied_numbers_are_the_defaults(monkeypatch):
         assert fill(odd) is odd
 
 
+def test_what_is_null_is_not_given(monkeypatch):
+    """ComfyUI would check a linked sound, and encode the prompt "None"."""
+    handlers = []
+    monkeypatch.setattr(
+        common, "PromptServer", SimpleNamespace(instance=SimpleNamespace(add_on_prompt_handler=handlers.append))
+    )
+    common.fill_emptied_inputs({"MultiTalkWav2VecEmbeds": NODES["MultiTalkWav2VecEmbeds"].numbers()})
+    inputs = {"audio_1": ["3", 0], "audio_2": None, "mask_1": None, "fps": None, "multi_audio_type": None}
+    graph = {
+        "1": {"class_type": "MultiTalkWav2VecEmbeds", "inputs": inputs},
+        "2": {"class_type": "X", "inputs": {"a": None}},
+    }
+    handlers[0]({"prompt": graph})
+    assert graph["1"]["inputs"] == {"audio_1": ["3", 0], "fps": 25.0} and graph["2"]["inputs"] == {"a": None}
+
+
 def test_a_cfg_for_each_step():
     make = node("CreateCFGScheduleFloatList").process
     assert make(5, 4.0, 2.0)[0] == [4.0, 3.5, 3.0, 2.5, 2.0]
@@ -182,6 +211,23 @@ def test_a_cfg_for_each_step():
     assert make(3, 0.0, 4.0, "ease_in")[0] == [0.0, 1.0, 4.0] and make(3, 0.0, 4.0, "ease_out")[0] == [0.0, 3.0, 4.0]
     with pytest.raises(ValueError, match="before start_percent"):
         make(10, start_percent=0.5, end_percent=0.4)
+
+
+@pytest.mark.parametrize("value", [None, "none", [], NAN, 10**400, torch.tensor([0.5, 1.0])])
+def test_a_linked_value_that_its_widget_cannot_have_is_told(value):
+    """ComfyUI checks none that is linked, and nodes of other packs give anything."""
+    for kind, name in (
+        ("CreateCFGScheduleFloatList", "steps"), ("CreateCFGScheduleFloatList", "end_percent"),
+        ("WanVideoBlockSwap", "blocks_to_swap"), ("WanVideoBlockSwap", "prefetch_blocks"),
+        ("WanVideoVRAMManagement", "offload_percent"),
+    ):  # fmt: skip
+        if (name, value) != ("offload_percent", None):
+            with pytest.raises(ValueError, match=f"^{name} .*Give one of these"):
+                getattr(node(kind), NODES[kind].FUNCTION)(**{name: value})
+    for kind, name in (("WanVideoSLG", "blocks"), ("WanVideoExperimentalArgs", "video_attention_split_steps")):
+        if not isinstance(value, str):
+            with pytest.raises(ValueError, match=f"^{name} .* is no text"):
+                getattr(node(kind), NODES[kind].FUNCTION)(**{name: value})
 
 
 def test_passes_that_a_step_does_not_need_are_not_run():

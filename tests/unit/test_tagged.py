@@ -116,3 +116,8 @@ def test_a_node_that_saves_as_it_is_makes_a_link(video, tmp_path, monkeypatch):
     saved.save_to(str(tmp_path / "c.mp4"), crf=30.0)
     saved.save_to(sys.stdout.buffer, metadata={})
     assert len(saved.saved) == 3 and not (tmp_path / "c.mp4").exists(), "ComfyUI encodes those"
+    gone = tmp_path / "gone.mp4"
+    common.video_from_file(gone, video).save_to(str(tmp_path / "d.mp4"))
+    assert (tmp_path / "d.mp4").samefile(video), "another name of it is left"
+    with pytest.raises(ValueError, match=r"gone.mp4 is no longer there. Unload the execution cache"):
+        common.video_from_file(gone).save_to(str(tmp_path / "e.mp4"))

@@ -38,3 +38,6 @@ def write_lossless(path: Path, pictures: Iterable[np.ndarray], rate: Fraction) -
     except (av.FFmpegError, OSError) as error:
         path.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written ({error.strerror}). Make room on its disk.") from None
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -93,17 +93,25 @@ def fit_images(images: Tensor, width: int, height: int) -> Tensor:
     Args:
         images: [R, H, W, 3 or 4] float 0..1; a fourth channel is left out.
     Returns: [R, 3, height, width] float32 in -1..1.
-    Raises: InputError for another shape, no picture at all, or values that are no numbers.
+    Raises: InputError for another shape, no picture at all, whole numbers, or values that are no numbers.
     """
     if images.ndim != 4 or images.shape[-1] not in (3, 4) or not len(images):
         raise InputError(f"Pictures of shape {list(images.shape)} are not usable. Give [number, rows, columns, 3].")
-    images = images[..., :3].float()
-    if not torch.isfinite(images).all():
-        raise InputError("The picture has values that are no numbers (NaN or infinite). Make it anew.")
+    images = images[..., :3]
+    check_levels(images)
+    images = images.float()
     if tuple(images.shape[1:3]) == (height, width):
         return images.permute(0, 3, 1, 2) * 2 - 1
     levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return torch.stack([fit(picture, width, height) for picture in levels])
+
+
+def check_levels(images: Tensor) -> None:
+    """Raises: InputError for pictures from memory that have no levels 0..1: whole numbers, or values that are none."""
+    if not images.is_floating_point():
+        raise InputError(f"Pictures of {images.dtype} are not usable. Give levels from 0 to 1, as float32.")
+    if not torch.isfinite(images).all():
+        raise InputError("The picture has values that are no numbers (NaN or infinite). Make it anew.")
 
 
 def fit_mask(mask: np.ndarray, width: int, height: int) -> Tensor:

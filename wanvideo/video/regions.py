@@ -85,6 +85,20 @@ def stack_masks(regions: Sequence[np.ndarray], width: int, height: int) -> Tenso
     return torch.cat((masks, ~masks.any(0, keepdim=True))).float()
 
 
+def say_if_other_shape(regions: Tensor, picture_size: tuple[int, int], width: int, height: int) -> None:
+    """Warn of masks that were painted on something else than the picture or the video.
+
+    Args: regions: [S, H, W]. picture_size: width and height. width, height: of the video.
+    """
+    shape = regions.shape[-1] / regions.shape[-2]
+    shapes = picture_size[0] / picture_size[1], width / height
+    if min(abs(shape / other - 1) for other in shapes) > SHAPE_TOLERANCE:
+        log.warning(
+            "The masks are %dx%d and the picture is %dx%d: their middle is taken for the picture's. Paint them on it.",
+            regions.shape[-1], regions.shape[-2], *picture_size,
+        )  # fmt: skip
+
+
 def check_drawn(regions: Sequence[np.ndarray]) -> None:
     """What holds at any size of the video, and so is told before anything is loaded.
 

@@ -14,6 +14,7 @@ from .widgets import WIDGETS
 
 CUSTOM = "custom"  # size of a node whose width and height count
 MOST_HOPS = 100
+MUTED = 2  # mode of a node
 SIZED = ("GetImageSizeAndCount", "GetImageSize")  # they have the numbers of the node that made the picture
 
 
@@ -125,13 +126,12 @@ def _linked(value: Any) -> Any:
 
 
 def _from_page(data: dict[str, Any]) -> list[GraphNode]:
-    """Nodes that are muted (mode 2) or bypassed (4) do not run."""
-    nodes = []
-    for entry in expanded(data):
-        if entry.mode in (2, 4):
-            continue
+    """Nodes that are muted do not run, and what they gave is linked to nothing."""
+    nodes, running = [], [entry for entry in expanded(data) if entry.mode != MUTED]
+    there = {entry.id for entry in running}
+    for entry in running:
         values = entry.values
         named = values if isinstance(values, dict) else dict(zip(WIDGETS.get(entry.kind, ()), values, strict=False))
-        linked = {name: Link(*source) for name, source in entry.links.items()}
+        linked = {name: Link(*source) for name, source in entry.links.items() if source[0] in there}
         nodes.append(GraphNode(entry.id, str(entry.kind), {**named, **linked, **entry.set}))
     return nodes

@@ -1,4 +1,8 @@
-"""Graphs as the page saves them, with the nodes of their subgraphs in the places of those that stand for them."""
+"""Graphs as the page saves them, with the nodes of their subgraphs in the places of those that stand for them.
+
+Bypassed nodes are left out as the page leaves them out of what it queues: what an output of theirs was linked to has
+the input of that type instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from ...errors import InputError
 
 INPUTS, OUTPUTS = "-10", "-20"  # ids that links inside a subgraph have for its sides
 MOST_NODES, MOST_LEVELS = 20_000, 30
+BYPASSED = 4  # mode of a node
+ANY = "*"  # a type that fits every other
 Source = tuple[str, int]
 
 
@@ -30,7 +36,8 @@ class PageNode:
 
 
 def expanded(data: dict[str, Any]) -> list[PageNode]:
-    """All nodes that are no subgraphs, however deep; ids inside are those of the nodes around, as when queued (2:1).
+    """All nodes that run or are muted and are no subgraphs, however deep; ids inside begin with those of the nodes
+    around, as when queued (2:1).
 
     Raises: InputError for subgraphs that hold themselves.
     """
@@ -47,22 +54,60 @@ def expanded(data: dict[str, Any]) -> list[PageNode]:
 
 
 def _nodes(data: dict[str, Any], prefix: str) -> Iterator[PageNode]:
-    links = dict(_links(data["links"], prefix))
+    sources = _sources(data, prefix)
     for entry in data["nodes"]:
-        inputs = {item["name"]: links[item["link"]] for item in entry.get("inputs", ()) if item.get("link") in links}
+        if entry.get("mode") == BYPASSED:
+            continue
+        begins = ((item["name"], sources.get(item.get("link"))) for item in entry.get("inputs", ()))
         yield PageNode(
-            f"{prefix}{entry['id']}", entry["type"], entry.get("mode", 0), entry.get("widgets_values") or (), inputs,
-            _promoted(entry),
+            f"{prefix}{entry['id']}", entry["type"], entry.get("mode", 0), entry.get("widgets_values") or (),
+            {name: source for name, source in begins if source}, _promoted(entry),
         )  # fmt: skip
 
 
-def _links(links: list[Any], prefix: str) -> Iterator[tuple[Any, Source]]:
-    """Each link's id and where it begins: a list in a graph, an object in a subgraph."""
+def _sources(data: dict[str, Any], prefix: str) -> dict[Any, Source | None]:
+    """Where each link begins, by its id; None behind a bypassed node that has nothing to go on with."""
+    links = dict(_links(data["links"]))
+    wanted = {item.get("link"): item.get("type") for entry in data["nodes"] for item in entry.get("inputs", ())}
+    bypassed = {str(entry["id"]): entry for entry in data["nodes"] if entry.get("mode") == BYPASSED}
+    found: dict[Any, Source | None] = {}
+    for number, (begin, first, kind) in links.items():
+        node, slot = begin, first
+        for _ in links:  # bypassed nodes may go in a circle
+            if node not in bypassed:
+                break
+            link = _passed_on(bypassed[node], slot, wanted.get(number) or kind)
+            node, slot, _ = links.get(link, ("", 0, ANY))
+        found[number] = (f"{prefix}{node}", slot) if node and node not in bypassed else None
+    return found
+
+
+def _links(links: list[Any]) -> Iterator[tuple[Any, tuple[str, int, Any]]]:
+    """Each link's id, and node, output and type of its beginning: a list in a graph, an object in a subgraph."""
     for link in links:
-        number, origin, slot = (
-            (link["id"], link["origin_id"], link["origin_slot"]) if isinstance(link, dict) else link[:3]
-        )
-        yield number, (f"{prefix}{origin}", slot)
+        if isinstance(link, dict):
+            yield link["id"], (str(link["origin_id"]), link["origin_slot"], link.get("type"))
+        else:
+            yield link[0], (str(link[1]), link[2], link[5] if len(link) > 5 else ANY)
+
+
+def _passed_on(entry: dict[str, Any], slot: int, kind: Any) -> Any:
+    """The link that a bypassed node has in place of an output; None for none. Args: kind: the type that is wanted.
+
+    Source: ComfyUI's page takes the input beside the output if its type fits, else the first one of the type.
+    """
+    inputs, outputs = entry.get("inputs") or (), entry.get("outputs") or ()
+    own = outputs[slot].get("type") if slot < len(outputs) else kind
+    found = [item for item in inputs[slot : slot + 1] if _fits(item.get("type"), own) and _fits(item.get("type"), kind)]
+    found += [item for item in inputs if item.get("type") == kind]
+    found += [item for item in inputs if _fits(item.get("type"), kind)]
+    return found[0].get("link") if found else None
+
+
+def _fits(kind: Any, other: Any) -> bool:
+    """Whether two types can be linked; one may be several, with commas between them."""
+    one, two = (set(str(item or ANY).upper().split(",")) for item in (kind, other))
+    return bool(one & two) or ANY in one | two
 
 
 def _promoted(entry: dict[str, Any]) -> dict[str, Any]:
@@ -76,14 +121,14 @@ def _opened(nodes: list[PageNode], outer: PageNode, definition: dict[str, Any]) 
     """`nodes` with those of a subgraph in place of the one that stands for it."""
     prefix = f"{outer.id}:"
     names = [item["name"] for item in definition.get("inputs", ())]
+    sources = _sources(definition, prefix)
     ends = {
-        link["target_slot"]: (f"{prefix}{link['origin_id']}", link["origin_slot"])
-        for link in definition["links"]
-        if str(link["target_id"]) == OUTPUTS
+        link["target_slot"]: sources[link["id"]] for link in definition["links"] if str(link["target_id"]) == OUTPUTS
     }
     for node in nodes:
         if node is not outer:
-            links = {name: _left(source, outer, ends) for name, source in node.links.items()}
+            begins = ((name, _left(source, outer, ends)) for name, source in node.links.items())
+            links = {name: _entered(source, prefix, outer, names) for name, source in begins if source}
             yield PageNode(
                 node.id, node.kind, node.mode, node.values,
                 {name: source for name, source in links.items() if source}, node.set,
@@ -98,7 +143,7 @@ def _opened(nodes: list[PageNode], outer: PageNode, definition: dict[str, Any]) 
         )  # fmt: skip
 
 
-def _left(source: Source, outer: PageNode, ends: dict[int, Source]) -> Source | None:
+def _left(source: Source, outer: PageNode, ends: dict[int, Source | None]) -> Source | None:
     """Where a link out of a subgraph begins inside it."""
     return ends.get(source[1]) if source[0] == outer.id else source
 
