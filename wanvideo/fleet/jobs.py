@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +123,12 @@ def _clashes(entries: list[Entry]) -> Iterator[str]:
         ("name", [entry.name for entry in entries]),
         ("output", [os.path.realpath(entry.output) for entry in entries]),
     ):
-        for value, count in Counter(values).items():
-            if count > 1:
-                places = ", ".join(entry.where for entry, own in zip(entries, values, strict=True) if own == value)
-                yield f"{places[:300]}: {count} jobs have the {what} {value}. Give each its own."
+        places = defaultdict[str, list[str]](list)
+        for entry, value in zip(entries, values, strict=True):
+            places[value].append(entry.where)
+        for value, found in places.items():
+            if len(found) > 1:
+                yield f"{', '.join(found)[:300]}: {len(found)} jobs have the {what} {value}. Give each its own."
 
 
 def _argument(value: Any) -> str:
