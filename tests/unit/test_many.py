@@ -16,6 +16,7 @@ from wanvideo.engine import talk
 from wanvideo.fleet import jobs
 from wanvideo.fleet.report import Report, Stage
 from wanvideo.geometry import WindowPlan
+from wanvideo.keep import Trim
 from wanvideo.text import cache
 from wanvideo.video.feather import feathered
 from wanvideo.video.mask import VideoRegion
@@ -158,3 +159,18 @@ def test_edges_are_soft_wherever_a_region_lies(feather):
         distance = torch.from_numpy(distance_transform_edt(~mask)).float()
         ramp = (1 - distance / (feather + 1)).clamp(0, 1)
         assert torch.equal(feathered(torch.from_numpy(mask), feather), ramp * ramp * (3 - 2 * ramp))
+
+
+@pytest.mark.parametrize("trim", [Trim(), Trim(0.2, 0.4)])
+def test_a_last_frame_that_remains_is_not_looked_for_again(tmp_path, monkeypatch, trim):
+    """Speech may be minutes longer than its source: nothing is decoded for what lies behind the source's end."""
+    path = media.video(tmp_path / "source.mp4", media.numbered_frames(25), keyframe=1000)
+    source = SourceVideo(path, 64, 48, 25.0, trim=trim)
+    decoded, real = [], VideoFrames._upcoming
+    monkeypatch.setattr(VideoFrames, "_upcoming", lambda video: decoded.append(0) or real(video))
+    last = 14 if trim.duration_s else 24
+    for start in range(0, 2000, 20):
+        numbers = [media.index_of(frame) for frame in source.frames(start, start + 21).numpy()]
+        assert numbers[-1] == (min(start + 20, last) if not trim.duration_s else min(start + 25, last))
+    assert len(decoded) < 30
+    assert media.index_of(source.frames(0, 1)[0].numpy()) == (5 if trim.duration_s else 0)

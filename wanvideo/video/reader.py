@@ -192,11 +192,17 @@ class VideoFrames:
         """
         target = self._first_s + max(time_s, 0.0) + self._slack_s
         with answered(str(self.path)):
-            if not self._current[0] <= target < self._current[0] + FORWARD_S:
+            if not (self._current[0] <= target < self._current[0] + FORWARD_S or self._is_behind_end(target)):
                 self._seek(target)
             while self._next is not None and self._next[0] <= target:
                 self._advance()
             return self._to_rgb(self._current[1])
+
+    def _is_behind_end(self, target: float) -> bool:
+        """Whether the frame that is held is the last one, and `target` later than all: there is nothing to look for."""
+        length, begin = self._container.duration, self._container.start_time or 0
+        end_s = math.inf if length is None else (begin + length) / av.time_base
+        return self._next is None and self._current[0] <= target and target >= min(end_s, self._stop_s)
 
     def index_at(self, time_s: float) -> int:
         """The number, from 0, of the frame that is on screen at a time; all are looked through at the first call."""
