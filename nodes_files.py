@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,12 +121,14 @@ class Files:
 
     def _is_inside(self, path: Path, parts: tuple[str, ...]) -> bool:
         """Links count as far as ComfyUI follows and lists them: who may make one decides what is a model folder."""
-        if not in_comfyui() or str(Path(*parts)) in self.names():
+        if not in_comfyui():
             return True
-        try:
-            return any(path.resolve().is_relative_to(root.resolve()) for root in self._roots())
-        except (OSError, RuntimeError):
-            return False
+        with contextlib.suppress(OSError, RuntimeError):
+            resolved = path.resolve()
+            if any(resolved.is_relative_to(root.resolve()) for root in self._roots()):
+                return True
+        listed = str(Path(*parts))  # asked last, as thousands may be
+        return any(listed in folder_names(folder) for folder in self.folders)
 
 
 def _parts(name: Any, what: str, error: type[TalkError]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class TinyPreview:
 
     def _loaded(self) -> TinyVAE | None:
         # HunyuanVideo's has the same tensors, so here the name counts too.
-        name = choose(TINY_VAES, ("taew2_1",), lambda name, _: TINY_NAME.search(name) is not None)
+        name = choose(TINY_VAES, ("taew2_1",), is_named=lambda name: TINY_NAME.search(name) is not None)
         if name is None:
             self._is_absent = True
             return None

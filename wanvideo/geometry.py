@@ -8,8 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import NamedTuple
 
 from . import checks
 from .errors import InputError
@@ -129,6 +133,14 @@ class WindowSpan:
         return self.new_start == self.start
 
 
+class Scene(NamedTuple):
+    """The part of a video between two cuts. first: its first window. start, stop: its frames; stop 0: not known."""
+
+    first: int
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class WindowPlan:
     """How a video is cut into overlapping windows.
@@ -164,7 +176,7 @@ class WindowPlan:
                 f"or the video would never advance. Use 9 (InfiniteTalk) or 25 (MultiTalk)."
             )
 
-        if self.cuts and (self.total_frames is None or any(a >= b for a, b in self._scenes())):
+        if self.cuts and (self.total_frames is None or any(a >= b for a, b in self._bounds())):
             raise InputError(
                 f"The cuts {list(self.cuts)} do not rise inside of a video of {self.total_frames} frames. "
                 "Give rising frames from 1 on, below its length."
@@ -179,29 +191,33 @@ class WindowPlan:
         """None while the video's length is not known."""
         if self.total_frames is None:
             return None
-        return sum(self._windows_of(stop - start) for start, stop in self._scenes())
+        last = self._scenes[-1]
+        return last.first + self._windows_of(last.stop - last.start)
 
     def start_of(self, index: int) -> int:
         """The frame where window `index` begins; beyond the last one, where it would."""
-        first, scene_start, _ = self._scene_of(index)
-        return scene_start + (index - first) * self.stride
+        scene = self._scene_of(index)
+        return scene.start + (index - scene.first) * self.stride
 
     def scene_first(self, index: int) -> int:
         """The window that begins the scene of window `index`."""
-        return self._scene_of(index)[0]
+        return self._scene_of(index).first
 
-    def _scene_of(self, index: int) -> tuple[int, int, int | None]:
-        """The first window of a window's scene, and the frames where the scene begins and ends."""
-        if not self.cuts:
-            return 0, 0, self.total_frames
-        first = start = stop = count = 0
-        for start, stop in self._scenes():
-            first, count = first + count, self._windows_of(stop - start)
-            if index < first + count:
-                break
-        return first, start, stop
+    def _scene_of(self, index: int) -> Scene:
+        if self.total_frames is None:
+            return Scene(0, 0, 0)
+        return self._scenes[max(0, bisect_right(self._scenes, index, key=attrgetter("first")) - 1)]
 
-    def _scenes(self) -> Iterator[tuple[int, int]]:
+    @cached_property
+    def _scenes(self) -> tuple[Scene, ...]:
+        """Of a video of known length."""
+        scenes, first = [], 0
+        for start, stop in self._bounds():
+            scenes.append(Scene(first, start, stop))
+            first += self._windows_of(stop - start)
+        return tuple(scenes)
+
+    def _bounds(self) -> Iterator[tuple[int, int]]:
         """First frame and end of every scene, of a video of known length."""
         return itertools.pairwise((0, *self.cuts, self.total_frames or 0))
 
@@ -223,11 +239,10 @@ class WindowPlan:
     def __getitem__(self, index: int) -> WindowSpan:
         if index not in self:
             raise IndexError(f"window {index} of {self.num_windows or 'an open number'}")
-        first, _, scene_stop = self._scene_of(index)
-        start = self.start_of(index)
+        scene, start = self._scene_of(index), self.start_of(index)
         stop = start + self.window
-        new_start = start + self.overlap if index > first else start
-        return WindowSpan(index, start, stop, new_start, min(stop, scene_stop or stop))
+        new_start = start + self.overlap if index > scene.first else start
+        return WindowSpan(index, start, stop, new_start, min(stop, scene.stop or stop))
 
     def __iter__(self) -> Iterator[WindowSpan]:
         indices = itertools.count() if self.num_windows is None else range(self.num_windows)

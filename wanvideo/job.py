@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, Union
 
@@ -250,17 +251,23 @@ def build(cls: type[Built], data: Any, where: str) -> Built:
     """
     if not isinstance(data, dict):
         raise InputError(f"{where} {checks.brief(data)} is no object. Write {{...}} with its keys.")
-    fields, hints = dataclasses.fields(cls), typing.get_type_hints(cls)
+    fields, inner = dataclasses.fields(cls), _inner_classes(cls)
     known_keys(data, [item.name for item in fields], where)
     missing = [item.name for item in fields if item.name not in data and _is_required(item)]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}. Add it.")
-    return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    return cls(**{name: _value(inner[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+@cache
+def _inner_classes(cls: type) -> dict[str, Any]:
+    """The dataclass that each field's type has in it, or None."""
+    hints = typing.get_type_hints(cls).items()
+    return {name: next(filter(dataclasses.is_dataclass, _flat(hint)), None) for name, hint in hints}
+
+
+def _value(inner: Any, value: Any, where: str) -> Any:
     """Plain data as a field's type has it: lists become tuples, objects the dataclass that is meant."""
-    inner = next((kind for kind in _flat(hint) if dataclasses.is_dataclass(kind)), None)
     if isinstance(value, list | tuple):
         return tuple(build(inner, item, f"{where}[{i}]") if inner else item for i, item in enumerate(value))
     return build(inner, value, where) if inner and value is not None else value

@@ -7,16 +7,20 @@ import json
 import logging
 import os
 import stat
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InputError, TalkError
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_DIGITS = 300  # of a whole number
+SETTLED_S = 3.0  # after which a file that is written again has another time, on every file system
 logger = logging.getLogger("wanvideo")
+Read = TypeVar("Read")
 
 
 def regular_file(path: str | Path, what: str, error: type[TalkError] = InputError) -> Path:
@@ -83,6 +87,33 @@ def read_json(path: str | Path, what: str, error: type[TalkError] = InputError) 
             raise error(f"{file} has {size / 1e6:.0f} MB, which is too much for {what}. Name another file.")
         data = file.read_bytes()
     return parse_json(data, str(file), error)
+
+
+def once_per_state(most: int) -> Callable[[Callable[[Path], Read]], Callable[[Path], Read]]:
+    """For a function that reads a file: what it gave for the last `most` files is kept until they change.
+
+    A file that was written a moment ago is read again, as its times may not tell the next change; so is one that was
+    refused.
+    """
+
+    def decorate(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
+        @lru_cache(most)
+        def known(path: Path, *state: int) -> Read:
+            return read(path)
+
+        @wraps(read)
+        def reading(path: Path) -> Read:
+            try:
+                now = path.stat()
+            except (OSError, ValueError):
+                return read(path)  # which says what is wrong
+            if abs(time.time() - max(now.st_mtime, now.st_ctime)) < SETTLED_S:
+                return read(path)
+            return known(path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+        return reading
+
+    return decorate
 
 
 @contextlib.contextmanager

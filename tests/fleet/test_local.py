@@ -20,7 +20,7 @@ from wanvideo.fleet import local, tasks
 from wanvideo.fleet.local import local_places
 from wanvideo.parallel.layout import Layout, WantedRanks
 from wanvideo.parallel.team import Team
-from wanvideo.runs.find import last_writes
+from wanvideo.runs.find import Neighbors, last_writes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,7 +104,7 @@ def test_a_retry_goes_on_with_what_its_own_batch_began(tmp_path, overwrite, capl
         with pytest.raises(RuntimeError):
             models.generate(request, on_step=Worker().step)
     task = tasks.VideoTask(
-        request, files, options, WantedRanks(), overwrite, "never", last_writes(tmp_path / "a.mp4")
+        request, files, options, WantedRanks(), overwrite, "never", last_writes(tmp_path / "a.mp4", Neighbors())
     )  # fmt: skip
     with pytest.raises(RuntimeError):
         task.perform(models, worker)
@@ -132,7 +132,7 @@ def test_a_worker_that_dies_behind_the_last_window_has_made_the_video(tmp_path, 
     models.generate(request)
     assert run_ranks(Layout(ulysses=2), perform_again, task) == [tmp_path / "a.mp4", None]
     with pytest.raises(OutputError, match="exists and is left as it is"):
-        replace(task, before=last_writes(tmp_path / "a.mp4")).perform(models, Worker())
+        replace(task, before=last_writes(tmp_path / "a.mp4", Neighbors())).perform(models, Worker())
 
 
 def test_two_ranks_make_a_video_together(tmp_path, capsys):

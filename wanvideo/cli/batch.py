@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..fleet.dispatch import Kind, Place
     from ..fleet.local import VideoWork
     from ..pipeline import TalkingVideoPipeline
+    from ..runs.find import Neighbors
     from .generate import Job
 
 logger = logging.getLogger("wanvideo")
@@ -126,21 +127,21 @@ def _videos(
     from ..fleet.local import VideoWork
     from ..fleet.tasks import VideoTask
     from ..parallel.layout import WantedRanks
-    from ..runs.find import last_writes
+    from ..runs.find import Neighbors, last_writes
     from .generate import read_job
 
     works, pipelines = list[VideoWork](), dict[Hashable, "TalkingVideoPipeline"]()
+    neighbors = Neighbors()
     for entry in entries:
         with _noting(problems, entry):
             _refuse_otherwise(entry.arguments)
             if "overwrite" in entry.flags:
                 raise InputError("--overwrite is for all jobs of a batch. Add it to the command, not to a job.")
             job = read_job([*common, *entry.arguments, "--save_file", str(entry.output)], PROGRAM, entry.job)
-            other = _check_job(job, pipelines)
+            other = _check_job(job, pipelines, neighbors)
             wanted = WantedRanks(is_auto=flags.gpus_per_job > 1, shard=job.ranks.shard)
-            task = VideoTask(
-                job.request, job.files, job.options, wanted, job.overwrite, job.resume, last_writes(entry.output)
-            )  # fmt: skip
+            before = last_writes(entry.output, neighbors)
+            task = VideoTask(job.request, job.files, job.options, wanted, job.overwrite, job.resume, before)
             is_there = entry.output.exists() and not job.overwrite
             if is_there and other:
                 raise OutputError(
@@ -169,7 +170,7 @@ def _places(flags: argparse.Namespace, works: Sequence[VideoWork]) -> Sequence[P
     return local_places(gpus, flags.gpus_per_job, flags.workers, num_gpus)
 
 
-def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> str:
+def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline], neighbors: Neighbors) -> str:
     """Open everything that a job names; models and media of which only headers are read.
 
     Returns: why what has the name of its video is another one (see runs.find.why_not_made). Raises: TalkError.
@@ -184,7 +185,9 @@ def _check_job(job: Job, pipelines: dict[Hashable, TalkingVideoPipeline]) -> str
     if key not in pipelines:
         pipelines[key] = TalkingVideoPipeline(job.files, options)
     inputs, output = pipelines[key].check(job.request), Path(job.request.output or "")
-    return why_not_made(output, pipelines[key].manifest(job.request, inputs)) if output.is_file() else "it is no file"
+    if not output.is_file():
+        return "it is no file"
+    return why_not_made(output, pipelines[key].manifest(job.request, inputs), neighbors)
 
 
 class _noting:

@@ -106,13 +106,15 @@ def audio_cfg_scale_of(audio_guidance_scale: float, guidance_scale: GuidanceScal
 
 
 def choose(
-    shelf: Shelf, words: Sequence[str], fits: Callable[[str, Identity], bool] = lambda name, identity: True
-) -> str | None:
+    shelf: Shelf, words: Sequence[str], fits: Callable[[str, Identity], bool] = lambda name, identity: True,
+    is_named: Callable[[str], bool] = lambda name: True,
+) -> str | None:  # fmt: skip
     """The file of a shelf whose name has most of `words`, in lower case; None where none is of its kind.
 
-    Args: fits: what else it has to be. As few headers as possible are read, and each only once.
+    Args: fits: what else it has to be. is_named: what its name has to be. As few headers as possible are read, and each
+        only once.
     """
-    ranked = sorted(shelf.names(), key=lambda name: -sum(word in name.lower() for word in words))
+    ranked = sorted(filter(is_named, shelf.names()), key=lambda name: -sum(word in name.lower() for word in words))
     found = ((name, shelf.identity(name)) for name in ranked)
     return next((name for name, identity in found if identity is not None and fits(name, identity)), None)
 
@@ -211,4 +213,8 @@ def _lora_of(loras: Shelf, lora: PresetLora) -> str | None:
     known = (there.get(PureWindowsPath(file).name) for file in lora.files)
     name = next((name for name in known if name is not None), None)
     word = _family(lora)
-    return name or choose(loras, (word, "i2v"), lambda name, _: word in name.lower() and not OTHER_MODEL.search(name))
+
+    def is_named(name: str) -> bool:
+        return word in name.lower() and not OTHER_MODEL.search(name)
+
+    return name or choose(loras, (word, "i2v"), is_named=is_named)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +125,13 @@ def _clashes(entries: list[Entry]) -> Iterator[str]:
         ("name", [entry.name for entry in entries]),
         ("output", [os.path.realpath(entry.output) for entry in entries]),
     ):
-        alike = [value.casefold() if IGNORES_CASE else value for value in values]
-        for known, count in Counter(alike).items():
-            if count > 1:
-                places = ", ".join(entry.where for entry, own in zip(entries, alike, strict=True) if own == known)
-                yield f"{places[:300]}: {count} jobs have the {what} {values[alike.index(known)]}. Give each its own."
+        alike = defaultdict[str, list[int]](list)
+        for number, value in enumerate(values):
+            alike[value.casefold() if IGNORES_CASE else value].append(number)
+        for found in alike.values():
+            if len(found) > 1:
+                places = ", ".join(entries[number].where for number in found)
+                yield f"{places[:300]}: {len(found)} jobs have the {what} {values[found[0]]}. Give each its own."
 
 
 def _argument(value: Any) -> str:

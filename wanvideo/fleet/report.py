@@ -32,6 +32,11 @@ class Stage(Enum):
     FAILED = "failed"
     STOPPED = "stopped"
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the video is there."""
+        return self in (Stage.DONE, Stage.THERE)
+
 
 @dataclass
 class Row:
@@ -63,7 +68,7 @@ class Report:
     def __init__(self, names: Sequence[str], logs: Path, say: Callable[[str], None], as_json: bool = False) -> None:
         self.rows = {name: Row(name) for name in names}
         self._logs, self._say, self._as_json, self._lock = logs, say, as_json, threading.Lock()
-        self._has_missed = False
+        self._num_done, self._has_missed = 0, False
         with answered(str(logs), OutputError, "written"):
             logs.mkdir(parents=True, exist_ok=True)
 
@@ -75,6 +80,7 @@ class Report:
                 row.tries, row.where, row.began, row.window = row.tries + 1, where, time.monotonic(), -1
             elif row.began:
                 row.seconds = time.monotonic() - row.began
+            self._num_done += stage.is_done - row.stage.is_done
             row.stage, row.note = stage, note
             self._write(name, f"{stage.value} {where} {note}".strip())
             event = {"where": row.where, "tries": row.tries, "seconds": round(row.seconds, 3), "note": note}
@@ -99,23 +105,21 @@ class Report:
     def end(self) -> int:
         """Say how all of it ended. Returns: the exit code, 0 where every job is done."""
         rows = list(self.rows.values())
-        num_done = sum(row.stage in (Stage.DONE, Stage.THERE) for row in rows)
         if self._as_json:
-            self._put(json.dumps({"event": "end", "done": num_done, "jobs": len(rows)}))
+            self._put(json.dumps({"event": "end", "done": self._num_done, "jobs": len(rows)}))
         else:
             table = [COLUMNS, *(row.cells() for row in rows)]
             widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
             for cells in table:
                 self._put("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-            self._put(f"{num_done} of {len(rows)} jobs are done. Logs are in {self._logs}")
-        return 0 if num_done == len(rows) else 1
+            self._put(f"{self._num_done} of {len(rows)} jobs are done. Logs are in {self._logs}")
+        return 0 if self._num_done == len(rows) else 1
 
     def _tell(self, event: str, name: str, values: Mapping[str, object], words: str) -> None:
         if self._as_json:
             self._put(json.dumps({"event": event, "job": name, **values}, ensure_ascii=False))
         else:
-            done = sum(row.stage in (Stage.DONE, Stage.THERE) for row in self.rows.values())
-            self._put(f"[{done}/{len(self.rows)}] {name}: {words}")
+            self._put(f"[{self._num_done}/{len(self.rows)}] {name}: {words}")
 
     def _write(self, name: str, line: str) -> None:
         with self._missing("a log"), (self._logs / f"{name}.log").open("a", encoding="utf-8") as file:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 SIDE = 224  # pixels of a face
 SPAN = 5  # frames that are compared at once
 ROWS_PER_FRAME = 4  # of MFCCs
-NUM_MFCCS = 13
 CONVS = (0, 4, 8, 11, 14, 18)  # places of the convolutions in both branches
 BATCH = 16  # spans at once, whose first layer takes some 150 MB
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
+import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError, ResumeError
+from ..untrusted import once_per_state
 from ..video.soundtrack import Soundtrack
 from . import lock
 from .identity import MACHINE, differences, identify
@@ -21,6 +23,7 @@ from .store import GROWING, PASSING, Run, own_files, remove_own
 
 AUTO, NEVER = "auto", "never"
 MOST_DIFFERENCES = 4  # that a message lists
+MOST_KNOWN = 4096  # manifests of some 30 kB that are remembered
 logger = logging.getLogger("wanvideo")
 
 
@@ -60,25 +63,56 @@ class Found:
             return 0.0
 
 
-def find_runs(root: Path, names: str = "*") -> Iterator[Found]:
-    """Runs in folders of `root`, in order of their names; what is no run is passed over. Args: names: a pattern."""
-    for file in sorted(root.glob(f"{names}/{NAME}")):
-        try:
-            yield Found(file.parent, Manifest.read(file.parent))
-        except OutputError as error:
-            logger.debug("%s", error)
+def find_runs(root: Path) -> Iterator[Found]:
+    """Runs in folders of `root`, in order of their names; what is no run is passed over.
+
+    Manifests that have not changed are not read again: whoever goes on with a run reads its own (see store.Run).
+    """
+    for file in sorted(root.glob(f"*/{NAME}")):
+        yield from _read(file)
 
 
-def runs_of(video: Path) -> Iterator[Found]:
-    """Runs beside a video that may have made it, by their names: NAME.run, NAME_2.run."""
-    return find_runs(video.parent, f"{glob.escape(video.with_suffix(SUFFIX).stem)}*{SUFFIX}")
+def _read(file: Path) -> Iterator[Found]:
+    try:
+        yield Found(file.parent, _manifest(file))
+    except OutputError as error:
+        logger.debug("%s", error)
 
 
-def why_not_made(video: Path, wanted: Manifest) -> str:
+@once_per_state(MOST_KNOWN)
+def _manifest(file: Path) -> Manifest:
+    return Manifest.read(file.parent)
+
+
+class Neighbors:
+    """Runs beside videos. Each folder is listed once, for thousands of videos in it; what comes later is not seen."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, list[str]] = {}
+
+    def runs_of(self, video: Path) -> Iterator[Found]:
+        """Those that may have made a video, by their names: NAME.run, NAME_2.run."""
+        names = self._listed(video.parent)
+        own = re.compile(rf"{re.escape(video.stem)}(_[0-9]+)?{re.escape(SUFFIX)}")
+        for index in range(bisect_left(names, video.stem), len(names)):
+            if not names[index].startswith(video.stem):
+                return
+            if own.fullmatch(names[index]) and (file := video.with_name(names[index]) / NAME).exists():
+                yield from _read(file)
+
+    def _listed(self, folder: Path) -> list[str]:
+        if folder not in self._names:
+            self._names[folder] = []
+            with contextlib.suppress(OSError):  # it is not there yet, or is not to be listed
+                self._names[folder] = sorted(path.name for path in folder.iterdir())
+        return self._names[folder]
+
+
+def why_not_made(video: Path, wanted: Manifest, neighbors: Neighbors) -> str:
     """Why a video is not the one that is wanted, from a run beside it; empty where it is, whichever machine made it."""
     now = _asked(wanted)
     reasons = []
-    for run in runs_of(video):
+    for run in neighbors.runs_of(video):
         file = run.manifest.finished_file(run.folder)
         if file is None or identify([file]) != identify([video]):
             continue
@@ -94,15 +128,15 @@ def _asked(manifest: Manifest) -> dict[str, str]:
     return {name: value for name, value in named.items() if name not in MACHINE}
 
 
-def last_writes(video: Path) -> frozenset[tuple[str, int]]:
+def last_writes(video: Path, neighbors: Neighbors) -> frozenset[tuple[str, int]]:
     """Runs beside a video that were begun for it, and when each of them was written last."""
-    own = [run.folder for run in runs_of(video) if run.manifest.output == str(video.absolute())]
+    own = [run.folder for run in neighbors.runs_of(video) if run.manifest.output == str(video.absolute())]
     return frozenset((folder.name, (folder / NAME).stat().st_mtime_ns) for folder in own)
 
 
 def written_since(video: Path, before: frozenset[tuple[str, int]]) -> Path | None:
     """The run that was begun, or begun anew, for a video since `before` (see last_writes)."""
-    names = sorted(name for name, _ in last_writes(video) - before)
+    names = sorted(name for name, _ in last_writes(video, Neighbors()) - before)
     return video.with_name(names[-1]) if names else None
 
 

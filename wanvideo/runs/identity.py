@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..untrusted import answered
+from ..untrusted import answered, once_per_state
 
 HEAD, SAMPLES, SAMPLE = 2**20, 16, 2**12  # bytes that are read of a large file: its header, and places all over it
 MACHINE = ("version", "torch", "device")  # names of what a video was made with, and not from
 MOST_CHARACTERS = 80  # of a value in a message
+MOST_MEDIA = 1000  # files whose hashes are remembered
+LARGE = 2 * 10**9  # bytes whose reading takes a while
+logger = logging.getLogger("wanvideo")
 
 
 def identify(paths: Iterable[Path]) -> str:
@@ -29,9 +33,14 @@ def identify(paths: Iterable[Path]) -> str:
 def identify_media(path: str | Path) -> str:
     """Size and hash of all of a picture, sound or video, in which an edit may change a single place.
 
-    Raises: InputError when it cannot be read.
+    A file is read once for as long as it stays the same. Raises: InputError when it cannot be read.
     """
-    return _identity([Path(path)], _whole)
+    return _identity_of_media(Path(path))
+
+
+@once_per_state(MOST_MEDIA)
+def _identity_of_media(path: Path) -> str:
+    return _identity([path], _whole)
 
 
 def _identity(paths: Iterable[Path], read: Callable[[BinaryIO, int], Iterator[bytes]]) -> str:
@@ -54,6 +63,8 @@ def _sampled(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _whole(file: BinaryIO, size: int) -> Iterator[bytes]:
+    if size > LARGE:
+        logger.info("All %.1f GB of %s are read once, as a run goes on only with the same file.", size / 1e9, file.name)
     while data := file.read(HEAD):
         yield data
 

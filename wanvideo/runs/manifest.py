@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -107,8 +106,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Put it in place of the one that is there, in one step. Raises: OSError."""
-        data = {MARKER: FORMAT, **dataclasses.asdict(self)}
-        write_atomically(folder / NAME, json.dumps(data, ensure_ascii=False, indent=1).encode())
+        data = json.dumps({MARKER: FORMAT, **vars(self)}, ensure_ascii=False, indent=1, default=vars)
+        write_atomically(folder / NAME, data.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

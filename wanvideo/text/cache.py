@@ -5,6 +5,7 @@ Legend: n tokens.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -53,6 +54,7 @@ class TextCache:
             for prompt, embeds in zip(missing, encode(missing), strict=True):
                 known[prompt] = embeds
                 self._write(prompt, embeds)
+            self._forget_oldest()
         return [known[prompt] for prompt in prompts]
 
     def _path(self, prompt: str) -> Path:
@@ -73,12 +75,16 @@ class TextCache:
         return embeds
 
     def _write(self, prompt: str, embeds: Tensor) -> None:
-        path = self._path(prompt)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()}))
+            write_atomically(
+                self._path(prompt), safetensors.torch.save({"embeds": embeds.detach().cpu().contiguous().clone()})
+            )
+        except OSError as error:  # a video does not end because a prompt cannot be kept
+            logger.warning("The encoded prompt cannot be kept in %s: %s", self.folder, error)
+
+    def _forget_oldest(self) -> None:
+        with contextlib.suppress(OSError):  # another process forgets them too
             kept = sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
             for old in kept[:-MOST_FILES]:
                 discard(old)
-        except OSError as error:  # a video does not end because a prompt cannot be kept
-            logger.warning("The encoded prompt cannot be kept in %s: %s", self.folder, error)

@@ -19,7 +19,7 @@ from .mouth import MouthRegion
 from .picture import fit_mask, load_mask
 from .reader import is_video, open_frames
 from .regions import box_region, resized_mask
-from .source import SourceVideo, in_time_order
+from .source import LastSpan, SourceVideo
 
 WHITE = 127  # levels above it count as white
 
@@ -111,13 +111,14 @@ class VideoRegion:
     """A region that a video of masks shows, which runs along with the source; its last frame remains."""
 
     def __init__(self, path: str, video: SourceVideo, feather: int, trim: Trim = WHOLE) -> None:
-        self._masks, self._video, self._feather, self._what = open_frames(path, trim), video, feather, f"mask {path}"
+        self._file, self._video, self._feather, self._what = open_frames(path, trim), video, feather, f"mask {path}"
+        self._masks = LastSpan()
         self._mask(0.0)
 
     def weights(self, start: int, stop: int) -> Tensor:
-        times = [self._video.time_of(index) for index in range(start, stop)]
-        return torch.stack(in_time_order(times, lambda time_s: feathered(self._mask(time_s), self._feather)))
+        masks = self._masks.of(start, stop, self._video.time_of, self._mask)
+        return torch.stack([feathered(mask, self._feather) for mask in masks])
 
     def _mask(self, time_s: float) -> Tensor:
-        mask = self._masks.frame_at(time_s).mean(-1) > WHITE
+        mask = self._file.frame_at(time_s).mean(-1) > WHITE
         return fit_mask(resized_mask(mask, self._what, *self._video.size), *self._video.result_size)

@@ -224,18 +224,19 @@ class VideoPart:
         ticks = [1 / (part.time_base or Fraction(1)) for part in self._template.streams]
         self._ticks, self._sound_ticks = round(ticks[0] / self.rate), ticks[-1]  # of a frame, and of a second
         self._sound = packets
+        self._ahead: av.Packet[av.AudioStream] | None = None  # a piece that was not asked for yet
         return buffer.getvalue()
 
     def _sound_until(self, stop: int) -> Iterator[tuple[int, Sample]]:
         """(start in ticks, piece) of the sound that begins before frame `stop` and was not asked for yet."""
         end_s, delay_s = stop / self.rate, DELAY / self.rate
-        for packet in self._sound:
-            if _time(packet) >= end_s:
-                self._sound = itertools.chain((packet,), self._sound)
-                return
+        packet = next(self._sound, None) if self._ahead is None else self._ahead
+        while packet is not None and _time(packet) < end_s:
             start = round((_time(packet) + delay_s) * self._sound_ticks)
             if start >= 0:  # the encoder's lead-in may begin before the file does
                 yield start, Sample(bytes(packet), packet.duration or AAC_SAMPLES)
+            packet = next(self._sound, None)
+        self._ahead = packet
 
     def _configure(self, encoder: av.VideoCodecContext) -> av.VideoCodecContext:
         encoder.width, encoder.height, encoder.pix_fmt = self.width, self.height, "yuv420p"

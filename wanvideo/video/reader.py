@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -23,11 +23,22 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace
 
-from ..audio.container import MAX_DURATION_S, MAX_FRAME_PIXELS, decodable, open_container, sound_stream, tick_s
+from ..audio.container import MAX_FRAME_PIXELS, decodable, tick_s
 from ..errors import InputError
 from ..keep import WHOLE, Trim
 from ..untrusted import answered
 from .animation import AnimatedPicture, is_animated_webp
+from .packets import (
+    WHAT,
+    meant_packets,
+    open_video,
+    packets_of,
+    read_length,
+    stated_duration_s,
+    stated_start_s,
+    video_length,
+    video_stream,
+)
 from .picture import identify, load_picture
 from .tone import PRIMARIES_BT709, Range, range_of, to_sdr
 
@@ -40,11 +51,7 @@ UNSPECIFIED, NCL_BT2020 = 2, 9
 FPS_TOLERANCE = 0.02
 EXACT_S = 1e-6  # by which equal times differ as floats
 SLICED_PIXELS = 9_000_000  # of larger frames no more than one is decoded at once, which would cost memory
-WHAT = "a picture or a video"
 SD_LINES = 576  # untagged video of more lines is Rec. 709, else Rec. 601
-
-if TYPE_CHECKING:
-    Track = av.VideoStream | av.AudioStream
 
 log = logging.getLogger("wanvideo")
 
@@ -73,12 +80,12 @@ def probe(path: str | Path) -> VideoInfo:
     Raises: InputError when the file is missing or holds no video.
     """
     path = Path(path)
-    with answered(str(path)), closing(_open(path)) as container:
-        video, audio = _video_stream(container, path), decodable(container.streams.audio)
-        frames, duration_s = _length(path, video)
+    with answered(str(path)), closing(open_video(path)) as container:
+        video, audio = video_stream(container, path), decodable(container.streams.audio)
+        frames, duration_s = video_length(path, video)
         if not frames or not duration_s:
             raise InputError(f"{path} holds no frame of video. Its end may be missing: save it again.")
-        audio_s = (_duration_s(audio) or _scan(path, "audio")[1]) if audio else None
+        audio_s = (stated_duration_s(audio) or read_length(path, "audio")[1]) if audio else None
         stated, measured = float(video.average_rate or 0), frames / duration_s
         return VideoInfo(
             frames=frames, duration_s=duration_s,
@@ -86,7 +93,7 @@ def probe(path: str | Path) -> VideoInfo:
             width=video.codec_context.width, height=video.codec_context.height, audio_duration_s=audio_s,
             audio_channels=audio.codec_context.channels if audio else None,
             audio_rate=audio.codec_context.sample_rate if audio else None,
-            audio_start_s=_start_s(audio) - _start_s(video) if audio else None,
+            audio_start_s=stated_start_s(audio) - stated_start_s(video) if audio else None,
         )  # fmt: skip
 
 
@@ -100,8 +107,8 @@ def is_video(path: str | Path) -> bool:
     if image is not None:
         with answered(str(path)), image:
             return image.format in ANIMATED and getattr(image, "is_animated", False)
-    with answered(str(path)), closing(_open(path)) as container:
-        _video_stream(container, path)
+    with answered(str(path)), closing(open_video(path)) as container:
+        video_stream(container, path)
     return True
 
 
@@ -172,11 +179,11 @@ class VideoFrames:
 
     @cached_property
     def _length(self) -> tuple[int, float]:
-        with answered(str(self.path)), closing(_open(self.path)) as container:
-            stream = _video_stream(container, self.path)
+        with answered(str(self.path)), closing(open_video(self.path)) as container:
+            stream = video_stream(container, self.path)
             if self._trim.is_whole:
-                return _length(self.path, stream)
-            return _scan(self.path, "video", self._trim)
+                return video_length(self.path, stream)
+            return read_length(self.path, "video", self._trim)
 
     def frame_at(self, time_s: float) -> np.ndarray:
         """The frame on screen at a time: before the start the first one, after the end the last one.
@@ -185,11 +192,17 @@ class VideoFrames:
         """
         target = self._first_s + max(time_s, 0.0) + self._slack_s
         with answered(str(self.path)):
-            if not self._current[0] <= target < self._current[0] + FORWARD_S:
+            if not (self._current[0] <= target < self._current[0] + FORWARD_S or self._is_behind_end(target)):
                 self._seek(target)
             while self._next is not None and self._next[0] <= target:
                 self._advance()
             return self._to_rgb(self._current[1])
+
+    def _is_behind_end(self, target: float) -> bool:
+        """Whether the frame that is held is the last one, and `target` later than all: there is nothing to look for."""
+        length, begin = self._container.duration, self._container.start_time or 0
+        end_s = math.inf if length is None else (begin + length) / av.time_base
+        return self._next is None and self._current[0] <= target and target >= min(end_s, self._stop_s)
 
     def index_at(self, time_s: float) -> int:
         """The number, from 0, of the frame that is on screen at a time; all are looked through at the first call."""
@@ -198,17 +211,17 @@ class VideoFrames:
     @cached_property
     def _times(self) -> np.ndarray:
         """[n]: seconds of every frame from the first one on, evenly where the file has no times."""
-        with answered(str(self.path)), closing(_open(self.path)) as container:
-            stream = _video_stream(container, self.path)
-            stamps = [stamp for stamp, packet in _meant(container, stream, self._trim) if packet.size]
+        with answered(str(self.path)), closing(open_video(self.path)) as container:
+            stream = video_stream(container, self.path)
+            stamps = [stamp for stamp, packet in meant_packets(container, stream, self._trim) if packet.size]
         if None in stamps:
             return np.arange(self.num_frames) * (self.duration_s / max(self.num_frames, 1))
         times: np.ndarray = np.sort(np.array(stamps, np.float64)) * float(tick_s(self._stream)) - self._first_s
         return times
 
     def _start(self) -> None:
-        self._container = _open(self.path)
-        self._stream = _video_stream(self._container, self.path)
+        self._container = open_video(self.path)
+        self._stream = video_stream(self._container, self.path)
         context = self._stream.codec_context
         self._check_size(context.width, context.height)
         context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
@@ -270,7 +283,7 @@ class VideoFrames:
         """(time, frame) in order of presentation; damaged packets are passed over, as players do."""
         time_s, step_s = 0.0, 1 / float(self._stream.average_rate or self._stream.guessed_rate or 25)
         tick = tick_s(self._stream)
-        for packet in _packets(self._container, self._stream):
+        for packet in packets_of(self._container, self._stream):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -320,26 +333,6 @@ class VideoFrames:
             )
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    return open_container(path, WHAT)
-
-
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first moving picture that has a decoder; cover art of a sound file is none."""
-    moving = [
-        stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
-    ]
-    stream = decodable(moving)
-    if stream is not None:
-        return stream
-    pictures = list(container.streams.video)
-    kinds = sorted({"a cover picture" if stream in pictures else stream.type for stream in container.streams})
-    container.close()
-    if moving:
-        raise InputError(f"No video track of {path} has a decoder here. Convert it to H.264 mp4.")
-    raise InputError(f"{path} holds no video, only {' and '.join(kinds) or 'nothing that can be read'}. Give a video.")
-
-
 def _slack_s(stream: av.VideoStream, first_s: float) -> float:
     """How much later than it is shown a frame may be stamped, after a first one at `first_s`.
 
@@ -366,64 +359,3 @@ def _is_mirrored(frame: av.VideoFrame) -> bool:
 @cache
 def _say_range(name: str, kind: str) -> None:
     log.info("%s is %s video; its colors are brought to BT.709 SDR.", name, kind)
-
-
-def _packets(container: av.container.InputContainer, stream: Track) -> Iterator[av.Packet[Any]]:
-    """Packets up to the end, or to where the file cannot be read on, then an empty one for what a decoder holds."""
-    try:
-        yield from container.demux(stream)
-    except av.FFmpegError:
-        end = av.Packet()
-        end.stream = stream
-        yield end
-
-
-def _length(path: Path, stream: av.VideoStream) -> tuple[int, float]:
-    """Frames and seconds of a video; by reading it where its header states none, or what cannot be."""
-    frames, seconds = stream.frames, _duration_s(stream)
-    is_cut = abs(frames - seconds * (stream.average_rate or 0)) >= 1  # frames that an edit list leaves out are counted
-    if not frames or is_cut or not 0 < seconds <= MAX_DURATION_S:
-        frames, seconds = _scan(path, "video")
-    if seconds > MAX_DURATION_S:
-        raise InputError(
-            f"{path} lasts {seconds / 3600:.0f} hours by its times; {MAX_DURATION_S / 3600:.0f} are the most. "
-            "Cut it into parts, or convert it."
-        )
-    return frames, seconds
-
-
-def _duration_s(stream: av.stream.Stream) -> float:
-    return float(stream.duration * tick_s(stream)) if stream.duration else 0.0
-
-
-def _start_s(stream: av.stream.Stream) -> float:
-    return float(stream.start_time * tick_s(stream)) if stream.start_time else 0.0
-
-
-def _meant(
-    container: av.container.InputContainer, stream: Track, trim: Trim
-) -> Iterator[tuple[int | None, av.Packet[Any]]]:
-    """(ticks, packet) of the part that is meant, without what an edit list leaves out."""
-    start, stop = trim.ticks(tick_s(stream))
-    for packet in _packets(container, stream):
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if not packet.is_discard and (trim.is_whole or stamp is not None and start <= stamp < stop):
-            yield stamp, packet
-
-
-def _scan(path: Path, kind: str, trim: Trim = WHOLE) -> tuple[int, float]:
-    """Packets and seconds of a stream, or of a part of it, by reading it to its end without decoding."""
-    count, last = 0, 0
-    first: int | None = None
-    stream: Track
-    with closing(_open(path)) as container:
-        stream = _video_stream(container, path) if kind == "video" else sound_stream(container, path)
-        for stamp, packet in _meant(container, stream, trim):
-            if packet.size:
-                count += 1
-            if stamp is not None:
-                first = stamp if first is None else min(first, stamp)
-                last = max(last, stamp + (packet.duration or 0))
-        seconds = float((last - first) * tick_s(stream)) if first is not None else 0.0
-        rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
-        return count, seconds or (count / float(rate) if rate else 0.0)

@@ -7,7 +7,7 @@ Legend: F frames of the result, H W rows and columns of the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +24,28 @@ from .reader import open_frames
 
 RATE_DENOMINATOR = 1001  # of 30000/1001 frames a second and its like
 ROUNDING = 0.1  # of a frame, by which containers may say that a source is longer
+
+
+class LastSpan:
+    """What was made of the frames of a span, of which the next span repeats some: a file is read forwards only."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, start: int, stop: int, time_of: Callable[[int], float], read: Callable[[float], Tensor]) -> Tensor:
+        """[F, ...]: of the frames start..stop, which are kept until the next call; nothing else is.
+
+        Args: time_of: the second at which a frame of the result shows the file. read: what is made of the file there.
+        """
+        self._known = {index: made for index, made in self._known.items() if start <= index < stop}
+        times = {index: time_of(index) for index in range(start, stop) if index not in self._known}
+        for index in sorted(times, key=times.__getitem__):
+            self._known[index] = read(times[index])
+        return torch.stack([self._known[index] for index in range(start, stop)])
+
+    def get(self, index: int) -> Tensor | None:
+        """Of one frame, if it is among them."""
+        return self._known.get(index)
 
 
 class SourceVideo:
@@ -47,7 +69,7 @@ class SourceVideo:
         self.size = self._video.size
         self.result_size, self._end = (width, height), end
         self._fps = Fraction(fps).limit_denominator(RATE_DENOMINATOR)
-        self._frames: dict[int, Tensor] = {}
+        self._frames = LastSpan()
 
     def time_of(self, index: int) -> float:
         """Seconds from the source's first frame at which frame `index` of the result stands."""
@@ -69,15 +91,12 @@ class SourceVideo:
 
     def frames(self, start: int, stop: int) -> Tensor:
         """[F, H, W, 3] uint8: the frames start..stop of the result, cut to its size as `picture.fit` does."""
-        self._frames = {index: frame for index, frame in self._frames.items() if start <= index < stop}
-        missing = [index for index in range(start, stop) if index not in self._frames]
-        times = [self.time_of(index) for index in missing]
-        self._frames |= zip(missing, in_time_order(times, self._read), strict=True)
-        return torch.stack([self._frames[index] for index in range(start, stop)])
+        return self._frames.of(start, stop, self.time_of, self._read)
 
     def frame(self, index: int) -> Tensor:
         """[H, W, 3] uint8: one frame, which takes no other's place among those that are kept."""
-        return self._frames[index] if index in self._frames else self._read(self.time_of(index))
+        known = self._frames.get(index)
+        return self._read(self.time_of(index)) if known is None else known
 
     @property
     def num_frames(self) -> int:
@@ -105,12 +124,6 @@ class SourceVideo:
         if picture.shape[:2] == (height, width):
             return torch.from_numpy(picture.copy())
         return to_bytes(fit(picture, width, height)).permute(1, 2, 0).contiguous()
-
-
-def in_time_order(times: Sequence[float], read: Callable[[float], Tensor]) -> list[Tensor]:
-    """What `read` gives for each time, asked for from the earliest on: a video is read forwards only."""
-    found = {index: read(times[index]) for index in sorted(range(len(times)), key=times.__getitem__)}
-    return [found[index] for index in range(len(times))]
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
