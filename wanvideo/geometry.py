@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from . import checks
 from .errors import InputError
@@ -179,7 +181,8 @@ class WindowPlan:
         """None while the video's length is not known."""
         if self.total_frames is None:
             return None
-        return sum(self._windows_of(stop - start) for start, stop in self._scenes())
+        first, start, stop = self._scene_table[-1]
+        return first + self._windows_of(stop - start)
 
     def start_of(self, index: int) -> int:
         """The frame where window `index` begins; beyond the last one, where it would."""
@@ -192,14 +195,19 @@ class WindowPlan:
 
     def _scene_of(self, index: int) -> tuple[int, int, int | None]:
         """The first window of a window's scene, and the frames where the scene begins and ends."""
-        if not self.cuts:
-            return 0, 0, self.total_frames
-        first = start = stop = count = 0
+        if self.total_frames is None:
+            return 0, 0, None
+        scene = bisect_right(self._scene_table, index, key=lambda scene: scene[0]) - 1
+        return self._scene_table[max(0, scene)]
+
+    @cached_property
+    def _scene_table(self) -> list[tuple[int, int, int]]:
+        """As `_scene_of`, of every scene of a video of known length; a film has thousands."""
+        table, first = [], 0
         for start, stop in self._scenes():
-            first, count = first + count, self._windows_of(stop - start)
-            if index < first + count:
-                break
-        return first, start, stop
+            table.append((first, start, stop))
+            first += self._windows_of(stop - start)
+        return table
 
     def _scenes(self) -> Iterator[tuple[int, int]]:
         """First frame and end of every scene, of a video of known length."""
