@@ -40,7 +40,7 @@ EXCEPTIONS = {
     ("synthetic", "text"),
     ("video", "audio"),  # the one reader of sound
     ("quality", "sampling"),
-    ("runs", "quality"),  # a manifest holds what was measured
+    ("runs", "quality"),  # a run keeps what was measured
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 OF_SERVER = {"nodes_prefixed.py": {"aiohttp"}}  # which ComfyUI's server is made of

@@ -56,9 +56,12 @@ class FileLock:
 
 
 def is_owned(path: Path) -> bool:
-    """Whether somebody has the lock."""
+    """Whether somebody has the lock, also another user, whose file can only be read."""
     try:
-        file = os.open(path, os.O_RDWR)
+        try:
+            file = os.open(path, os.O_RDWR)
+        except PermissionError:
+            file = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:

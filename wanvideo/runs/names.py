@@ -5,6 +5,7 @@ Nothing is overwritten: a name that is taken gets a number (see find.free_run an
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SUFFIX, VIDEO_SUFFIX = ".run", ".mp4"
@@ -13,6 +14,17 @@ SUFFIX, VIDEO_SUFFIX = ".run", ".mp4"
 def video_name(folder: Path) -> Path:
     """What the video of a run is called, beside its folder."""
     return folder.with_name(folder.name.removesuffix(SUFFIX) + VIDEO_SUFFIX)
+
+
+def to_stored(folder: Path, name: str) -> str:
+    """The name of a file as the run in a folder notes it: one beside the folder so that both may be moved together."""
+    home, path = os.path.normpath(folder.absolute().parent), Path(os.path.normpath(name))
+    return f"../{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else name
+
+
+def from_stored(folder: Path, name: str) -> str:
+    """What `to_stored` made, seen from where the folder is now."""
+    return str(folder.absolute().parent / name[3:]) if name.startswith("../") else name
 
 
 def is_same(path: Path, video: Path) -> bool:
