@@ -31,7 +31,7 @@ from .nodes_media import masks_of, size_of
 from .nodes_model_loading import ANY_VAE, ClipEncoder, run_vae, vae_of
 from .nodes_source import SourceOptions
 from .nodes_video import VideoFile, video_file
-from .wanvideo.engine.encoders import encode_images
+from .wanvideo.engine.encoders import encode_images, encode_references
 from .wanvideo.engine.host import ModelHandle
 from .wanvideo.engine.pictures import Pictures, follow
 from .wanvideo.errors import InputError
@@ -126,11 +126,11 @@ class TalkingPicture:
         known = self.video.identity() if self.video else digest_of(*self._drawn(), self.picture)
         return {"reference": known, **self.source.identity()}
 
-    def image_embeds(self, pictures: References) -> Tensor | None:
+    def image_embeds(self, pictures: References) -> References | None:
         """[1 or R, 257, dim]."""
         if self.clip is not None:
             return self.clip.tokens
-        return None if self.encode is None else encode_images(self.encode, pictures)
+        return None if self.encode is None else encode_references(self.encode, pictures)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ EXCEPTIONS = {
     ("lock", "durable"),  # how files are opened
     ("audio", "checkpoints"),  # a voice's file is read as models are
     ("quality", "sampling"),
-    ("runs", "quality"),  # a manifest holds what was measured
+    ("runs", "quality"),  # a run keeps what was measured
 }
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution", "latent_preview"}
 OF_SERVER = {"nodes_prefixed.py": {"aiohttp"}}  # which ComfyUI's server is made of

@@ -32,6 +32,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.close(file)
 
 
+def append_synced(path: Path, data: bytes) -> None:
+    """Put `data` behind what a file holds, which is made if it is not there; it is on the disk when this returns.
+
+    A process that ends in between may leave a part of it, so whoever reads the file knows how much of it counts.
+    Raises: OSError.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o666)
+    try:
+        write_all(file, data)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to; at the end it gets the name `path`, after an error it is gone.

@@ -60,9 +60,12 @@ class FileLock:
 
 
 def is_owned(path: Path) -> bool:
-    """Whether somebody has the lock."""
+    """Whether somebody has the lock, also another user, whose file can only be read."""
     try:
-        file = os.open(path, os.O_RDWR | NO_LINK)
+        try:
+            file = os.open(path, os.O_RDWR | NO_LINK)
+        except PermissionError:
+            file = os.open(path, os.O_RDONLY | NO_LINK)
     except OSError:
         return False
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from wanvideo.cli.main import main
 from wanvideo.runs.find import Found
-from wanvideo.runs.manifest import NAME, Manifest, Plan, Progress
+from wanvideo.runs.manifest import FORMAT, NAME, Manifest, Plan, Progress
 from wanvideo.runs.store import Run
 
 WANTED = Manifest({"seed": "1"}, {}, Plan(64, 48, 25.0, 25, 3))
@@ -29,7 +29,7 @@ def root(tmp_path):
     (root / "broken.run").mkdir()
     (root / "broken.run" / NAME).write_text("{")
     newer = run(root / "newer.run") / NAME
-    newer.write_text(json.dumps({**json.loads(newer.read_text()), "wanvideo_run": 2}))
+    newer.write_text(json.dumps({**json.loads(newer.read_text()), "wanvideo_run": FORMAT + 1}))
     run(tmp_path / "elsewhere" / "other.run")
     (root / "link.run").symlink_to(tmp_path / "elsewhere" / "other.run")
     (root / "nowhere.run").symlink_to(tmp_path / "nothing")

@@ -16,6 +16,7 @@ from support import kills, media_files
 
 from wanvideo.errors import OutputError
 from wanvideo.quality.drift import WindowMeasures
+from wanvideo.runs import store
 from wanvideo.runs.find import open_run
 from wanvideo.runs.manifest import Manifest, Plan
 from wanvideo.runs.store import GROWING, Run
@@ -95,7 +96,7 @@ def test_every_file_operation_may_be_the_last(tmp_path, whole, nursery):
             make(folder)
         assert output.read_bytes() == whole, number
         rest = {path.name for path in (folder / "talk.run").iterdir()}
-        assert rest - {".lock"} == {"drift.png", "manifest.json", "video.mp4"}, number
+        assert rest - {".lock"} == {"drift.jsonl", "drift.png", "manifest.json", "video.mp4"}, number
 
 
 @pytest.mark.parametrize("number", range(1, 60, 8))
@@ -152,6 +153,26 @@ def test_a_folder_that_was_removed_is_said(tmp_path):
     with pytest.raises(OutputError, match="was removed"):
         run.write(FRAMES[13:21])
     run.abandon()
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
+    """Nor what was copied so far of the video that it was to make longer."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    short = replace(WANTED, sound={"frames": "21"}, plan=replace(PLAN, num_frames=21, num_windows=2), can_grow=True)
+    run = open_run(short, tmp_path / "short.run", "auto", SOUND)
+    for index in range(2):
+        run.write(FRAMES[13 * index : 13 + 8 * index])
+        run.commit(f"state {index + 1}".encode(), "speech", MEASURES)
+    run.close()
+    monkeypatch.setattr(store, "write_atomically", full)
+    monkeypatch.setattr(Manifest, "write", full)
+    for resume in ("auto", "never"):
+        with pytest.raises(OutputError, match="The disk is full"):
+            open_run(WANTED, tmp_path / "talk.run", resume, SOUND)
+    assert [path.name for path in tmp_path.iterdir()] == ["short.run"]
 
 
 def test_the_video_is_there_once(tmp_path):

@@ -18,7 +18,7 @@ from wanvideo.cli import main as cli
 from wanvideo.cli.runs import main as runs
 from wanvideo.engine import recorded
 from wanvideo.errors import OutputError
-from wanvideo.runs import store
+from wanvideo.runs import measured, store
 from wanvideo.runs.manifest import Manifest
 from wanvideo.runs.store import GROWING, Run
 from wanvideo.sampling.codec import VideoCodec
@@ -89,7 +89,8 @@ def check_rest(folder, whole):
     if growing.exists() and growing.stat().st_size > 2000:
         assert kills.playable(growing) in NUM_FRAMES
     assert video(folder).read_bytes() == whole
-    assert sorted(path.name for path in (folder / "talk.run").iterdir()) == ["drift.png", "manifest.json", "video.mp4"]
+    left = sorted(path.name for path in (folder / "talk.run").iterdir())
+    assert left == ["drift.jsonl", "drift.png", "manifest.json", "video.mp4"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -185,13 +186,15 @@ def test_a_finished_video_of_the_same_speech_is_made_longer(tmp_path, whole, cap
     path = pipeline().generate(request, tmp_path / "talk.mp4", on_step=lambda report: seen.append(report.window_index))
     assert set(seen) == {3, 4} and path.read_bytes() == whole and (tmp_path / "a.mp4").read_bytes() == short
     manifest = Manifest.read(tmp_path / "talk.run")
-    assert [measures.index for measures in manifest.progress.drift] == [0, 1, 2, 3, 4] and manifest.tail is None
+    assert [measures.index for measures in measured.read(tmp_path / "talk.run", 9)] == [0, 1, 2, 3, 4]
+    assert manifest.tail is None
     assert sorted(path.name for path in (tmp_path / "talk.run").iterdir()) == [
+        "drift.jsonl",
         "drift.png",
         "manifest.json",
         "video.mp4",
     ]
-    assert sorted(path.name for path in (tmp_path / "a.run").iterdir())[2] == "state_000002.safetensors"
+    assert sorted(path.name for path in (tmp_path / "a.run").iterdir())[3] == "state_000002.safetensors"
     pipeline().generate(jobs.request(tmp_path, [jobs.speech(tmp_path, 2.4)]), tmp_path / "later.mp4")
     assert "cannot be made longer" in caplog.text and "do not fit the beginning of this sound" in caplog.text
 

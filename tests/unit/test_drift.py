@@ -18,7 +18,8 @@ from wanvideo.cli.runs import main as runs
 from wanvideo.errors import OutputError
 from wanvideo.quality.drift import Drift, draw, measure, notable
 from wanvideo.quality.plot import Curve, plot
-from wanvideo.runs.manifest import Manifest, Plan
+from wanvideo.runs import measured
+from wanvideo.runs.manifest import Manifest
 
 
 @dataclass
@@ -82,25 +83,37 @@ def test_a_run_keeps_its_measures(tmp_path, capsys):
     pipeline = TalkingVideoPipeline(jobs.official_files(), jobs.OPTIONS)
     with closing(pipeline.run(request, folder=tmp_path / "a.run")) as windows:
         first = measure(next(windows))
-    manifest = Manifest.read(tmp_path / "a.run")
-    assert manifest.progress.drift == (first,) and not (tmp_path / "a.run" / "drift.png").exists()
+    assert measured.read(tmp_path / "a.run", 9) == (first,) and not (tmp_path / "a.run" / "drift.png").exists()
     later = [measure(window) for window in pipeline.run(request, folder=tmp_path / "a.run")]
     manifest = Manifest.read(tmp_path / "a.run")
-    assert manifest.progress.drift == (first, *later) and manifest.video is not None
-    assert (tmp_path / "a.run" / "drift.png").read_bytes() == draw(manifest.progress.drift)
+    assert measured.read(tmp_path / "a.run", 9) == (first, *later) and manifest.video is not None
+    assert (tmp_path / "a.run" / "drift.png").read_bytes() == draw((first, *later))
     assert runs(["show", str(tmp_path / "a.run")]) == 0
     assert f"Window {len(later) + 1} since window 1: lightness" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [{"index": -1}, {"lab_mean": "red"}, {"lab_std": [None, 1, 2]}, {"sharpness": "x"}])
-def test_a_damaged_manifest_is_refused(tmp_path, change):
-    measures = asdict(measure(window()))
-    Manifest({}, {}, Plan(64, 64, 25.0, 5, 1)).write(tmp_path)
-    data = json.loads((tmp_path / "manifest.json").read_text())
-    data["progress"]["drift"] = [measures]
-    (tmp_path / "manifest.json").write_text(json.dumps(data))
-    assert Manifest.read(tmp_path).progress.drift == (measure(window()),)
-    data["progress"]["drift"] = [measures | change]
-    (tmp_path / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(OutputError, match="is damaged"):
-        Manifest.read(tmp_path)
+def test_damaged_measures_are_refused_and_may_be_deleted(tmp_path, change):
+    measured.append(tmp_path, measure(window()))
+    assert measured.read(tmp_path, 1) == (measure(window()),)
+    with (tmp_path / measured.NAME).open("a") as file:
+        file.write(json.dumps(asdict(measure(window())) | change) + "\n")
+    assert measured.read(tmp_path, 1) == (measure(window()),), "what no window counts is not read"
+    with pytest.raises(OutputError, match="line 2 is damaged .*\nDelete the file"):
+        measured.read(tmp_path, 2)
+    (tmp_path / measured.NAME).unlink()
+    assert measured.read(tmp_path, 2) == ()
+
+
+def test_measures_of_windows_that_do_not_count_are_cut_off(tmp_path):
+    several = [measure(window(index)) for index in range(4)]
+    for one in several:
+        measured.append(tmp_path, one)
+    whole = (tmp_path / measured.NAME).read_bytes()
+    (tmp_path / measured.NAME).write_bytes(whole[:-20])  # of a process that ended while it wrote
+    measured.take(tmp_path, tmp_path, 4)
+    assert measured.read(tmp_path, 9) == tuple(several[:3])
+    measured.append(tmp_path, several[3])
+    assert (tmp_path / measured.NAME).read_bytes() == whole
+    measured.take(tmp_path, tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []

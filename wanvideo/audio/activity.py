@@ -85,7 +85,12 @@ def _speech(model: Any, track: Samples, num_frames: int, fps: float) -> Tensor:
         levels += [float(model(chunk, SAMPLE_RATE)) for chunk in piece.split(CHUNK)]
     found, rate = torch.tensor([*levels, 0.0]), Fraction(fps).limit_denominator(1001)
     bounds = [min(int(frame * SAMPLE_RATE / rate) // CHUNK, len(levels)) for frame in range(num_frames + 1)]
-    return torch.stack([found[a : max(b, a + 1)].amax() for a, b in zip(bounds, bounds[1:], strict=False)])
+    starts = torch.tensor(bounds[:-1])
+    stops = torch.tensor(bounds[1:]).maximum(starts + 1)
+    speech = found[starts]
+    for ahead in range(1, int((stops - starts).max())):
+        speech = speech.maximum(found[(starts + ahead).minimum(stops - 1)])
+    return speech
 
 
 def load_detector() -> Any:

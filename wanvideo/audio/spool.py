@@ -1,4 +1,4 @@
-"""Long sounds and their features in temporary files, which cost disk instead of memory."""
+"""Long sounds, their features and many pictures' in temporary files, which cost disk instead of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Spool:
     They are written and read with plain calls: pages of a mapped file would count as memory of this process.
     """
 
-    def __init__(self, what: str, dtype: type[np.floating] = np.float32, *, in_memory: int = 0) -> None:
+    def __init__(self, what: str, dtype: type[np.generic] = np.float32, *, in_memory: int = 0) -> None:
         """Args: what: it holds, for messages. in_memory: as long as there are not more numbers, there is no file."""
         self._what, self._dtype, self._in_memory = what, np.dtype(dtype), in_memory
         self._file = tempfile.SpooledTemporaryFile(prefix="wanvideo-")  # noqa: SIM115 - it lives as long as this

@@ -91,6 +91,7 @@ def _stage(run: Found) -> str:
 
 
 def _show(run: Found) -> int:
+    from ..runs.measured import read
     from ..runs.store import GROWING
 
     manifest = run.manifest
@@ -99,7 +100,7 @@ def _show(run: Found) -> int:
     print(f"{'video':<24} {run.folder / (manifest.video or GROWING)}")
     for name, text in {**manifest.sound, **manifest.identity}.items():
         print(f"{name:<24} {text}")
-    for text in _drift(manifest.progress.drift):
+    for text in _drift(read(run.folder, manifest.progress.num_windows)):
         print(f"{'drift':<24} {text}")
     return 0
 
@@ -128,7 +129,7 @@ def _resume(run: Found) -> int:
     except OSError as error:
         raise OutputError(
             f"{run.folder} was begun in {home}, which cannot be entered ({error.strerror}). "
-            "Make that folder, or begin the video anew."
+            "Start its command again with the paths of this machine: it goes on with the run."
         ) from None
     request = replace(stored.request, output=str(video_name(free_run(folder))))
     return generate.make(generate.Job(request, stored.files, stored.options, False, str(folder), is_named=False))

@@ -21,7 +21,7 @@ from ..request import Speaker, TalkRequest
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
 from ..video.regions import speaker_masks, stack_masks
-from .encoders import Encoders, encode_audio, encode_images
+from .encoders import Encoders, encode_audio, encode_references
 
 if TYPE_CHECKING:
     from ..video.soundtrack import Soundtrack
@@ -162,7 +162,7 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
     negative = embeds.pop() if needs_negative else None
     if encoders.clip_vision is not None:
         with encoders.clip_vision.in_use() as model:
-            image_embeds = encode_images(model.encode, inputs.references)
+            image_embeds = encode_references(model.encode, inputs.references)
     prompts = Prompts(tuple(embeds), negative, request.prompt_starts)
     return make_conditioning(
         inputs.setup, inputs.references, prompts, inputs.num_frames, audio=audio, speaker_masks=inputs.speaker_masks,
@@ -172,7 +172,7 @@ def encode_request(request: TalkRequest, inputs: Inputs, encoders: Encoders) -> 
 
 def make_conditioning(
     setup: SamplingSetup, references: References, prompts: Prompts, num_frames: int, *,
-    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: Tensor | None = None,
+    audio: AudioSource | None = None, speaker_masks: Tensor | None = None, image_embeds: References | None = None,
     samples: Tensor | None = None, fps: float = FPS, source: SourceFrames | None = None, cuts: tuple[int, ...] = (),
 ) -> Conditioning:  # fmt: skip
     """What the window loop takes (see `Conditioning`), from what was encoded.

@@ -10,10 +10,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..audio.speech import encode_tracks
+from ..audio.spool import Spool, check_room
 from ..errors import CheckpointError
 from ..memory.budget import GIB, free_device_bytes
 from ..memory.hooked import streaming
@@ -25,6 +27,9 @@ from ..protocols import AudioSource, References
 from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
 from .host import WholeHandle
+
+EMBEDS = "The embeddings of the source's pictures"
+EMBEDS_IN_MEMORY = 2**26  # bytes; more than that are in a file
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,49 @@ def encode_images(encode: Callable[[Tensor], Tensor], references: References) ->
     encode: pictures [1, 3, H, W] -> [1, 257, dim].
     """
     return torch.cat([encode(references[index][None]).cpu() for index in range(len(references))])
+
+
+def encode_references(encode: Callable[[Tensor], Tensor], references: References) -> References:
+    """As `encode_images`; those of many are in a temporary file (an hour with a source video: 1.6 GB in float32).
+
+    Raises: OutputError when the disk has no room for them.
+    """
+    if len(references) == 1:
+        return encode_images(encode, references)
+    embeds: SpooledEmbeds | None = None
+    for index in range(len(references)):
+        (tokens,) = encode_images(encode, [references[index]])
+        if embeds is None:
+            embeds = SpooledEmbeds(len(references), tokens)
+        embeds.put(index, tokens)
+    assert embeds is not None, "a video has a picture"
+    return embeds
+
+
+class SpooledEmbeds:
+    """Embeddings [257, dim] of so many pictures, to the bit as they were put in; one that is read is a copy.
+
+    Args: like: one of them, whose shape and type all have.
+    Raises: OutputError when the disk has no room for all of them.
+    """
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self._count, self._shape, self._dtype, self._size = count, like.shape, like.dtype, like.nbytes
+        if count * self._size > EMBEDS_IN_MEMORY:
+            check_room(EMBEDS, count * self._size)
+        self._spool = Spool(EMBEDS, np.uint8, in_memory=EMBEDS_IN_MEMORY)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, index: int, embeds: Tensor) -> None:
+        self._spool.write(index * self._size, embeds.contiguous().flatten().view(torch.uint8).numpy())
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self._count:
+            raise IndexError(f"embeddings {index} of {self._count}")
+        data = self._spool.read(index * self._size, (index + 1) * self._size)
+        return torch.from_numpy(data.copy()).view(self._dtype).reshape(self._shape)
 
 
 @torch.no_grad()

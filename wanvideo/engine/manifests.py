@@ -17,8 +17,9 @@ from ..errors import OutputError
 from ..geometry import WindowPlan
 from ..keep import CRF
 from ..lora.use import LoraUse
+from ..protocols import References
 from ..request import EngineOptions, LoraFile, ModelFiles, TalkRequest, draw_seed
-from ..runs.identity import MACHINE, SAMPLE, digest_of, flat, identify, identify_media
+from ..runs.identity import MACHINE, SAMPLE, digest_of, digest_of_each, flat, identify, identify_media
 from ..runs.manifest import DRAWN, Manifest, Plan
 from ..sampling.conditioning import Conditioning
 from ..sampling.setup import SamplingSetup
@@ -96,23 +97,27 @@ def manifest_of_conditioning(
         crf: x264's quality of the file.
     """
     height, width = conditioning.references[0].shape[-2:]
-    settings, references = setup.settings, conditioning.references
+    settings = setup.settings
     windows = WindowPlan(conditioning.total_frames, settings.window_frames, settings.motion_frames, conditioning.cuts)
-    embeds = conditioning.image_embeds
     identity = flat(dataclasses.asdict(settings)) | _that_count(engine.options) | {
         "seed": str(seed), "fps": str(conditioning.fps), "size": f"{width}x{height}", "crf": str(crf),
         "prompts": digest_of(*conditioning.text_embeds), "prompt starts": str(conditioning.text_starts),
         "negative prompt": digest_of(conditioning.negative_text_embeds),
-        "image embeds": digest_of(*(() if embeds is None else embeds)), "samples": digest_of(conditioning.samples),
+        "image embeds": _digest_of_pictures(conditioning.image_embeds), "samples": digest_of(conditioning.samples),
         "masks": digest_of(conditioning.speaker_masks), "cuts": str(conditioning.cuts),
         "vae precision": engine.vae_precision,
     }  # fmt: skip
-    identity |= pictures or {"reference": digest_of(*(references[index] for index in range(len(references))))}
+    identity |= pictures or {"reference": _digest_of_pictures(conditioning.references)}
     identity |= identity_of_models(engine.checkpoints, engine.host.device) | identity_of_loras(engine.loras)
     overlapping = settings.window_frames, settings.motion_frames
     speech = speech_digest(conditioning, overlapping, "", range(len(windows)))
     sound = {"speech": speech, "frames": str(windows.total_frames)}
     return Manifest(identity, sound, plan_of(width, height, conditioning.fps, windows, crf))
+
+
+def _digest_of_pictures(pictures: References | None) -> str:
+    """Of pictures, or their embeddings, which are read one by one."""
+    return digest_of() if pictures is None else digest_of_each(pictures[index] for index in range(len(pictures)))
 
 
 def plan_of(width: int, height: int, fps: float, windows: WindowPlan, crf: int) -> Plan:

@@ -48,7 +48,7 @@ def record(
     """
     begin, speech, behind = state_of(run), run.manifest.progress.speech, WrittenBehind(run, on_commit)
     overlapping = setup.settings.window_frames, setup.settings.motion_frames
-    drift = Drift(run.manifest.progress.drift)
+    drift = Drift(run.measures)
     with closing(by(engine, conditioning, setup, seed, (behind, *sinks), on_step, begin)) as windows:
         for window in windows:
             speech = speech_digest(own or conditioning, overlapping, speech, [window.index])

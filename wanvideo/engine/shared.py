@@ -59,7 +59,7 @@ class SharedAudio:
 
 
 class SharedPictures:
-    """The first rank's pictures [R, 3, H, W]; all ranks ask for the same ones in the same order."""
+    """The first rank's pictures [R, 3, H, W], or their embeddings; all ranks ask for the same in the same order."""
 
     def __init__(self, team: Team, own: References | None) -> None:
         self._team, self._own = team, own
@@ -104,11 +104,13 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What goes to the other ranks at once: a beginning without sound, pictures and source, if there is one."""
+    """What goes to the other ranks at once: a beginning without sound, pictures, many embeddings and source, if there
+    is one."""
 
     beginning: Beginning | None
     has_audio: bool = False
     has_source: bool = False
+    has_many_embeds: bool = False
 
 
 def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) -> Beginning | None:
@@ -126,9 +128,12 @@ def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) ->
         if own is None:
             return _Sent(None)
         conditioning = own.conditioning
-        light = replace(conditioning, references=(), audio=None, source=None)
+        has_many = conditioning.num_many_embeds > 0
+        embeds = None if has_many else conditioning.image_embeds
+        light = replace(conditioning, references=(), audio=None, source=None, image_embeds=embeds)
         return _Sent(
-            replace(own, conditioning=light), conditioning.audio_source is not None, conditioning.source is not None
+            replace(own, conditioning=light), conditioning.audio_source is not None, conditioning.source is not None,
+            has_many,
         )  # fmt: skip
 
     sent = share_made(team, make if team.index == 0 else None)
@@ -141,7 +146,11 @@ def share_beginning(team: Team | None, begin: Callable[[], Beginning | None]) ->
     source_frames = None
     if sent.has_source:
         source_frames = SharedSource(team, None if own is None else own.conditioning.source)
+    image_embeds = sent.beginning.conditioning.image_embeds
+    if sent.has_many_embeds:
+        image_embeds = SharedPictures(team, None if own is None else own.conditioning.image_embeds)
     conditioning = replace(
-        sent.beginning.conditioning, references=references, audio=audio_source, source=source_frames
+        sent.beginning.conditioning, references=references, audio=audio_source, source=source_frames,
+        image_embeds=image_embeds,
     )  # fmt: skip
     return replace(sent.beginning, conditioning=conditioning)

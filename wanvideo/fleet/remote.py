@@ -86,10 +86,14 @@ class RemoteRender:
             paths_of(checkpoints["transformer"]), paths_of(checkpoints["adapter"]), paths_of(self.vae.checkpoint),
             DTYPES[self.vae.precision], loras, engine.options,
         )  # fmt: skip
-        light = replace(conditioning, references=(), audio=None, source=None, silence=None)
+        num_many = conditioning.num_many_embeds
+        embeds = None if num_many else conditioning.image_embeds
+        light = replace(
+            conditioning, references=(), audio=None, source=None, silence=None, image_embeds=embeds
+        )  # fmt: skip
         sound = None if audio is None else (audio.num_speakers, audio.num_frames, audio.silence)
         return RenderTask(
-            models, self.wanted, setup.settings, seed, light, sound, len(conditioning.references),
+            models, self.wanted, setup.settings, seed, light, sound, len(conditioning.references), num_many,
             conditioning.source is not None, state, setup.has_audio,
         )  # fmt: skip
 
@@ -98,6 +102,9 @@ def _part(conditioning: Conditioning, question: Question) -> Any:
     """What a worker asks for, as tensors of their own."""
     if question.name == "picture":
         return conditioning.references[question.at[0]].clone()
+    if question.name == "embeds":
+        assert conditioning.image_embeds is not None
+        return conditioning.image_embeds[question.at[0]].clone()
     start, stop = question.at
     if question.name == "features":
         assert conditioning.audio_source is not None

@@ -129,8 +129,10 @@ class RenderTask:
     """A video's windows; the process that sends it answers for sound and pictures, and writes what is made.
 
     Args:
-        conditioning: without sound, reference pictures and source. sound: (speakers, frames) and silence, or None.
-        num_references: pictures. has_source: whether parts of a source video are kept.
+        conditioning: without sound, reference pictures, embeddings of many and source.
+        sound: (speakers, frames) and silence, or None.
+        num_references: pictures. num_embeds: embeddings that are asked for one by one.
+        has_source: whether parts of a source video are kept.
         state: after the windows that are there already.
     """
 
@@ -141,6 +143,7 @@ class RenderTask:
     conditioning: Conditioning | None
     sound: tuple[int, int | None, Tensor] | None
     num_references: int
+    num_embeds: int
     has_source: bool
     state: WindowState | None
     has_audio: bool
@@ -180,9 +183,13 @@ class RenderTask:
         audio = None if self.sound is None else AskedAudio(worker, *self.sound)
         references = AskedPictures(worker, self.num_references)
         source = AskedSource(worker) if self.has_source else None
-        return Beginning(
-            replace(self.conditioning, references=references, audio=audio, source=source), self.seed, self.state
+        embeds = self.conditioning.image_embeds
+        if self.num_embeds:
+            embeds = AskedPictures(worker, self.num_embeds, "embeds")
+        conditioning = replace(
+            self.conditioning, references=references, audio=audio, source=source, image_embeds=embeds
         )  # fmt: skip
+        return Beginning(conditioning, self.seed, self.state)
 
 
 class AskedAudio:
@@ -197,18 +204,18 @@ class AskedAudio:
 
 
 class AskedPictures:
-    """Reference pictures [3, H, W] that another process has."""
+    """Reference pictures [3, H, W] that another process has, or their embeddings. Args: what: is asked for."""
 
-    def __init__(self, worker: Worker, count: int) -> None:
-        self._worker, self._count = worker, count
+    def __init__(self, worker: Worker, count: int, what: str = "picture") -> None:
+        self._worker, self._count, self._what = worker, count, what
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < self._count:
-            raise IndexError(f"reference {index} of {self._count}")
-        picture: Tensor = self._worker.ask("picture", index)
+            raise IndexError(f"{self._what} {index} of {self._count}")
+        picture: Tensor = self._worker.ask(self._what, index)
         return picture
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError, ResumeError
-from ..untrusted import once_per_state
+from ..untrusted import answered, once_per_state
 from ..video.soundtrack import Soundtrack
 from . import lock
 from .identity import MACHINE, differences, identify
@@ -168,22 +168,20 @@ def remove(folder: Path) -> list[str]:
         raise OutputError(f"{folder} is a link to {folder.readlink()}. Name that folder, or delete the link itself.")
     if not folder.is_dir():
         raise OutputError(f"There is no folder {folder}. Name a run of `runs list`.")
-    is_own = own_files(folder) or (folder / lock.NAME).exists()
-    if not is_own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
-        raise OutputError(f"{folder} has no file of a run, and is left as it is. Name a run of `runs list`.")
-    try:
+    with answered(str(folder), OutputError, "deleted"):
+        is_own = own_files(folder) or (folder / lock.NAME).exists()
+        if not is_own and (any(folder.iterdir()) or folder.suffix != SUFFIX):
+            raise OutputError(f"{folder} has no file of a run, and is left as it is. Name a run of `runs list`.")
         held = lock.FolderLock(folder)  # nobody writes it, and nobody begins to
         try:
             remove_own(folder)
         finally:
             held.release()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be deleted ({error.strerror}). Delete the folder by hand.") from None
-    others = sorted(file.name for file in folder.iterdir())
-    if not others:
-        with contextlib.suppress(PermissionError):  # Windows keeps one that a program works in
-            folder.rmdir()
-    return others
+        others = sorted(file.name for file in folder.iterdir())
+        if not others:
+            with contextlib.suppress(PermissionError):  # Windows keeps one that a program works in
+                folder.rmdir()
+        return others
 
 
 def orphans(root: Path) -> list[Path]:
@@ -224,8 +222,20 @@ def open_run(
                 return _continue(run, wanted, folder, soundtrack)
             except ResumeError as error:
                 logger.warning("%s", error)
-    is_taken = _is_taken(folder) and not (replaced is not None and is_made(folder, replaced))
-    return Run(free_run(folder) if is_taken else folder, wanted, soundtrack)
+    if replaced is not None and is_made(folder, replaced):
+        return Run(folder, wanted, soundtrack)
+    return _begin(folder, wanted, soundtrack)
+
+
+def _begin(folder: Path, wanted: Manifest, soundtrack: Soundtrack | None, beginning: Path | None = None) -> Run:
+    """A new run, in another folder where somebody else takes this one at the same moment."""
+    while True:
+        free = free_run(folder) if _is_taken(folder) else folder
+        try:
+            return Run(free, wanted, soundtrack, beginning=beginning)
+        except OutputError:
+            if not is_locked(free):
+                raise
 
 
 def differs(before: Manifest, now: Manifest) -> list[str]:
@@ -265,7 +275,7 @@ def _continue(found: Found, wanted: Manifest, folder: Path, soundtrack: Soundtra
     logger.info(
         "The first %d windows are taken from the finished video in %s, which stays.", tail.num_windows, found.folder
     )
-    return Run(free_run(folder) if _is_taken(folder) else folder, wanted, soundtrack, beginning=found.folder)
+    return _begin(folder, wanted, soundtrack, found.folder)
 
 
 def _named(folder: Path, wanted: Manifest) -> Found:
@@ -318,7 +328,10 @@ def _is_taken(folder: Path) -> bool:
         return False
     if folder.is_symlink() or not folder.is_dir() or is_locked(folder):
         return True
-    return not all(PASSING.fullmatch(file.name) or file.name == lock.NAME for file in folder.iterdir())
+    try:
+        return not all(PASSING.fullmatch(file.name) or file.name == lock.NAME for file in folder.iterdir())
+    except PermissionError:  # another user's
+        return True
 
 
 def is_made(folder: Path, video: Path) -> bool:

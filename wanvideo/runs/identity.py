@@ -71,6 +71,11 @@ def _whole(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 def digest_of(*tensors: Tensor | None) -> str:
     """Hash of tensors' shapes and numbers; None counts too."""
+    return digest_of_each(tensors)
+
+
+def digest_of_each(tensors: Iterable[Tensor | None]) -> str:
+    """As `digest_of`, of many that are made or read one by one."""
     digest = hashlib.blake2b(digest_size=12)
     for tensor in tensors:
         if tensor is None:

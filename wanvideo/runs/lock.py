@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, ResumeError
 from ..lock import FileLock, Owned, is_owned
 
 NAME = ".lock"
 
 
 class FolderLock(FileLock):
-    """The lock of a run's folder. Raises: OutputError when another process, or another run of this one, owns it."""
+    """The lock of a run's folder.
+
+    Raises: OutputError when another process, or another run of this one, owns it; ResumeError where this user may not
+        write.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -19,6 +23,10 @@ class FolderLock(FileLock):
         except Owned as owner:
             raise OutputError(
                 f"{folder} is being written by process {owner}. Wait for it, or choose another output name."
+            ) from None
+        except PermissionError:
+            raise ResumeError(
+                f"{folder} cannot be written by this user. Choose another output name, or ask whoever owns the folder."
             ) from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ from ..durable import write_atomically
 from ..errors import InputError, OutputError
 from ..job import build
 from ..keep import CRF, MAX_CRF
-from ..quality.drift import WindowMeasures
 from ..untrusted import read_json
 from ..video.part import Position
-from .names import VIDEO_SUFFIX, is_near
+from .names import VIDEO_SUFFIX, from_stored, is_near, to_stored
 
 NAME = "manifest.json"
 DRAWN = "drawn"  # what identifies a seed that the request leaves open
-FORMAT = 1  # raised when a folder of an older version cannot be gone on with
+FORMAT = 2  # raised when a folder of an older version cannot be gone on with
 MARKER = "wanvideo_run"
 STATE = re.compile(r"state_\d{6,}\.safetensors")  # name of a file with what a window begins with
 
@@ -44,7 +43,6 @@ class Progress:
     Args:
         num_windows: finished. num_frames, num_bytes: of the growing file with them.
         state: name of the file with what the next window begins with. speech: hash of the speech so far.
-        drift: what was measured of each window.
     """
 
     num_windows: int = 0
@@ -52,7 +50,6 @@ class Progress:
     num_bytes: int = 0
     state: str = ""
     speech: str = ""
-    drift: tuple[WindowMeasures, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -67,11 +64,12 @@ class Manifest:
     Args:
         identity: what decides its frames but for the sound, by name. sound: what decides the sound and the length.
         job: with which its face makes the same video again, as JSON; None where only the face's user can.
-        output: the name that its user asked for, or that its video has, or None.
+        output: the name that its user asked for, or that its video has, or None. On the disk it is seen from the
+            folder where it is beside it, so that a folder of videos may be moved.
         video: the finished file, seen from the folder; None before.
         seed: that was drawn for it, where the request leaves it open; whoever goes on takes it.
         can_grow: whether a longer video may begin with the same windows: it ends before its sound does, or has none.
-        tail: where the last window began, of a finished run that can grow; its measures are those of `progress`.
+        tail: where the last window began, of a finished run that can grow.
     """
 
     identity: Mapping[str, str]
@@ -106,8 +104,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Put it in place of the one that is there, in one step. Raises: OSError."""
-        data = json.dumps({MARKER: FORMAT, **vars(self)}, ensure_ascii=False, indent=1, default=vars)
-        write_atomically(folder / NAME, data.encode())
+        data = {MARKER: FORMAT, **vars(self), **_renamed(vars(self), folder, to_stored)}
+        write_atomically(folder / NAME, json.dumps(data, ensure_ascii=False, indent=1, default=vars).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -128,11 +126,17 @@ class Manifest:
             }
             if data.get("tail") is not None:
                 inner["tail"] = build(Progress, data["tail"], "tail")
-            manifest = cls(**{**data, **inner})
+            manifest = cls(**{**data, **inner, **_renamed(data, folder, from_stored)})
         except (TypeError, KeyError, InputError) as error:
             raise OutputError(f"{file} is damaged ({error}). Begin the video anew.") from None
         _check(manifest, file)
         return manifest
+
+
+def _renamed(fields: Mapping[str, Any], folder: Path, rename: Callable[[Path, str], str]) -> dict[str, str]:
+    """Names of files outside of the folder, of a manifest in memory for the disk or the other way round."""
+    names = {field: fields.get(field) for field in ("output", "video")}
+    return {field: rename(folder, name) for field, name in names.items() if isinstance(name, str)}
 
 
 def _check(manifest: Manifest, file: Path) -> None:

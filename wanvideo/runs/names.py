@@ -25,6 +25,17 @@ def is_near(folder: Path, file: Path) -> bool:
         return False
 
 
+def to_stored(folder: Path, name: str) -> str:
+    """The name of a file as the run in a folder notes it: one beside the folder so that both may be moved together."""
+    home, path = os.path.normpath(folder.absolute().parent), Path(os.path.normpath(name))
+    return f"../{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else name
+
+
+def from_stored(folder: Path, name: str) -> str:
+    """What `to_stored` made, seen from where the folder is now."""
+    return str(folder.absolute().parent / name[3:]) if name.startswith("../") else name
+
+
 def is_same(path: Path, video: Path) -> bool:
     """Whether `path` is a name of this file."""
     try:

@@ -4,14 +4,16 @@ In the folder, from the first window on:
 
     manifest.json           what decides the frames, the plan, the progress; the only file that says what counts
     growing.mp4             all finished windows, playable with sound at every moment
+    drift.jsonl             what was measured of them, a line each
     state_000012.safetensors  with which window 12 begins, of the last finished window only
     .lock                   owned by the process that writes
 
-A window passes through three steps, each on the disk before the next one begins: its frames are appended to
-growing.mp4; its state gets a file of a new name; the manifest, replaced in one step, names that state and the length
-of growing.mp4 up to there. So whenever a process ends, the manifest describes files that are there. Frames behind that
-length are of a window that was not finished; they can be played, and whoever goes on cuts them off and samples them
-again from the state. Encoding begins anew with every window and the sound's encoder at the video's start, so that the
+A window passes through four steps, each on the disk before the next one begins: its frames are appended to
+growing.mp4; its state gets a file of a new name; its measures are appended to drift.jsonl; the manifest, replaced in
+one step, names that state, and how many windows and bytes of growing.mp4 count. So whenever a process ends, the
+manifest describes files that are there, and a window costs as much to write as any before it. What lies behind is of a
+window that was not finished; its frames can be played, and whoever goes on cuts them off and samples them again from
+the state. Encoding begins anew with every window and the sound's encoder at the video's start, so that the
 file's bytes do not depend on interruptions either.
 
 After the last window the packets of growing.mp4 are copied, with the original sound, into video.mp4; drift.png shows
@@ -37,13 +39,15 @@ from ..quality.drift import WindowMeasures, draw
 from ..video.part import VideoPart, cause_of
 from ..video.soundtrack import Soundtrack
 from ..video.writer import publish, with_sound
+from . import measured
 from .lock import FolderLock
 from .manifest import NAME, STATE, Manifest, Progress
 from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
-PASSING = re.compile(  # names of files that come and go while a run is written, its own and those of durable and writer
-    rf"growing\.mp4|{STATE.pattern}|\.({STATE.pattern}|manifest\.json|drift\.png)\.tmp-[0-9a-f]{{6}}"
+PASSING = re.compile(  # names of files that are there before a manifest or come and go, and those of durable and writer
+    rf"growing\.mp4|drift\.jsonl|{STATE.pattern}"
+    rf"|\.({STATE.pattern}|manifest\.json|drift\.(png|jsonl))\.tmp-[0-9a-f]{{6}}"
     r"|\.video\.[a-z]+-[0-9a-f]{6}\.mp4"
 )
 logger = logging.getLogger("wanvideo")
@@ -67,6 +71,7 @@ class Run:
     ) -> None:  # fmt: skip
         self.folder, self.manifest, self.soundtrack = Path(folder), manifest, soundtrack
         self.is_extended = False  # of other sound than its windows; nothing is written until that is found to be alike
+        self._part: VideoPart | None = None
         with _answered(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.folder.parent)
@@ -82,17 +87,20 @@ class Run:
                     output=manifest.output or found.own_output(self.folder),
                 )  # fmt: skip
                 self.is_extended = dict(found.sound) != dict(manifest.sound)
-            self._part = None if self.video else self._open_part()
+            if self.video is None:
+                self._part = self._open_part()
             if beginning is not None:
                 self._begin_with(beginning)
-            if not goes_on and beginning is None:
-                with _answered(self.folder):
-                    self._replace(self.manifest)
-            self._forget_rest()
+            with _answered(self.folder):
+                if beginning is None:
+                    measured.take(self.folder, self.folder, self.manifest.progress.num_windows)
+                    if not goes_on:
+                        self._replace(self.manifest)
+                self._forget_rest()
         except BaseException:
             if self._part is not None:
                 self._part.close()
-            self._lock.release()
+            self._leave(is_kept=(self.folder / NAME).exists())
             raise
 
     @property
@@ -114,6 +122,11 @@ class Run:
         with _answered(self.folder):
             return (self.folder / name).read_bytes()
 
+    @property
+    def measures(self) -> tuple[WindowMeasures, ...]:
+        """What was measured of the windows that are there. Raises: OutputError when it is damaged."""
+        return measured.read(self.folder, self.manifest.progress.num_windows)
+
     def write(self, frames: Tensor) -> None:
         """Append a window's frames, [F, H, W, 3] uint8; they can be played, and count once they are committed."""
         assert self._part is not None, "the run is finished"
@@ -122,20 +135,18 @@ class Run:
     def commit(self, state: bytes, speech: str, measures: WindowMeasures) -> None:
         """The window that was written counts.
 
-        Args: state: what the next one begins with. speech, measures: as of `Progress`, the latter of this window.
+        Args: state: what the next one begins with. speech: as of `Progress`. measures: of this window.
         """
         assert self._part is not None, "the run is finished"
         before, position = self.manifest.progress, self._part.position
         name = f"state_{before.num_windows + 1:06}.safetensors"
         with _answered(self.folder, self._part.num_frames):
             write_atomically(self.folder / name, state)
-            progress = Progress(
-                before.num_windows + 1, position.num_frames, position.num_bytes, name, speech,
-                (*before.drift, measures),
-            )  # fmt: skip
+            measured.append(self.folder, measures)
+            progress = Progress(before.num_windows + 1, position.num_frames, position.num_bytes, name, speech)
             now = self.manifest.at(progress)
             if now.can_grow and now.is_complete and before.state:
-                self._replace(replace(now, tail=replace(before, drift=())))
+                self._replace(replace(now, tail=before))
                 return
             self._replace(now)
             if before.state:
@@ -167,6 +178,9 @@ class Run:
                     self._part.num_frames, self.growing,
                 )  # fmt: skip
             self._part = None
+        self._leave(is_kept)
+
+    def _leave(self, is_kept: bool) -> None:
         with contextlib.suppress(OSError):
             try:
                 if not is_kept:
@@ -179,12 +193,14 @@ class Run:
     def save_as(self, path: Path | None = None, overwrite: bool = False) -> Path:
         """Give the finished video another name, without another copy of its bytes.
 
-        Args: path: that is asked for; None: what was asked for when the run was begun, else the name of the run.
+        Args: path: that is asked for; None: what was asked for when the run was begun, else, or where the folder of
+            that is not there any more, the name of the run.
         Returns: the name: a free one beside it if that is taken.
         """
         assert self.video is not None, "the run is not finished"
         own = video_name(self.folder)
-        earlier = [own] if self.manifest.output is None else [Path(self.manifest.output), own]
+        named = None if self.manifest.output is None else Path(self.manifest.output)
+        earlier = [own] if named is None or not named.parent.is_dir() else [named, own]
         if path is None:
             found = next((name for name in earlier if is_same(name, self.video)), None)
             if found is not None:
@@ -213,8 +229,8 @@ class Run:
         part.close()
         with_sound(self.growing, self.folder / VIDEO, part.rate, audio=self.soundtrack, overwrite=True)
         with _answered(self.folder):
-            if len(drift := self.manifest.progress.drift) > 1:
-                write_atomically(self.folder / DRIFT, draw(drift))
+            if len(measures := self.measures) > 1:
+                write_atomically(self.folder / DRIFT, draw(measures))
             self._replace(replace(self.manifest.at(replace(self.manifest.progress, state="")), video=VIDEO))
             self._forget_rest()
 
@@ -224,13 +240,13 @@ class Run:
         video = found.finished_file(folder)
         if found.tail is None or video is None:
             raise OutputError(f"The video of {folder} is not there any more. Start it again.")
-        drift = found.progress.drift[: found.tail.num_windows]
         with _answered(folder):
             state = (folder / found.tail.state).read_bytes()
         self._part.copy_from(video, found.tail.num_frames)
         with _answered(self.folder):
             write_atomically(self.folder / found.tail.state, state)
-        progress = replace(found.tail, num_bytes=self._part.position.num_bytes, drift=drift)
+            measured.take(folder, self.folder, found.tail.num_windows)
+        progress = replace(found.tail, num_bytes=self._part.position.num_bytes)
         self.manifest, self.is_extended = replace(self.manifest.at(progress), seed=found.seed), True
 
     def _open_part(self) -> VideoPart:
@@ -247,7 +263,12 @@ class Run:
     def _forget_rest(self) -> None:
         """Files of a process that ended between two steps."""
         tail = self.manifest.tail
-        keep = {VIDEO if self.video else GROWING, self.manifest.progress.state, tail.state if tail else ""}
+        keep = {
+            VIDEO if self.video else GROWING,
+            self.manifest.progress.state,
+            tail.state if tail else "",
+            measured.NAME,
+        }
         for file in self.folder.iterdir():
             if (PASSING.fullmatch(file.name) or file.name == VIDEO) and file.name not in keep:
                 discard(file)
@@ -272,7 +293,7 @@ def _answered(folder: Path, num_frames: int | None = None) -> Iterator[None]:
     except FileNotFoundError:
         raise OutputError(
             f"{folder} is not complete: it, or a file in it, was removed or moved while it was needed.\n"
-            "Leave the folder of a video alone until it is finished, and begin the video anew."
+            "Ask for the same video where the folder is now, which goes on; where it was removed, begin the video anew."
         ) from None
     except OSError as error:
         frames = "" if num_frames is None else f" The {num_frames} frames so far can be played: {folder / GROWING}"

@@ -24,7 +24,7 @@ class Conditioning:
     Args:
         references: [R, 3, H, W] in -1..1, or any `References`; picture k serves window k, the last repeats.
         text_embeds: one [n, dim] a window, the last repeats; or by text_starts. negative_text_embeds: [n, dim] or None.
-        image_embeds: [1 or R, 257, image_dim] or None.
+        image_embeds: [1 or R, 257, image_dim], as references a tensor or read when asked for, or None.
         audio: an AudioSource, or for each speaker [frames, layers, channels], one entry a video frame; None: no sound.
         silence: [n, layers, channels] beside audio as tensors; its last frames continue it in the last window.
         speaker_masks: [S + 1, H, W], the background last; needed from two speakers on.
@@ -40,7 +40,7 @@ class Conditioning:
     references: References
     text_embeds: Sequence[Tensor]
     negative_text_embeds: Tensor | None = None
-    image_embeds: Tensor | Sequence[Tensor] | None = None
+    image_embeds: References | None = None
     audio: AudioSource | Sequence[Tensor] | None = None
     silence: Tensor | None = None
     speaker_masks: Tensor | None = None
@@ -64,6 +64,12 @@ class Conditioning:
             return None
         silence = self.audio[0][:0] if self.silence is None else self.silence
         return TensorAudio(self.audio, silence)
+
+    @property
+    def num_many_embeds(self) -> int:
+        """How many image_embeds there are where they are so many that they are only handed on one by one; else 0."""
+        count = 0 if self.image_embeds is None else len(self.image_embeds)
+        return count if count > 1 else 0
 
     def text_index(self, span: WindowSpan) -> int:
         """Which of text_embeds serves a window."""
