@@ -229,14 +229,18 @@ class Job:
         kept = None
         if len(plan) == 1:
             if latents is None:  # an earlier run had the window and only did not finish the file
-                latents = run_vae(
-                    images.vae, (images.width, images.height, recording.num_frames),
-                    Tiling.default() if setup.settings.tiled_vae else None,
-                    lambda vae, tiles: encode_video(vae, recording.read(0), tiles),
-                )  # fmt: skip
+                latents = _encoded(images, recording, settings.tiled_vae)
             kept = latents[None].cpu()
         result = TalkingLatents(talking_video=TalkingVideo(recording, kept), output_path=str(path))
         return result if kept is None else TalkingLatents(result, samples=kept)
+
+
+def _encoded(images: TalkingPicture, recording: Recording, tiled_vae: bool) -> Tensor:
+    """Latents [16, T, H/8, W/8] of a video's frames."""
+    return run_vae(
+        images.vae, (images.width, images.height, recording.num_frames), Tiling.default() if tiled_vae else None,
+        lambda vae, tiles: encode_video(vae, recording.read(0), tiles),
+    )  # fmt: skip
 
 
 def is_talking_video(samples: Any) -> bool:

@@ -10,7 +10,7 @@ from support import media_files
 from wanvideo.errors import OutputError, ResumeError
 from wanvideo.lock import FileLock
 from wanvideo.quality.drift import WindowMeasures
-from wanvideo.runs.find import Found, free_run, is_locked, last_writes, open_run, remove
+from wanvideo.runs.find import Found, Neighbors, free_run, is_locked, last_writes, open_run, remove
 from wanvideo.runs.manifest import Manifest, Plan
 from wanvideo.runs.store import GROWING, Run
 
@@ -69,7 +69,7 @@ def test_a_name_of_the_same_place_written_in_another_way_is_kept(tmp_path, monke
     monkeypatch.chdir(tmp_path / "here")
     folder = Path("../videos")
     begun(folder, (folder / "talk.mp4").absolute())
-    assert len(last_writes(folder / "talk.mp4")) == 1
+    assert len(last_writes(folder / "talk.mp4", Neighbors())) == 1
     assert Manifest.read(tmp_path / "videos" / "talk.run").output == str(tmp_path / "videos" / "talk.mp4")
 
 

@@ -91,7 +91,7 @@ def download(folder):
 
     facts = downloading.Published("", len(REMOTE), "e" * 20)
     downloading.published = lambda file: facts
-    downloading._transfer = lambda facts, part: part.write_bytes(REMOTE)
+    downloading._transfer = lambda facts, part, most_bytes: part.write_bytes(REMOTE)
     fetch(RemoteFile("someone/model", "model.bin", len(REMOTE), None, "model.bin"), folder)
 
 

@@ -124,7 +124,7 @@ def test_the_oldest_prompts_are_forgotten_once_a_request(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MOST_FILES", 3)
     looks, real = [], cache.TextCache._forget_oldest
     monkeypatch.setattr(cache.TextCache, "_forget_oldest", lambda known: looks.append(0) or real(known))
-    known = cache.TextCache(tmp_path / "cache", [], "bf16")
+    known = cache.TextCache(tmp_path / "cache", [], "bf16", 3)
     prompts = [f"prompt {number}" for number in range(8)]
     embeds = known.get(prompts, lambda missing: [torch.full((2, 3), float(prompts.index(one))) for one in missing])
     assert [int(each[0, 0]) for each in embeds] == list(range(8)) and len(looks) == 1

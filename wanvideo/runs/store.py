@@ -76,7 +76,6 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.folder.parent)
             self._lock = FolderLock(self.folder)
-        self._part: VideoPart | None = None
         try:
             if goes_on:  # read only now that nobody else writes it
                 found = Manifest.read(self.folder)
