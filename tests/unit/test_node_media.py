@@ -14,6 +14,12 @@ media, job, audio, video = (
 )
 
 
+@pytest.fixture(autouse=True)
+def temporary_files(tmp_path, monkeypatch):
+    """Outside of ComfyUI they lie in the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 160), (1, 2, 160), (2, 160), (160,), (3, 2, 160)])
 def test_a_sound_of_any_shape_is_channels_of_samples(shape, caplog):
     wave = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -148,8 +154,7 @@ def test_whole_numbers_are_no_picture(dtype):
 
 
 @pytest.mark.parametrize("wrong", [torch.full((48, 64, 3), float("nan")), torch.ones(48, 64, 3, dtype=torch.uint8)])
-def test_a_video_in_memory_that_has_no_levels_leaves_no_file(tmp_path, monkeypatch, wrong):
-    monkeypatch.chdir(tmp_path)
+def test_a_video_in_memory_that_has_no_levels_leaves_no_file(tmp_path, wrong):
     frames = [torch.rand(48, 64, 4), wrong]
     given = SimpleNamespace(get_components=lambda: SimpleNamespace(images=frames, frame_rate=25))
     with pytest.raises(ValueError, match="are not usable|no numbers"):
