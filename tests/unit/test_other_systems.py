@@ -74,7 +74,8 @@ def test_a_video_that_is_played_while_it_grows_is_finished(tmp_path, opened):
     assert (tmp_path / "talk.run" / GROWING).exists()
     opened.clear()
     make(tmp_path)
-    assert {path.name for path in (tmp_path / "talk.run").iterdir()} == {"drift.png", "manifest.json", "video.mp4"}
+    names = {path.name for path in (tmp_path / "talk.run").iterdir()}
+    assert names == {"drift.jsonl", "drift.png", "manifest.json", "video.mp4"}
 
 
 def test_a_manifest_that_is_read_is_replaced_a_moment_later(tmp_path, opened, monkeypatch):
