@@ -24,7 +24,7 @@ LAYERS = [
     {"request", "protocols"},
     {"job", "geometry", "keep"},
     {"prompts"},
-    {"checks", "untrusted", "durable", "lock"},
+    {"checks", "untrusted", "durable", "lock", "spool"},
     {"errors"},
 ]
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}

@@ -38,7 +38,7 @@ def append_synced(path: Path, data: bytes) -> None:
     A process that ends in between may leave a part of it, so whoever reads the file knows how much of it counts.
     Raises: OSError.
     """
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o666)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY | NO_LINK, 0o666)
     try:
         write_all(file, data)
         os.fsync(file)

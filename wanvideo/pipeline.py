@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,11 +164,7 @@ class TalkingVideoPipeline:
                 logger.info("The seed is %d; an unfinished run goes on with its own.", seed)
             return None if own is None else Beginning(own, seed, state_of(run))
 
-        try:
-            beginning = share_beginning(self.engine.team, begin)
-        except BaseException:
-            with ending(sinks):
-                raise
+        beginning = self._begin(begin, sinks)
         if beginning is None:
             with ending(sinks):
                 run.close()
@@ -186,15 +182,19 @@ class TalkingVideoPipeline:
                 logger.info("The seed is %d.", seed)
             return Beginning(self._encode(request, inputs), seed)
 
-        try:
-            beginning = share_beginning(self.engine.team, begin)
-        except BaseException:
-            with ending(sinks):
-                raise
+        beginning = self._begin(begin, sinks)
         if beginning is not None:
             yield from render(
                 self.engine, beginning.conditioning, inputs.setup, beginning.seed, sinks, on_step, beginning.state
             )  # fmt: skip
+
+    def _begin(self, begin: Callable[[], Beginning | None], sinks: Sequence[FrameSink]) -> Beginning | None:
+        """What the first rank's `begin` gives, on all ranks; without it nothing comes to the sinks."""
+        try:
+            return share_beginning(self.engine.team, begin)
+        except BaseException:
+            with ending(sinks):
+                raise
 
     def _encode(self, request: TalkRequest, inputs: Inputs) -> Conditioning:
         self.engine.plan(workload_of_request(request, inputs))  # refuses what cannot fit before encoders are loaded

@@ -179,7 +179,7 @@ def test_a_full_disk_is_said_and_what_came_is_kept(hub, tmp_path, monkeypatch):
 
 
 def test_room_is_looked_for_before_anything_comes(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading, "free_disk_bytes", lambda folder: 1000)
+    monkeypatch.setattr("wanvideo.memory.machine.free_disk_bytes", lambda folder: 1000)
     with pytest.raises(OutputError, match="GB free"):
         main(["--set", "tiny", "--dir", str(tmp_path)])
     assert not [method for method, *_ in hub.requests if method == "GET"]

@@ -9,6 +9,7 @@ from support import media_files
 
 from wanvideo.errors import OutputError
 from wanvideo.quality.drift import WindowMeasures
+from wanvideo.runs import measured
 from wanvideo.runs.find import open_run, remove
 from wanvideo.runs.manifest import NAME, Manifest, Plan
 from wanvideo.runs.store import GROWING, VIDEO
@@ -111,3 +112,23 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
         with pytest.raises(OutputError, match="symbolic links"):
             remove(folder)
     assert mine.read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system opens no file without following links")
+def test_measures_are_not_appended_through_a_link(tmp_path):
+    """Nor through one to a file that has as many bytes as the run's own has."""
+    folder, mine = tmp_path / "talk.run", tmp_path / "mine.txt"
+    run = open_run(WANTED, folder, "auto", None)
+    write(run, 1)
+    run.abandon()
+    measures = folder / measured.NAME
+    before = measures.read_bytes()
+    mine.write_bytes(before)
+    measures.unlink()
+    measures.symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"):
+        measured.append(folder, MEASURES)
+    run = open_run(WANTED, folder, "auto", None)
+    write(run, 2)
+    run.close()
+    assert measures.read_bytes() == 2 * before and not measures.is_symlink() and mine.read_bytes() == before

@@ -322,7 +322,7 @@ def test_convert_refuses_first(tmp_path, capsys):
 
 def test_convert_looks_for_room_before_it_reads_a_tensor(tmp_path, monkeypatch):
     source = files.write(tmp_path / "base.safetensors", BASE)
-    monkeypatch.setattr("wanvideo.checkpoints.download.free_disk_bytes", lambda folder: 2**26 + 1000)
+    monkeypatch.setattr("wanvideo.memory.machine.free_disk_bytes", lambda folder: 2**26 + 1000)
     monkeypatch.setattr(convert, "write_safetensors", None)
     with pytest.raises(OutputError, match="0.1 GB free, 0.0 GB are to come"):
         convert.convert(source, tmp_path / "x.safetensors", "fp8")

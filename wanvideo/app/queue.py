@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cli.shortage import describe_shortage
 from ..errors import InputError, TalkError
-from ..memory.shortage import describe_shortage
 
 if TYPE_CHECKING:
     from ..sampling.window import StepReport

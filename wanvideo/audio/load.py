@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..spool import Spool
 from .decode import SoundFile, check_format, check_values
 from .resample import resampled
-from .spool import Spool
 
 SAMPLE_RATE = 16000  # of the audio encoder
 SILENCE_DBFS = -60.0

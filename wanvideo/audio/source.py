@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..protocols import AudioSource
-from .spool import Spool, check_room
+from ..spool import Spool, check_room
 
 WHAT = "The audio features"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..spool import Spool
 from .load import BLOCK, IN_MEMORY, SAMPLE_RATE, Sound
-from .spool import Spool
 
 FLOOR_DBFS = -45.0
 CUTOFF_HZ = 3000.0

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..durable import written_aside
 from ..errors import CheckpointError, InputError, OutputError
+from ..memory.machine import check_disk
 from ..models.transformer import WanTransformer
 from ..ops.linear.formats import FORMATS
 from ..request import CONVERSIONS
 from .detect import identify
 from .dialects import Kind, to_canonical
-from .download import check_disk
 from .quantize import BLOCKS, can_quantize, check_quanto_map, packed, quantized, with_markers
 from .reader import PackedTensor, StoredTensor, TensorSource, open_tensors
 from .safetensors_file import write_safetensors

@@ -22,10 +22,9 @@ from typing import Any, NoReturn
 from ..durable import give_name
 from ..errors import CheckpointError, OutputError
 from ..lock import FileLock, Owned
-from ..memory.machine import free_disk_bytes
 from .sets import TOKENIZER, WAV2VEC, RemoteFile, files_of
 
-__all__ = ["TOKENIZER", "WAV2VEC", "Published", "check_disk", "download", "fetch", "published", "verified"]
+__all__ = ["TOKENIZER", "WAV2VEC", "Published", "download", "fetch", "published", "verified"]
 SHA256, SHA1 = 64, 40  # hexadecimal digits: of a large file, of a small one as git counts it
 PIECE = 2**22
 SLACK_BYTES = 2**26
@@ -147,16 +146,6 @@ def published(file: RemoteFile) -> Published:
     url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=_endpoint())
     found = get_hf_file_metadata(url, token=_token())
     return Published(url, found.size, found.etag or "")
-
-
-def check_disk(root: Path, num_bytes: int) -> None:
-    """Raises: OutputError when the disk that `root` lies on has no room for so many bytes more."""
-    free = free_disk_bytes(root)
-    if free < num_bytes + SLACK_BYTES:
-        raise OutputError(
-            f"{root} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB are to come. "
-            "Free some space, or name another folder."
-        )
 
 
 def verified(path: Path, sha256: str) -> bool:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import checks
-from ..checkpoints.download import check_disk, fetch, published, verified
+from ..checkpoints.download import fetch, published, verified
 from ..checkpoints.sets import DOCUMENTS, SETS, ModelSet, RemoteFile, for_preset
 from ..errors import CheckpointError, InputError
+from ..memory.machine import check_disk
 from ..presets import load_preset, preset_names
 from .parser import Parser
 from .shell import quoted

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .. import checks
 from ..errors import TalkError
-from ..memory.shortage import describe_shortage
+from .shortage import describe_shortage
 
 UNREAD = 141  # exit code of a command whose reader left, as shells have it
 UNREADABLE = (errno.EPIPE, errno.EINVAL)  # what writing to a reader who left says, the latter on Windows

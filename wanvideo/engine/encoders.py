@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..audio.speech import encode_tracks
-from ..audio.spool import Spool, check_room
 from ..errors import CheckpointError
 from ..memory.budget import GIB, free_device_bytes
 from ..memory.hooked import streaming
@@ -24,6 +23,7 @@ from ..models.text_encoder import encode_prompts
 from ..models.wav2vec2 import Samples
 from ..ops.precision import matmul_modes
 from ..protocols import AudioSource, References
+from ..spool import Spool, check_room
 from ..text.cache import TextCache
 from ..text.tokenizer import load_tokenizer
 from .host import WholeHandle

@@ -8,9 +8,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import OutputError
 from .budget import free_device_bytes, free_host_bytes, total_host_bytes
 from .container import memory_limits
 from .nvml import Nvml, read_nvml
+
+SLACK_BYTES = 2**26  # of a disk, which others write to as well
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ def free_disk_bytes(folder: Path) -> int:
     """Of the disk that a folder lies on, or would lie on."""
     place = next((part for part in (folder, *folder.absolute().parents) if part.is_dir()), Path())
     return shutil.disk_usage(place).free
+
+
+def check_disk(root: Path, num_bytes: int) -> None:
+    """Raises: OutputError when the disk that `root` lies on has no room for so many bytes more."""
+    free = free_disk_bytes(root)
+    if free < num_bytes + SLACK_BYTES:
+        raise OutputError(
+            f"{root} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB are to come. "
+            "Free some space, or name another folder."
+        )
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:

@@ -18,11 +18,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..memory.shortage import is_of_device
 from .groups import Group
 
 logger = logging.getLogger("wanvideo")
 ALIGNMENT = 1024  # bytes, of each part
-OUT_OF_MEMORY = "out of memory"  # in what the driver says
 
 
 class SharedMemory(Protocol):
@@ -45,11 +45,12 @@ class PeerMemory:
     def __init__(self, group: Group, num_bytes: int, device: torch.device) -> None:
         symmetric = _symmetric_memory()
         assert group.handle is not None, "a group of one rank shares nothing"
-        self._group, problem = group, ""
+        self._group = group
+        problem: RuntimeError | None = None
         try:
             self.own = symmetric.empty(num_bytes, dtype=torch.uint8, device=device)
         except RuntimeError as error:
-            problem = str(error).splitlines()[0]
+            problem = error
         _check_all(group, problem, device)
         self._handle = symmetric.rendezvous(self.own, group.handle.group_name)
         self.addresses = [int(address) for address in self._handle.buffer_ptrs]
@@ -60,13 +61,14 @@ class PeerMemory:
         self._handle.barrier(0)
 
 
-def _check_all(group: Group, problem: str, device: torch.device) -> None:
+def _check_all(group: Group, problem: RuntimeError | None, device: torch.device) -> None:
     """Before ranks meet, where those who had no problem would wait for the others. The driver has no error of its own
     for memory that runs out."""
-    kind = (2.0 if OUT_OF_MEMORY in problem else 1.0) if problem else 0.0
+    kind = 0.0 if problem is None else 2.0 if is_of_device(problem) else 1.0
     worst = group.reduce_(torch.tensor([kind], device=device), "max").item()
     if worst:
-        said = f"no memory can be shared ({problem or 'on another GPU'})"
+        reason = "on another GPU" if problem is None else str(problem).partition("\n")[0]
+        said = f"no memory can be shared ({reason})"
         raise torch.cuda.OutOfMemoryError(said) if worst == 2 else RuntimeError(said)
 
 

@@ -38,7 +38,7 @@ def take(source: Path, folder: Path, num_windows: int) -> None:
     file = folder / NAME
     if not lines:
         file.unlink(missing_ok=True)
-    elif not file.is_file() or file.stat().st_size != len(lines) or source != folder:
+    elif source != folder or file.is_symlink() or file.stat().st_size != len(lines):
         write_atomically(file, lines)
 
 

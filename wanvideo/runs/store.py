@@ -45,9 +45,9 @@ from .manifest import NAME, STATE, Manifest, Progress
 from .names import is_same, video_name
 
 GROWING, VIDEO, DRIFT = "growing.mp4", "video.mp4", "drift.png"
+_WRITTEN_ASIDE = "|".join((STATE.pattern, *map(re.escape, (NAME, DRIFT, measured.NAME))))
 PASSING = re.compile(  # names of files that are there before a manifest or come and go, and those of durable and writer
-    rf"growing\.mp4|drift\.jsonl|{STATE.pattern}"
-    rf"|\.({STATE.pattern}|manifest\.json|drift\.(png|jsonl))\.tmp-[0-9a-f]{{6}}"
+    rf"{re.escape(GROWING)}|{re.escape(measured.NAME)}|{STATE.pattern}|\.({_WRITTEN_ASIDE})\.tmp-[0-9a-f]{{6}}"
     r"|\.video\.[a-z]+-[0-9a-f]{6}\.mp4"
 )
 logger = logging.getLogger("wanvideo")

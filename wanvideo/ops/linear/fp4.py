@@ -7,7 +7,6 @@ tensor cores read them.
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 
 import torch
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 from ..quantized import QuantizedRows, divided
 from ..row_blocks import row_blocks
 from .layer import FEW_ROWS, Linear
+from .trial import agrees
 
 BLOCK = 16  # weights under one scale
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST_FP4, LARGEST_FP8 = 6.0, 448.0
 SMALLEST_SCALE = 1e-30  # a matrix of zeros still needs a scale that is not zero
-logger = logging.getLogger("wanvideo")
 
 
 def padded_sizes(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -135,11 +134,4 @@ def multiplies_fp4(device: torch.device) -> bool:
         for name, tensor in quantize_fp4(x).items():
             getattr(widened, name).data = tensor
         exact = widened.dense_weight(torch.float32) @ layer.dense_weight(torch.float32).t()
-        try:
-            error = float((layer.multiply_fp4(x) - exact).norm() / exact.norm())
-        except (RuntimeError, AttributeError, NotImplementedError) as failure:
-            logger.info("4-bit products do not work here (%s); fp4 weights are widened.", str(failure).splitlines()[0])
-            return False
-    if error > 0.01:
-        logger.warning("4-bit products are wrong by %.0f %% here; fp4 weights are widened instead.", 100 * error)
-    return error <= 0.01
+        return agrees("fp4", lambda: layer.multiply_fp4(x), exact, 0.01)

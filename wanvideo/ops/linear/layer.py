@@ -5,7 +5,6 @@ Legend: L rows of activations, K input features, N output features.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,12 +17,12 @@ from ..norm import quantize_rows
 from ..quantized import FP8, LARGEST, QuantizedRows
 from ..row_blocks import row_blocks
 from .low_rank import LoraBranch
+from .trial import agrees
 
 INT8_ROWS = 8192  # rows whose 32-bit products are held at a time
 FEW_ROWS = 2048  # with fewer rows widening the weight costs nothing that counts, and activations keep their precision
 LARGEST_ERROR = 0.05  # of products that are rounded to bf16
 _MULTIPLIED: dict[tuple[torch.dtype, torch.device], bool] = {}
-logger = logging.getLogger("wanvideo")
 
 
 class Linear(nn.Linear):
@@ -154,15 +153,5 @@ def multiplies_right(dtype: torch.dtype, device: torch.device) -> bool:
         layer = RowScaledLinear(size, size, False, dtype).to(device)
         layer.weight.data, layer.weight_scale.data = weight, steps.flip(0).contiguous()
         exact = (x.float() * steps) @ (weight.float() * layer.weight_scale).t()
-        try:
-            out = layer.multiply(QuantizedRows(x, steps), torch.bfloat16).float()
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (RuntimeError, NotImplementedError) as failure:
-            reason = str(failure).partition("\n")[0]
-            logger.info("Products in %s do not work here (%s); weights are widened.", dtype, reason)
-            return False
-    error = float((out - exact).norm() / exact.norm())
-    if not error <= LARGEST_ERROR:
-        logger.warning("Products in %s are off by %.0f %% here; weights are widened instead.", dtype, 100 * error)
-    return error <= LARGEST_ERROR
+        rows = QuantizedRows(x, steps)
+        return agrees(str(dtype), lambda: layer.multiply(rows, torch.bfloat16), exact, LARGEST_ERROR)

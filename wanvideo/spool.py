@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 
-from ..errors import OutputError
+from .errors import OutputError
 
 
 class Spool:
